@@ -1,0 +1,1 @@
+"""ehr-assets: from raw health-record tables to world-model checkpoints and probe reports."""

@@ -1,0 +1,1 @@
+"""Raw tables: cohort specs, table readers, synthetic simulators."""

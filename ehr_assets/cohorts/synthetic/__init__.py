@@ -1,0 +1,1 @@
+"""Raw tables for cohorts that do not exist: seeded simulators."""

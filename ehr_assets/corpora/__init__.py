@@ -1,0 +1,1 @@
+"""Token corpora: serialization, tokenizer, token shards."""

@@ -1,0 +1,1 @@
+"""Frozen patient states S(t), one per decision node."""

@@ -1,0 +1,1 @@
+"""The leak checks that every stage calls."""

@@ -1,0 +1,1 @@
+"""Lineage: datasets on disk, manifests, data versions, gates."""

@@ -1,0 +1,1 @@
+"""MEDS frames: extraction, validation, quarantine, splits."""

@@ -1,0 +1,1 @@
+"""Networks and objectives only: tensors in, tensors out, no I/O."""

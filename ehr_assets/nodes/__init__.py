@@ -1,0 +1,1 @@
+"""Decision nodes: triggers, task definitions, labels."""

@@ -1,0 +1,1 @@
+"""Probes and baselines on frozen features: linear, boosted, metrics."""

@@ -1,0 +1,104 @@
+"""Loading YAML specs (cohorts, tasks, corpora, recipes, reports) with errors that name file, key and reason."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ehr_assets.errors import SpecError
+
+
+class Spec(BaseModel):
+    """Base of every spec: unknown keys are errors, values cannot be changed after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def config_hash(self, *parts: str) -> str:
+        """Hash of the named fields (all of them by default); equal specs give equal hashes."""
+        data = self.model_dump(mode="json", include=set(parts) or None)
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+SpecT = TypeVar("SpecT", bound=Spec)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping at the top of a YAML file."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError("The spec file does not exist.", where=str(path), do="Check the path.") from None
+    except UnicodeDecodeError as e:
+        raise SpecError("The spec is not UTF-8.", where=f"{path}, byte {e.start}", do="Save it as UTF-8.") from e
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        reason = getattr(e, "problem", None) or "cannot be parsed"
+        raise SpecError(f"The spec is not valid YAML: {reason}.", where=f"{path}{line}", do="Mend it.") from e
+    if not isinstance(data, dict):
+        raise SpecError("A spec must be a mapping of keys to values.", where=str(path), do="Mend the file.")
+    return data
+
+
+def parse_spec(model: type[SpecT], data: Mapping[str, Any], where: str) -> SpecT:
+    """Validates `data` as `model`; the error lists every offending key with its reason."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as e:
+        problems = [_problem(model, err) for err in e.errors()]
+        raise SpecError(
+            f"{len(problems)} problem(s) in this spec:\n    " + "\n    ".join(problems),
+            where=where,
+            do="Mend the keys named above.",
+        ) from None
+
+
+def apply_overrides(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a copy of `data` with dotted keys replaced, e.g. ``{"source.subjects": 60}``."""
+    out = json.loads(json.dumps(data, default=str))
+    for dotted, value in overrides.items():
+        *parents, last = dotted.split(".")
+        node = out
+        for key in parents:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise SpecError(f"The override '{dotted}' steps into a value that is not a mapping.")
+        node[last] = value
+    return out
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """A ' Did you mean ...?' hint, or nothing."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean '{found[0]}'?" if found else ""
+
+
+def _problem(model: type[BaseModel], err: Any) -> str:
+    loc = [str(part) for part in err["loc"]]
+    key = ".".join(loc)
+    if err["type"] == "extra_forbidden":
+        return f"{key}: unknown key.{closest(loc[-1], _field_names(model, err['loc'][:-1]))}"
+    return f"{key}: {err['msg']}" if key else err["msg"]
+
+
+def _field_names(model: type[BaseModel], path: Iterable[Any]) -> set[str]:
+    """Field names of the model found by walking `path`, looking through lists, unions and dicts."""
+    models = {model}
+    for part in path:
+        nested: set[type[BaseModel]] = set()
+        for m in models:
+            if isinstance(part, str) and part in m.model_fields:
+                nested |= _models_in(m.model_fields[part].annotation)
+        models = nested or models
+    return {name for m in models for name in m.model_fields}
+
+
+def _models_in(annotation: Any) -> set[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {annotation}
+    return {m for arg in getattr(annotation, "__args__", ()) for m in _models_in(arg)}

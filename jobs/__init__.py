@@ -1,0 +1,1 @@
+"""What is run: the runner behind the `ehr` command, jobs and schedules."""

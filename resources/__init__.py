@@ -1,0 +1,1 @@
+"""What assets run on: storage, the DeepSpeed launcher, MLflow tracking."""
