@@ -1,0 +1,117 @@
+"""All specs together: found in the package and in `EHR_SPECS`, loaded, and checked against one another."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ehr_assets.cohorts.spec import CohortSpec, load_cohort
+from ehr_assets.corpora.spec import CorpusSpec, load_corpus
+from ehr_assets.errors import SpecError
+from ehr_assets.nodes.spec import TaskSet, load_task_set
+from ehr_assets.reports.spec import ReportSpec, load_report
+from ehr_assets.settings import Settings
+from ehr_assets.specs import Spec, closest
+from ehr_assets.training.recipe import RecipeSpec, load_recipe
+
+PACKAGE = Path(__file__).resolve().parent
+BUILT_IN = {
+    "cohorts": PACKAGE / "cohorts" / "specs",
+    "tasks": PACKAGE / "nodes" / "tasks",
+    "corpora": PACKAGE / "corpora" / "specs",
+    "recipes": PACKAGE / "training" / "recipes",
+    "reports": PACKAGE / "reports" / "specs",
+}
+SpecT = TypeVar("SpecT", bound=Spec)
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Every spec by name."""
+
+    cohorts: Mapping[str, CohortSpec]
+    task_sets: Mapping[str, TaskSet]
+    corpora: Mapping[str, CorpusSpec]
+    recipes: Mapping[str, RecipeSpec]
+    reports: Mapping[str, ReportSpec]
+
+    def tasks_of(self, cohort: str) -> TaskSet:
+        return self.task_sets[self.cohorts[cohort].decision_nodes.task_set]
+
+    def corpus_of(self, recipe: str) -> CorpusSpec:
+        return self.corpora[self.recipes[recipe].corpus]
+
+    def recipes_on(self, cohort: str) -> list[str]:
+        """The recipes whose corpus is this cohort alone."""
+        return [name for name in self.recipes if list(self.corpus_of(name).cohorts) == [cohort]]
+
+    def reports_on(self, recipes: Iterable[str]) -> list[str]:
+        """The reports that show any of these recipes."""
+        wanted = set(recipes)
+        return [name for name, report in self.reports.items() if wanted & set(report.recipes)]
+
+
+def load_catalog(settings: Settings) -> Catalog:
+    """Loads and cross-checks every spec.
+
+    Raises:
+        SpecError: a file cannot be used, a name is taken twice, or a spec names something unknown.
+    """
+
+    def load(kind: str, loader: Callable[..., SpecT]) -> dict[str, SpecT]:
+        found: dict[str, SpecT] = {}
+        for folder in [BUILT_IN[kind], *(d / kind for d in settings.spec_dirs)]:
+            for path in sorted(folder.glob("*.yaml")):
+                spec = loader(path, settings.overrides.get(path.stem, {}))
+                name = getattr(spec, "name", path.stem)
+                if name in found:
+                    raise SpecError(f"The name '{name}' is taken twice among {kind}.", where=str(path), do="Rename it.")
+                if name != path.stem:
+                    raise SpecError(
+                        f"The spec is named '{name}' but its file '{path.name}'.", where=str(path), do="Make them agree."
+                    )
+                found[name] = spec
+        return found
+
+    recipe_dirs = [BUILT_IN["recipes"], *(d / "recipes" for d in settings.spec_dirs)]
+    catalog = Catalog(
+        cohorts=load("cohorts", load_cohort),
+        task_sets=load("tasks", load_task_set),
+        corpora=load("corpora", load_corpus),
+        recipes=load("recipes", lambda path, overrides: load_recipe(path, overrides, search=recipe_dirs)),
+        reports=load("reports", load_report),
+    )
+    _check_references(catalog)
+    _check_overrides(catalog, settings.overrides)
+    return catalog
+
+
+def _check_references(c: Catalog) -> None:
+    for name, cohort in c.cohorts.items():
+        _known(f"cohort '{name}', decision_nodes.task_set", "task set", [cohort.decision_nodes.task_set], c.task_sets)
+    for name, corpus in c.corpora.items():
+        _known(f"corpus '{name}', cohorts", "cohort", corpus.cohorts, c.cohorts)
+    for name, recipe in c.recipes.items():
+        _known(f"recipe '{name}', corpus", "corpus", [recipe.corpus], c.corpora)
+    for name, report in c.reports.items():
+        _known(f"report '{name}', recipes", "recipe", report.recipes, c.recipes)
+
+
+def _check_overrides(c: Catalog, overrides: Mapping[str, Any]) -> None:
+    names = {n for kind in (c.cohorts, c.task_sets, c.corpora, c.recipes, c.reports) for n in kind}
+    _known("environment variable EHR_OVERRIDES", "spec", overrides, names)
+
+
+def _known(where: str, kind: str, names: Iterable[str], known: Iterable[str]) -> None:
+    for name in names:
+        if name not in set(known):
+            raise unknown(kind, name, known, where)
+
+
+def unknown(kind: str, name: str, known: Iterable[str], where: str) -> SpecError:
+    known = sorted(known)
+    return SpecError(
+        f"There is no {kind} '{name}'.{closest(name, known)}",
+        where=where,
+        do=f"Use one of: {', '.join(known) or '(none defined)'}.",
+    )

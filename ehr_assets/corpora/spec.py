@@ -1,0 +1,74 @@
+"""The corpus spec: which cohorts become which token corpus, and how. Nothing heavy is imported here."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from ehr_assets.specs import Spec, apply_overrides, parse_spec, read_yaml
+
+# 256 bytes, the sixteen delimiters, padding, begin and end.
+SMALLEST_VOCABULARY = 256 + 16 + 3
+
+
+class BpeTokenizer(Spec):
+    """A byte-level BPE vocabulary fitted on the train subjects of the corpus.
+
+    Attributes:
+        kind: "bpe".
+        vocab_size: the largest vocabulary, special tokens included; fewer when the text has fewer merges.
+        min_frequency: a pair seen less often than this is not merged.
+    """
+
+    kind: Literal["bpe"]
+    vocab_size: int = Field(default=2048, ge=SMALLEST_VOCABULARY, le=1_000_000)
+    min_frequency: int = Field(default=2, ge=1)
+
+
+class FolderTokenizer(Spec):
+    """The tokenizer that a backbone brings along: nothing is fitted, the delimiters are added.
+
+    Attributes:
+        kind: "folder".
+        path: a Hugging Face tokenizer folder (what `save_pretrained` writes).
+    """
+
+    kind: Literal["folder"]
+    path: str = Field(min_length=1)
+
+
+class CorpusSpec(Spec):
+    """One token corpus.
+
+    Attributes:
+        name: the asset prefix.
+        title: for people.
+        cohorts: names of the cohorts, in the order in which their subjects are written.
+        format: "tagged" is SMB Table 1's delimiter tokens.
+        tokenizer: fitted here, or brought by a backbone.
+        max_text_chars: longer text values (notes, say) are cut, and end in an ellipsis.
+        max_name_chars: longer descriptions and codes are cut in the same way.
+        context_tokens: the context length at which `statistics.json` reports the share of records cut.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    title: str = ""
+    cohorts: list[str] = Field(min_length=1)
+    format: Literal["tagged"] = "tagged"
+    tokenizer: Annotated[BpeTokenizer | FolderTokenizer, Field(discriminator="kind")]
+    max_text_chars: int = Field(default=200, ge=1)
+    max_name_chars: int = Field(default=120, ge=1)
+    context_tokens: int = Field(default=1024, ge=1)
+
+    @field_validator("cohorts")
+    @classmethod
+    def _each_once(cls, cohorts: list[str]) -> list[str]:
+        if len(set(cohorts)) != len(cohorts):
+            raise ValueError("a cohort is named twice")
+        return cohorts
+
+
+def load_corpus(path: Path, overrides: Mapping[str, Any] | None = None) -> CorpusSpec:
+    """The corpus spec in a YAML file, with dotted `overrides` applied; SpecError names what is wrong."""
+    return parse_spec(CorpusSpec, apply_overrides(read_yaml(Path(path)), overrides or {}), str(path))

@@ -1,0 +1,221 @@
+"""Datasets on disk: staged aside, hashed, promoted by one rename, verified when opened.
+
+    <home>/datasets/<asset key>/<UTC stamp>-<hash>/   files + _manifest.json
+    <home>/staging/<random>/                          what is being written; never read by others
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ehr_assets.errors import DatasetError
+from ehr_assets.lineage.hashing import combined_hash, file_sha256, git_revision, lock_hash
+from ehr_assets.lineage.manifest import MANIFEST_NAME, FileEntry, InputEntry, Manifest, now
+
+_verified: dict[Path, tuple] = {}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A committed dataset whose files were found to match its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def data_version(self) -> str:
+        return self.manifest.data_version
+
+
+def rebuild_hint(asset: str) -> str:
+    return f"Rebuild it: dg launch --assets 'key:{asset}'"
+
+
+class DatasetStore:
+    """Datasets under one local root.
+
+    Args:
+        home: the storage root (`EHR_HOME`).
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    @contextlib.contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A fresh empty directory, removed on leaving unless it was committed."""
+        path = self.home / "staging" / uuid.uuid4().hex
+        try:
+            path.mkdir(parents=True, mode=0o700)
+            yield path
+        except OSError as e:
+            if e.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DatasetError(
+                    "The disk is full; nothing of this dataset was kept.",
+                    where=str(self.home),
+                    do="Free some space (or point EHR_HOME at another disk) and run again.",
+                ) from e
+            raise
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def commit(
+        self,
+        staged: Path,
+        *,
+        asset: str,
+        code_version: str,
+        started_at: datetime,
+        inputs: list[InputEntry] | None = None,
+        config: dict[str, Any] | None = None,
+        seed: int | None = None,
+        stats: dict[str, Any] | None = None,
+        overrides: list[str] | None = None,
+        run_id: str | None = None,
+        volatile: tuple[str, ...] = (),
+    ) -> Dataset:
+        """Hashes the staged files, writes the manifest and promotes the directory by rename.
+
+        `volatile` are glob patterns of files that differ between equal runs (timings).
+        """
+        files, schemas = _describe(staged, volatile)
+        if not files:
+            raise DatasetError("The dataset has no files.", where=asset, do="This is a defect: report it.")
+        version = combined_hash(x for f in files if not f.volatile for x in (f.path, f.sha256))
+        manifest = Manifest(
+            asset=asset,
+            data_version=version,
+            code_version=code_version,
+            files=files,
+            schemas=schemas,
+            row_counts={f.path: f.rows for f in files if f.rows is not None},
+            inputs=inputs or [],
+            config=config or {},
+            seed=seed,
+            stats=stats or {},
+            overrides=overrides or [],
+            lock_hash=lock_hash(),
+            git_revision=git_revision(),
+            run_id=run_id,
+            started_at=started_at,
+            committed_at=now(),
+        )
+        target = self.directory(asset) / f"{manifest.committed_at:%Y%m%dT%H%M%S%fZ}-{version[:12]}"
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (staged / MANIFEST_NAME).open("w", encoding="utf-8") as f:
+            f.write(manifest.model_dump_json(indent=1))
+            f.flush()
+            os.fsync(f.fileno())
+        staged.rename(target)
+        return Dataset(target, manifest)
+
+    def directory(self, asset: str) -> Path:
+        """Where all versions of an asset lie."""
+        return self.home / "datasets" / asset
+
+    def relative(self, dataset: Dataset) -> str:
+        return dataset.path.relative_to(self.home).as_posix()
+
+    def open(self, asset: str, relative: str, *, data_version: str | None = None) -> Dataset:
+        """The dataset at `relative` under the root, verified file by file.
+
+        Raises:
+            DatasetError: no manifest, another asset's or version's manifest, a file missing or altered.
+        """
+        path = self.home / relative
+        try:
+            manifest = Manifest.read(path / MANIFEST_NAME)
+        except FileNotFoundError:
+            raise DatasetError(
+                "The dataset is not there, or was never committed (it has no manifest).",
+                where=f"{asset}: {path}",
+                do=rebuild_hint(asset),
+            ) from None
+        except ValueError as e:
+            raise DatasetError(
+                "The dataset's manifest cannot be read.", where=f"{asset}: {path}", do=rebuild_hint(asset)
+            ) from e
+        if manifest.asset != asset or (data_version and manifest.data_version != data_version):
+            raise DatasetError(
+                "The manifest belongs to another asset or version than the one recorded.",
+                where=f"{asset}: {path}",
+                do=rebuild_hint(asset),
+            )
+        dataset = Dataset(path, manifest)
+        self.verify(dataset)
+        return dataset
+
+    def verify(self, dataset: Dataset) -> None:
+        """Compares every file with the manifest; files unchanged since last time are not read again."""
+        m = dataset.manifest
+        for f in m.files:
+            path = dataset.path / f.path
+            try:
+                stat = path.stat()
+            except FileNotFoundError:
+                raise self._altered(dataset, f, "is missing") from None
+            seen = (f.sha256, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+            if _verified.get(path) == seen:
+                continue
+            if stat.st_size != f.bytes or file_sha256(path) != f.sha256:
+                raise self._altered(dataset, f, "was altered after it was committed")
+            _verified[path] = seen
+        version = combined_hash(x for f in m.files if not f.volatile for x in (f.path, f.sha256))
+        if version != m.data_version:
+            raise DatasetError(
+                "The manifest's file hashes do not give its data version.",
+                where=f"{m.asset}: {dataset.path / MANIFEST_NAME}",
+                do=rebuild_hint(m.asset),
+            )
+
+    @staticmethod
+    def _altered(dataset: Dataset, entry: FileEntry, what: str) -> DatasetError:
+        return DatasetError(
+            f"A file of this dataset {what}.",
+            where=f"{dataset.manifest.asset}: {dataset.path / entry.path}",
+            do=rebuild_hint(dataset.manifest.asset),
+        )
+
+
+def _table_facts(path: Path) -> tuple[int, dict[str, str]] | None:
+    """Row count and column types of a Parquet or Arrow IPC file, from its footer."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.suffix == ".parquet":
+        meta = pq.read_metadata(path)
+        schema, rows = meta.schema.to_arrow_schema(), meta.num_rows
+    elif path.suffix == ".arrow":
+        with pa.memory_map(str(path)) as source:
+            reader = pa.ipc.open_file(source)
+            schema = reader.schema
+            rows = sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
+    else:
+        return None
+    return rows, {field.name: str(field.type) for field in schema}
+
+
+def _describe(root: Path, volatile: tuple[str, ...]) -> tuple[list[FileEntry], dict[str, dict[str, str]]]:
+    files, schemas = [], {}
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        name = path.relative_to(root).as_posix()
+        table = _table_facts(path)
+        if table:
+            schemas[name] = table[1]
+        files.append(
+            FileEntry(
+                path=name,
+                bytes=path.stat().st_size,
+                sha256=file_sha256(path),
+                rows=table[0] if table else None,
+                volatile=any(path.relative_to(root).match(pattern) for pattern in volatile),
+            )
+        )
+    return files, schemas

@@ -1,0 +1,144 @@
+"""The language model that becomes a world model: built or loaded, given the corpus's tokens, wrapped with LoRA.
+
+Only networks here. Files are read by `load_backbone` through transformers alone; checkpoints are
+`training/checkpoint.py`'s matter.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+
+from ehr_assets.errors import TrainingError
+
+
+def build_backbone(
+    *,
+    vocab_size: int,
+    hidden_size: int,
+    num_hidden_layers: int,
+    num_attention_heads: int,
+    num_key_value_heads: int,
+    intermediate_size: int,
+    max_position_embeddings: int,
+    seed: int,
+) -> PreTrainedModel:
+    """A Qwen3-architecture causal LM with random weights (fp32); equal arguments give equal weights.
+
+    Input and output embeddings are tied, as in the small published Qwen3 models.
+    """
+    config = Qwen3Config(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=num_attention_heads,
+        num_key_value_heads=num_key_value_heads,
+        head_dim=hidden_size // num_attention_heads,
+        intermediate_size=intermediate_size,
+        max_position_embeddings=max_position_embeddings,
+        tie_word_embeddings=True,
+        use_cache=False,
+    )
+    with torch.random.fork_rng(devices=[]):  # the caller's random state is not ours to move
+        torch.manual_seed(seed)
+        return Qwen3ForCausalLM(config)
+
+
+def load_backbone(path: str | Path) -> PreTrainedModel:
+    """A published causal LM, from a local folder or the hub: safetensors only, no remote code is run.
+
+    Raises:
+        TrainingError: when it is not there, has no safetensors, or needs code of its own.
+    """
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            path, use_safetensors=True, trust_remote_code=False, dtype="auto", use_cache=False
+        )
+    except (OSError, ValueError) as e:
+        raise TrainingError(
+            f"The backbone cannot be loaded: {str(e).splitlines()[0]}",
+            where=f"backbone.path: {path}",
+            do="Give a folder (or a reachable hub name) with config.json and *.safetensors of a causal LM.",
+        ) from e
+
+
+def fit_vocabulary(model: PreTrainedModel, vocab_size: int) -> None:
+    """Grows the embeddings to hold `vocab_size` tokens; never shrinks them (hub models are padded).
+
+    New rows are the mean of the old ones, so that a new token starts out unremarkable and the result does not
+    depend on a random draw.
+    """
+    old = model.get_input_embeddings().weight.shape[0]
+    if vocab_size <= old:
+        return
+    model.resize_token_embeddings(vocab_size, mean_resizing=False)
+    with torch.no_grad():
+        for matrix in _token_matrices(model):
+            matrix[old:] = matrix[:old].mean(dim=0)
+
+
+def with_lora(
+    model: PreTrainedModel, *, r: int, alpha: int, dropout: float, trainable_tokens: Sequence[int], base_name: str
+) -> PeftModel:
+    """LoRA on all linear layers, and trained embeddings for the given token ids (SMB Table 7, §3.2).
+
+    Args:
+        trainable_tokens: ids whose embeddings are trained; with an untied output head, its rows as well (peft
+            trains a tied head together with the embeddings by itself).
+        base_name: what the saved adapter shall call its base model.
+    """
+    ids = sorted(trainable_tokens)
+    tokens: Any = ids
+    if ids and len(_token_matrices(model)) > 1:
+        tokens = {_name_of(model, model.get_input_embeddings()): ids, _name_of(model, _head(model)): ids}
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules="all-linear",
+        trainable_token_indices=tokens or None,
+    )
+    wrapped = get_peft_model(model, config)
+    wrapped.peft_config["default"].base_model_name_or_path = base_name  # type: ignore[union-attr]
+    return wrapped  # type: ignore[return-value]
+
+
+def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """The final layer's hidden states, after the last norm.
+
+    Args:
+        input_ids, attention_mask: ``[batch, tokens]``; right-padded.
+
+    Returns:
+        ``[batch, tokens, hidden]``. Position i has seen tokens 0..i only; the last real one is S(t).
+    """
+    decoder: Any = _causal_lm(model).base_model
+    return decoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+
+def token_logits(model: nn.Module, hidden: Tensor) -> Tensor:
+    """Next-token logits ``[..., vocabulary]`` of hidden states ``[..., hidden]``."""
+    return _head(_causal_lm(model))(hidden)
+
+
+def _causal_lm(model: nn.Module) -> PreTrainedModel:
+    return model.get_base_model() if isinstance(model, PeftModel) else model  # type: ignore[return-value]
+
+
+def _head(model: PreTrainedModel) -> nn.Module:
+    return model.get_output_embeddings()  # type: ignore[return-value]
+
+
+def _token_matrices(model: PreTrainedModel) -> list[nn.Parameter]:
+    """The embedding matrix, and the output head's when it is another one."""
+    embedding, head = model.get_input_embeddings().weight, _head(model).weight
+    return [embedding] if embedding is head else [embedding, head]  # type: ignore[list-item]
+
+
+def _name_of(model: nn.Module, wanted: nn.Module) -> str:
+    return next(name.rsplit(".", 1)[-1] for name, module in model.named_modules() if module is wanted)

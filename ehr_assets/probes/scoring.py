@@ -1,0 +1,174 @@
+"""From probabilities to the tidy rows of `metrics.parquet` and `predictions.parquet`.
+
+Every method - embedding probe, baseline, oracle - is scored here and only here, on the same nodes, with
+the same rules and the same bootstrap resamples. No fitting and no files.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ehr_assets.probes import metrics as m
+from ehr_assets.probes.frames import PREDICTIONS_SCHEMA, CohortNodes, TaskLabels
+
+EVALUATED_SPLIT = "held_out"
+
+METRICS: dict[str, Callable[..., m.Floats]] = {
+    "auroc": m.weighted_auroc,
+    "auprc": m.weighted_auprc,
+    "brier": m.weighted_brier,
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """Who is being scored: the columns that are the same in every row of its results."""
+
+    recipe: str
+    probe: str
+    seed: int
+
+
+class Scorer:
+    """Scores methods on the held-out nodes of one cohort.
+
+    Args:
+        nodes: the cohort's nodes and labels.
+        bootstrap: number of subject resamples.
+        min_positives: fewer positives or negatives than this, in train or in held-out, and a task is
+            listed with its counts but not scored.
+    """
+
+    def __init__(self, nodes: CohortNodes, bootstrap: int, min_positives: int) -> None:
+        self.nodes, self.min_positives = nodes, min_positives
+        held_out = nodes.rows(EVALUATED_SPLIT)
+        subjects, column = np.unique(nodes.subject_id[held_out], return_inverse=True)
+        self._column = np.full(len(held_out), -1)
+        self._column[held_out] = column
+        self._weights = m.subject_weights(len(subjects), bootstrap)
+        self._indication = np.array(nodes.frame["indication"].fill_null("").to_list(), dtype=object)
+
+    def fittable(self, task: TaskLabels, usable: NDArray[np.bool_]) -> bool:
+        """Whether train holds enough of both classes. usable: (n,) nodes that have features."""
+        return self._enough(task.y[usable & self.nodes.rows("train")])
+
+    def binary_rows(
+        self, method: Method, task: TaskLabels, probability: NDArray | None, usable: NDArray[np.bool_]
+    ) -> list[dict[str, Any]]:
+        """AUROC, AUPRC and Brier on all held-out nodes; AUROC per indication where it can be estimated.
+
+        probability: (n,) of a positive, or None when the task could not be fitted (rows with null values
+        and the counts are returned, so that no task is dropped silently).
+        """
+        rows = usable & self.nodes.rows(EVALUATED_SPLIT) & ~np.isnan(task.y)
+        scored = probability is not None and self._enough(task.y[rows])
+        out = []
+        for name, metric in METRICS.items():
+            estimate = m.NOT_ESTIMABLE
+            if scored:
+                estimate = self._estimate(partial(metric, task.y[rows], probability[rows]), rows)
+            out.append(self._row(method, task, name, estimate, rows, task.y[rows] == 1))
+        if not scored:
+            return out
+        for indication in sorted({i for i in self._indication[rows] if i}):
+            inside = rows & (self._indication == indication)
+            if self._enough(task.y[inside]):
+                estimate = self._estimate(partial(m.weighted_auroc, task.y[inside], probability[inside]), inside)
+                out.append(self._row(method, task, "auroc", estimate, inside, task.y[inside] == 1, indication))
+        return out
+
+    def survival_row(
+        self, method: Method, task: TaskLabels, risk: NDArray | None, usable: NDArray[np.bool_]
+    ) -> dict[str, Any]:
+        """Harrell's C on held-out nodes that were followed; `n_positive` counts observed events.
+
+        risk: (n,), higher is worse, or None when the task could not be fitted.
+        """
+        rows = usable & self.nodes.rows(EVALUATED_SPLIT) & task.followed
+        estimate = m.NOT_ESTIMABLE
+        if risk is not None and task.observed[rows].sum() >= self.min_positives:
+            c_index = partial(m.weighted_c_index, task.duration_days[rows], task.observed[rows], risk[rows])
+            estimate = self._estimate(c_index, rows)
+        return self._row(method, task, "c_index", estimate, rows, task.observed[rows])
+
+    def predictions(
+        self, method: Method, task: TaskLabels, probability: NDArray, usable: NDArray[np.bool_]
+    ) -> pa.Table:
+        """Predictions on tuning and held-out nodes with a known label, in the prediction schema.
+
+        The predicted class uses the threshold with the best Youden index on tuning (0.5 where tuning
+        holds one class); held-out outcomes play no part in it.
+        """
+        known = usable & ~np.isnan(task.y)
+        tuning = known & self.nodes.rows("tuning")
+        threshold = youden_threshold(task.y[tuning], probability[tuning])
+        at = np.flatnonzero(tuning | (known & self.nodes.rows(EVALUATED_SPLIT)))
+        frame = self.nodes.frame[at]
+        n = len(at)
+        columns = {
+            "recipe": pa.repeat(pa.scalar(method.recipe), n),
+            "cohort": pa.repeat(pa.scalar(self.nodes.cohort), n),
+            "task": pa.repeat(pa.scalar(task.name), n),
+            "probe": pa.repeat(pa.scalar(method.probe), n),
+            "node_id": frame["node_id"].to_arrow().cast(pa.string()),
+            "split": pa.array(self.nodes.split[at].tolist(), pa.string()),
+            "subject_id": pa.array(self.nodes.subject_id[at], pa.int64()),
+            "prediction_time": frame["time"].to_arrow().cast(pa.timestamp("us")),
+            "boolean_value": pa.array(task.y[at] == 1, pa.bool_()),
+            "predicted_boolean_value": pa.array(probability[at] >= threshold, pa.bool_()),
+            "predicted_boolean_probability": pa.array(probability[at].astype(np.float32), pa.float32()),
+        }
+        return pa.table(columns, schema=PREDICTIONS_SCHEMA)
+
+    def _enough(self, y: NDArray) -> bool:
+        return min((y == 1).sum(), (y == 0).sum()) >= self.min_positives
+
+    def _estimate(self, metric: Callable[[NDArray], m.Floats], rows: NDArray[np.bool_]) -> m.Estimate:
+        return m.with_interval(metric, self._column[rows], self._weights)
+
+    def _row(
+        self,
+        method: Method,
+        task: TaskLabels,
+        metric: str,
+        estimate: m.Estimate,
+        rows: NDArray[np.bool_],
+        positive: NDArray[np.bool_],
+        indication: str | None = None,
+    ) -> dict[str, Any]:
+        return {
+            "recipe": method.recipe,
+            "cohort": self.nodes.cohort,
+            "task": task.name,
+            "category": task.category,
+            "indication": indication,
+            "horizon_days": task.horizon_days,
+            "probe": method.probe,
+            "metric": metric,
+            "value": estimate.value,
+            "ci_low": estimate.ci_low,
+            "ci_high": estimate.ci_high,
+            "n": int(rows.sum()),
+            "n_positive": int(positive.sum()),
+            "n_subjects": len(np.unique(self.nodes.subject_id[rows])),
+            "split": EVALUATED_SPLIT,
+            "subgroup": None,
+            "seed": method.seed,
+        }
+
+
+def youden_threshold(y: NDArray, probability: NDArray) -> float:
+    """The threshold with the largest sensitivity + specificity on (y, probability); 0.5 if one class."""
+    positive = y == 1
+    if len(y) == 0 or positive.all() or not positive.any():
+        return 0.5
+    cuts = np.unique(probability)
+    below = np.searchsorted(np.sort(probability[positive]), cuts, side="left")
+    below_negative = np.searchsorted(np.sort(probability[~positive]), cuts, side="left")
+    youden = (1 - below / positive.sum()) + below_negative / (~positive).sum()
+    return float(cuts[np.argmax(youden)])

@@ -1,0 +1,74 @@
+"""Settings that come from the environment, read once when definitions load.
+
+    EHR_HOME                 where datasets, the Dagster instance and MLflow live (default: <checkout>/.ehr)
+    EHR_SPECS                further spec directories (os.pathsep-separated), each with cohorts/, tasks/,
+                             corpora/, recipes/ and reports/ folders of YAML files
+    EHR_OVERRIDES            JSON: {"<spec name>": {"dotted.key": value}}, laid over the YAML files
+    EHR_EXECUTOR             in_process (default) or multiprocess
+    EHR_ALLOW_FAILED_CHECKS  a reason; lets assets start although an upstream check failed (see lineage/guards)
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ehr_assets.errors import SpecError
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+EXECUTORS = ("in_process", "multiprocess")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where things are and what is laid over the specs."""
+
+    home: Path
+    spec_dirs: tuple[Path, ...] = ()
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    executor: str = "in_process"
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.home / "dagster"
+
+    @property
+    def mlflow_uri(self) -> str:
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> "Settings":
+        home = env.get("EHR_HOME") or str(PROJECT_ROOT / ".ehr")
+        if "://" in home:
+            raise SpecError(
+                "EHR_HOME must be a local directory; object stores are not supported yet.",
+                where="environment variable EHR_HOME",
+                do="Point it at a local directory.",
+            )
+        executor = env.get("EHR_EXECUTOR", "in_process")
+        if executor not in EXECUTORS:
+            raise SpecError(
+                f"'{executor}' is not an executor.",
+                where="environment variable EHR_EXECUTOR",
+                do=f"Use one of: {', '.join(EXECUTORS)}.",
+            )
+        dirs = tuple(Path(p).resolve() for p in env.get("EHR_SPECS", "").split(os.pathsep) if p)
+        for d in dirs:
+            if not d.is_dir():
+                raise SpecError("The spec directory does not exist.", where=f"EHR_SPECS: {d}", do="Create it.")
+        return cls(Path(home).resolve(), dirs, _overrides(env.get("EHR_OVERRIDES", "")), executor)
+
+
+def _overrides(text: str) -> Mapping[str, Mapping[str, Any]]:
+    if not text:
+        return {}
+    hint = 'Write e.g. {"smb_sft_demo": {"optimizer.lr": 0.0005}}.'
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as e:
+        raise SpecError(f"The overrides are not JSON: {e.msg}.", where="EHR_OVERRIDES", do=hint) from None
+    if not isinstance(data, dict) or not all(isinstance(v, dict) for v in data.values()):
+        raise SpecError("The overrides must map spec names to mappings.", where="EHR_OVERRIDES", do=hint)
+    return data

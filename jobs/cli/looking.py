@@ -1,0 +1,63 @@
+"""`ehr status` and `ehr show`: what there is, without running anything."""
+
+from rich.console import Console
+from rich.table import Table
+
+from ehr_assets.catalog import unknown
+from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
+from ehr_assets.settings import Settings
+from jobs.cli.project import Project
+from jobs.status import State, locate
+
+STYLES = {State.FRESH: "green", State.STALE: "yellow", State.MISSING: "dim", State.FAILED_CHECK: "red"}
+
+
+def show_status(console: Console, settings: Settings) -> None:
+    """Prints a line per asset: state, data version, reasons."""
+    project = Project(settings)
+    table = Table(box=None, pad_edge=False)
+    for column in ("asset", "state", "data version", "why"):
+        table.add_column(column)
+    for s in project.statuses().values():
+        table.add_row(
+            s.name, f"[{STYLES[s.state]}]{s.state}[/]", (s.data_version or "")[:12], "; ".join(s.reasons)
+        )
+    console.print(table)
+
+
+def show_asset(console: Console, settings: Settings, name: str, *, path_only: bool) -> None:
+    """Prints where the asset's newest dataset lies and its manifest in short.
+
+    Raises:
+        SpecError: no such asset.
+        DatasetError: never materialized.
+    """
+    project = Project(settings)
+    statuses = project.statuses()
+    names = [s.name for s in statuses.values()]
+    if name not in names:
+        raise unknown("asset", name, names, "ehr show")
+    status = locate(statuses, name)
+    path = project.store.home / str(status.dataset)
+    if path_only:
+        console.print(str(path), soft_wrap=True, highlight=False)
+        return
+    m = Manifest.read(path / MANIFEST_NAME)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    why = f" ({'; '.join(status.reasons)})" if status.reasons else ""
+    rows = {
+        "asset": name,
+        "state": f"{status.state}{why}",
+        "path": str(path),
+        "data version": m.data_version,
+        "code version": m.code_version,
+        "made from": "\n".join(f"{i.asset} @ {i.data_version[:12]}" for i in m.inputs) or "raw sources",
+        "files": f"{len(m.files)}, {m.total_bytes / 1e6:.1f} MB, {sum(m.row_counts.values()):,} rows",
+        "committed": f"{m.committed_at:%Y-%m-%d %H:%M:%S} UTC, run {m.run_id}",
+        "git revision": m.git_revision or "(not a checkout)",
+        "counts": "\n".join(f"{k}: {v}" for k, v in m.stats.items() if isinstance(v, int | float | str)),
+        "overrides": "\n".join(m.overrides) or "none",
+    }
+    for key, value in rows.items():
+        table.add_row(f"[dim]{key}[/]", value)
+    console.print(table, soft_wrap=False)

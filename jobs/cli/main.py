@@ -1,0 +1,96 @@
+"""The commands of `ehr`. Each reads its arguments, asks `jobs.*` and prints; no work is done here."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ehr_assets.errors import EhrError
+from ehr_assets.settings import PROJECT_ROOT, Settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="From raw health-record tables to world-model checkpoints and probe reports, as Dagster runs.",
+)
+console = Console()
+errors = Console(stderr=True)
+
+DEMO_COHORT = "synthetic_oncology"
+
+
+@app.command()
+def demo() -> None:
+    """Run the whole chain on the embedded oncology cohort and print its result table."""
+    from jobs.cli.running import run_chain, show_results
+
+    reports = run_chain(console, Settings.from_env(), DEMO_COHORT, None)
+    show_results(console, reports)
+
+
+@app.command()
+def run(
+    cohort: Annotated[str, typer.Option(help="A cohort spec's name.")],
+    recipe: Annotated[str | None, typer.Option(help="A recipe's name; default: all recipes on the cohort.")] = None,
+) -> None:
+    """Bring a cohort's reports up to date: only what is missing or stale is run."""
+    from jobs.cli.running import run_chain, show_results
+
+    reports = run_chain(console, Settings.from_env(), cohort, recipe)
+    show_results(console, reports)
+
+
+@app.command()
+def status() -> None:
+    """Show each asset: fresh, stale, missing or failed check, and why."""
+    from jobs.cli.looking import show_status
+
+    show_status(console, Settings.from_env())
+
+
+@app.command()
+def show(
+    asset: Annotated[str, typer.Argument(help="An asset's key, e.g. synthetic_oncology/meds_events.")],
+    path: Annotated[bool, typer.Option("--path", help="Print the dataset's path alone.")] = False,
+) -> None:
+    """Show where an asset's dataset lies and its manifest in short."""
+    from jobs.cli.looking import show_asset
+
+    show_asset(console, Settings.from_env(), asset, path_only=path)
+
+
+@app.command()
+def doctor() -> None:
+    """Show what is installed, found and missing."""
+    from jobs.cli.doctor import examine
+
+    if not examine(console):
+        raise typer.Exit(1)
+
+
+@app.command()
+def dev(port: Annotated[int, typer.Option(help="Port of the web UI.")] = 3000) -> None:
+    """Start the Dagster UI and daemon with this workspace."""
+    from jobs.instance import prepare_home
+
+    prepare_home(Settings.from_env())
+    dg = Path(sys.executable).with_name("dg")
+    os.chdir(PROJECT_ROOT)
+    os.execv(dg, [str(dg), "dev", "--port", str(port)])
+
+
+def run_command() -> None:
+    """Entry point: an error that a user can act on is printed as it is, without a traceback."""
+    try:
+        app()
+    except EhrError as e:
+        errors.print(f"Error: {e}", style="red", markup=False, highlight=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_command()

@@ -1,0 +1,61 @@
+"""The project as the commands see it: definitions, instance, statuses; opened once per command."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from dagster import AssetKey, DagsterInstance, Definitions
+
+from ehr_assets.build import build_project
+from ehr_assets.catalog import Catalog, unknown
+from ehr_assets.cohorts.inventory import source_changes
+from ehr_assets.lineage.datasets import DatasetStore
+from ehr_assets.settings import Settings
+from jobs.instance import open_instance
+from jobs.status import AssetStatus, Graph, asset_statuses
+
+
+class Project:
+    """Everything a command needs, loaded when first asked for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = DatasetStore(settings.home)
+        built = build_project(settings)
+        self.defs: Definitions = built.definitions
+        self.catalog: Catalog = built.catalog
+        self.gates = built.gates
+        self.graph = Graph(self.defs)
+
+    @cached_property
+    def instance(self) -> DagsterInstance:
+        return open_instance(self.settings)
+
+    def statuses(self) -> dict[AssetKey, AssetStatus]:
+        """The status of every asset; sources outside the store are compared by content."""
+        found = asset_statuses(self.instance, self.graph, self.store, self.gates)
+        changed = {}
+        for name, cohort in self.catalog.cohorts.items():
+            key = AssetKey([name, "raw_tables"])
+            dataset = found[key].dataset
+            if dataset and (reason := source_changes(cohort, self.store.home / dataset)):
+                changed[key] = reason
+        return asset_statuses(self.instance, self.graph, self.store, self.gates, changed) if changed else found
+
+    def reports_for(self, cohort: str, recipe: str | None) -> list[AssetKey]:
+        """The report assets that `ehr run` brings up to date.
+
+        Raises:
+            SpecError: no such cohort or recipe, or no report shows them.
+        """
+        if cohort not in self.catalog.cohorts:
+            raise unknown("cohort", cohort, self.catalog.cohorts, "--cohort")
+        on_cohort = self.catalog.recipes_on(cohort)
+        if recipe is not None and recipe not in self.catalog.recipes:
+            raise unknown("recipe", recipe, self.catalog.recipes, "--recipe")
+        if recipe is not None and cohort not in self.catalog.corpus_of(recipe).cohorts:
+            raise unknown(f"recipe on cohort '{cohort}' named", recipe, on_cohort, "--recipe")
+        recipes: Sequence[str] = [recipe] if recipe else on_cohort
+        reports = self.catalog.reports_on(recipes)
+        if not reports:
+            raise unknown(f"report for cohort '{cohort}'", recipe or cohort, self.catalog.reports, "reports/")
+        return [AssetKey([name, "report"]) for name in reports]

@@ -1,0 +1,173 @@
+"""`ehr demo` and `ehr run`: one Dagster run over what is not fresh, watched live."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from dagster import AssetKey, DagsterEventType, EventLogEntry
+from rich.console import Console, Group
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from ehr_assets.errors import EhrError
+from ehr_assets.settings import Settings
+from jobs.cli.project import Project
+from jobs.runner import run_assets
+from jobs.status import AssetStatus, State, locate
+from resources.storage import asset_name
+
+
+class RunFailed(EhrError):
+    """The Dagster run did not succeed; carries what its failed steps said."""
+
+
+def run_chain(console: Console, settings: Settings, cohort: str, recipe: str | None) -> list[Path]:
+    """Brings the cohort's reports up to date; returns the report datasets' directories.
+
+    Raises:
+        SpecError: unknown cohort or recipe.
+        RunFailed: a step failed or a blocking check did not pass.
+    """
+    project = Project(settings)
+    reports = project.reports_for(cohort, recipe)
+    statuses = project.statuses()
+    wanted = project.graph.upstream(reports)
+    todo = [key for key in wanted if statuses[key].state is not State.FRESH]
+    if todo:
+        console.print(f"{len(wanted) - len(todo)} of {len(wanted)} assets are fresh; running {len(todo)}.")
+        _run(console, project, todo, statuses)
+        statuses = project.statuses()
+    else:
+        console.print(f"All {len(wanted)} assets are fresh; nothing to run.")
+    return [project.store.home / str(locate(statuses, asset_name(key)).dataset) for key in reports]
+
+
+def show_results(console: Console, reports: Sequence[Path]) -> None:
+    """Prints each report's small result table and path."""
+    for report in reports:
+        summary = json.loads((report / "summary.json").read_text(encoding="utf-8"))
+        table = Table(title=summary["title"], title_justify="left", caption=summary["caption"], caption_justify="left")
+        for column in summary["columns"]:
+            table.add_column(column, justify="left" if column in summary["text_columns"] else "right")
+        for row in summary["rows"]:
+            table.add_row(*[str(cell) for cell in row])
+        console.print(table)
+        console.print(f"Report: {report / 'report.html'}", soft_wrap=True)
+
+
+def _run(
+    console: Console, project: Project, todo: Sequence[AssetKey], statuses: dict[AssetKey, AssetStatus]
+) -> None:
+    view = _RunView(console, [asset_name(k) for k in todo], {s.name: s.reasons for s in statuses.values()})
+    with view:
+        run_id, success = run_assets(project.instance, todo, view.on_event)
+    if not success:
+        raise RunFailed(
+            "The run did not finish:\n    " + "\n    ".join(view.failures or ["see the run's log"]),
+            where=f"Dagster run {run_id}",
+            do="Mend what is named above and run the command again: finished work is kept.",
+        )
+
+
+class _RunView:
+    """A line per asset: waiting, running with its newest message, done, failed."""
+
+    MARKS = {"done": "[green]✓[/]", "kept": "[green]=[/]", "failed": "[red]✗[/]", "waiting": "[dim]·[/]"}
+
+    def __init__(self, console: Console, names: list[str], why: dict[str, list[str]]) -> None:
+        self.console, self.names, self.why = console, names, why
+        self.state = dict.fromkeys(names, "waiting")
+        self.message = dict.fromkeys(names, "")
+        self.started: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
+        self.checks: dict[str, list[bool]] = {name: [] for name in names}
+        self.failures: list[str] = []
+        self.spinner = Spinner("dots")
+        self.live = Live(console=console, get_renderable=self._draw, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> "_RunView":
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.console.is_terminal:
+            self.live.stop()
+            self.console.print(self._draw(final=True))
+
+    def on_event(self, entry: EventLogEntry) -> None:
+        """Takes in one event log entry of the run."""
+        step_assets = self._assets_of(entry.step_key)
+        event = entry.dagster_event
+        if event is None:
+            for name in step_assets:
+                self.message[name] = entry.user_message.split("\n")[0]
+            return
+        kind = event.event_type
+        if kind is DagsterEventType.STEP_START:
+            for name in step_assets:
+                self.state[name], self.started[name] = "running", time.monotonic()
+        elif kind is DagsterEventType.ASSET_MATERIALIZATION and event.asset_key:
+            name = asset_name(event.asset_key)
+            kept = "kept" in event.step_materialization_data.materialization.metadata
+            self._finish(name, "kept" if kept else "done")
+        elif kind is DagsterEventType.ASSET_CHECK_EVALUATION:
+            found = event.asset_check_evaluation_data
+            name = asset_name(found.asset_key)
+            self.checks.setdefault(name, []).append(found.passed)
+            if not found.passed:
+                self.state[name] = "failed"
+                self.failures.append(f"check '{found.check_name}' of {name} failed. {found.description or ''}")
+        elif kind is DagsterEventType.STEP_FAILURE:
+            self._fail(entry, step_assets)
+
+    def _fail(self, entry: EventLogEntry, step_assets: list[str]) -> None:
+        event = entry.dagster_event
+        data = event.step_failure_data if event else None
+        if data is None:
+            return
+        if data.user_failure_data:
+            text = data.user_failure_data.description or ""
+        else:
+            cause = data.error.cause if data.error and data.error.cause else data.error
+            text = cause.message.strip() if cause else "failed"
+        for name in step_assets:
+            self._finish(name, "failed")
+        self.failures.append(f"{entry.step_key}: {text}".replace("\n", "\n    "))
+
+    def _assets_of(self, step_key: str | None) -> list[str]:
+        key = (step_key or "").replace("__", "/")
+        if key.endswith("/simulated_tables"):
+            cohort = key.rsplit("/", 1)[0]
+            return [n for n in (f"{cohort}/raw_tables", f"{cohort}/latent_truth") if n in self.state]
+        return [key] if key in self.state else []
+
+    def _finish(self, name: str, state: str) -> None:
+        if name not in self.state:
+            return
+        self.state[name] = state
+        self.seconds[name] = time.monotonic() - self.started.get(name, time.monotonic())
+        if not self.console.is_terminal:
+            self.console.print(f"{self.MARKS[state]} {name} ({self.seconds[name]:.1f} s)")
+
+    def _draw(self, final: bool = False) -> Group:
+        table = Table.grid(padding=(0, 1))
+        for name in self.names:
+            state = self.state[name]
+            mark = self.spinner if state == "running" and not final else Text.from_markup(self.MARKS.get(state, " "))
+            took = f"{self.seconds[name]:.1f} s" if name in self.seconds else ""
+            table.add_row(mark, name, took, self._note(name, state))
+        return Group(table)
+
+    def _note(self, name: str, state: str) -> Text:
+        checks = self.checks[name]
+        if state in ("done", "kept") and checks:
+            return Text(f"{sum(checks)}/{len(checks)} checks passed", style="dim")
+        if state == "running":
+            return Text(self.message[name][:90], style="dim")
+        if state == "waiting":
+            return Text("; ".join(self.why.get(name, []))[:90], style="dim")
+        return Text("")

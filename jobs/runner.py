@@ -1,0 +1,46 @@
+"""Launching Dagster runs from Python: what the `ehr` command and its tests stand on.
+
+A run made here lies in the same instance as those launched from the UI, and looks the same there.
+"""
+
+from collections.abc import Callable, Sequence
+
+from dagster import AssetKey, DagsterInstance, DagsterRunStatus, EventLogEntry
+from dagster._core.definitions.reconstruct import ReconstructableJob
+from dagster._core.execution.api import execute_run
+
+from resources.storage import ONLY_IF_CHANGED_TAG
+
+ASSET_JOB = "__ASSET_JOB"
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+def run_assets(
+    instance: DagsterInstance,
+    keys: Sequence[AssetKey],
+    on_event: Callable[[EventLogEntry], None],
+    *,
+    only_if_changed: bool = True,
+) -> tuple[str, bool]:
+    """Materializes `keys` with their checks in one run, in this process.
+
+    Args:
+        on_event: called with every event log entry as it is stored.
+        only_if_changed: an asset whose inputs, code and settings turn out unchanged keeps its dataset.
+
+    Returns:
+        The run id, and whether the run succeeded.
+    """
+    job = ReconstructableJob.for_module("ehr_assets.definitions", "defs")
+    job = ReconstructableJob(job.repository, ASSET_JOB).get_subset(asset_selection=frozenset(keys))
+    run = instance.create_run_for_job(
+        job_def=job.get_definition(),
+        run_config=QUIET,
+        tags={ONLY_IF_CHANGED_TAG: "true"} if only_if_changed else None,
+        job_code_origin=job.get_python_origin(),
+        asset_selection=frozenset(keys),
+    )
+    instance.add_event_listener(run.run_id, on_event)
+    result = execute_run(job, run, instance)
+    done = instance.get_run_by_id(run.run_id)
+    return run.run_id, result.success and done is not None and done.status is DagsterRunStatus.SUCCESS

@@ -1,0 +1,246 @@
+"""Storage: what every asset does around its own work, written once.
+
+`Datasets.materialize` opens the gates, reuses an earlier result if asked to, stages, calls the stage's pure
+function, commits, and reports to Dagster. Assets stay a few lines long.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from dagster import (
+    AssetCheckResult,
+    AssetExecutionContext,
+    AssetKey,
+    ConfigurableResource,
+    DagsterInstance,
+    DataVersion,
+    Failure,
+    MaterializeResult,
+    MetadataValue,
+    TableColumn,
+    TableColumnLineage,
+    TableSchema,
+)
+
+from ehr_assets.errors import DatasetError, EhrError
+from ehr_assets.lineage.datasets import Dataset, DatasetStore, rebuild_hint
+from ehr_assets.lineage.guards import DATA_VERSION_KEY, require_passed_checks
+from ehr_assets.lineage.manifest import InputEntry, now
+from ehr_assets.progress import Progress
+
+DATASET_KEY = "dataset"
+ONLY_IF_CHANGED_TAG = "ehr/only_if_changed"
+
+
+@dataclass
+class Step:
+    """What a stage's body gets: where to write, its verified inputs, and where to report."""
+
+    out: Path
+    inputs: Mapping[str, Dataset]
+    progress: Progress
+    log: Any
+    run_id: str
+
+
+@dataclass
+class Outcome:
+    """What a stage's body gives back. `stats` go into the manifest: counts only, never a raw value."""
+
+    stats: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    schema_of: str | None = None
+    column_lineage: TableColumnLineage | None = None
+    volatile: tuple[str, ...] = ()
+
+
+def asset_name(key: AssetKey) -> str:
+    return "/".join(key.path)
+
+
+class Datasets(ConfigurableResource):
+    """The dataset store, and the gates between assets.
+
+    Args:
+        home: storage root (`EHR_HOME`).
+        gates: the blocking checks of every asset, by asset key.
+    """
+
+    home: str
+    gates: dict[str, list[str]] = {}
+
+    @property
+    def store(self) -> DatasetStore:
+        return DatasetStore(Path(self.home))
+
+    def latest(self, instance: DagsterInstance, key: AssetKey) -> Dataset:
+        """The dataset of the newest materialization that Dagster knows, verified."""
+        asset = asset_name(key)
+        event = instance.get_latest_materialization_event(key)
+        found = event.asset_materialization if event else None
+        if found is None or DATASET_KEY not in found.metadata:
+            raise DatasetError(
+                f"'{asset}' has not been materialized yet.", where=self.home, do=rebuild_hint(asset)
+            )
+        version = (found.tags or {}).get("dagster/data_version")
+        return self.store.open(asset, str(found.metadata[DATASET_KEY].value), data_version=version)
+
+    def materialize(
+        self,
+        context: AssetExecutionContext,
+        body: Callable[[Step], Outcome],
+        *,
+        key: AssetKey | None = None,
+        config: dict[str, Any] | None = None,
+        seed: int | None = None,
+    ) -> MaterializeResult:
+        """Runs `body` between opened gates and a committed dataset.
+
+        Every error a user can act on becomes a `Failure` without retries whose description stands alone.
+        """
+        key = key or context.asset_key
+        spec = context.assets_def.specs_by_key[key]
+        code_version = spec.code_version or ""
+        try:
+            inputs, overrides = self._open_inputs(context, [dep.asset_key for dep in spec.deps])
+            entries = [
+                InputEntry(asset=name, data_version=d.data_version, dataset=self.store.relative(d))
+                for name, d in inputs.items()
+            ]
+            if kept := self._unchanged(context, key, code_version, entries, overrides):
+                context.log.info(f"{asset_name(key)}: inputs, code and settings unchanged; kept.")
+                return self._result(key, kept, Outcome(metadata={"kept": True}))
+            started = now()
+            with self.store.staging() as staged:
+                outcome = self._run_body(context, body, staged, inputs)
+                dataset = self.store.commit(
+                    staged,
+                    asset=asset_name(key),
+                    code_version=code_version,
+                    started_at=started,
+                    inputs=entries,
+                    config=config,
+                    seed=seed,
+                    stats=outcome.stats,
+                    overrides=overrides,
+                    run_id=context.run_id,
+                    volatile=outcome.volatile,
+                )
+            return self._result(key, dataset, outcome, started)
+        except EhrError as e:
+            raise Failure(description=str(e), allow_retries=False) from e
+
+    def judge(
+        self,
+        dataset: Dataset,
+        passed: bool,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        check_name: str | None = None,
+        description: str | None = None,
+    ) -> AssetCheckResult:
+        """A check result tied to the data version it judged, which is what the gates look up."""
+        return AssetCheckResult(
+            passed=passed,
+            asset_key=AssetKey(dataset.manifest.asset.split("/")),
+            check_name=check_name,
+            description=description,
+            metadata={**(metadata or {}), DATA_VERSION_KEY: dataset.data_version},
+        )
+
+    def _open_inputs(
+        self, context: AssetExecutionContext, deps: list[AssetKey]
+    ) -> tuple[dict[str, Dataset], list[str]]:
+        inputs: dict[str, Dataset] = {}
+        overrides: list[str] = []
+        for dep in deps:
+            name = asset_name(dep)
+            inputs[name] = self.latest(context.instance, dep)
+            for line in require_passed_checks(context.instance, inputs[name], self.gates.get(name, [])):
+                if line not in overrides:
+                    overrides.append(line)
+                    context.log.warning(f"Gate overridden: {line}")
+        return inputs, overrides
+
+    def _unchanged(
+        self,
+        context: AssetExecutionContext,
+        key: AssetKey,
+        code_version: str,
+        inputs: list[InputEntry],
+        overrides: list[str],
+    ) -> Dataset | None:
+        """The last dataset, if the run asks for changes only and nothing that made it has changed.
+
+        Dagster's selection is fixed when a run starts, so descendants of a stale asset are in it even when
+        the asset then comes out with the same content; this spares them (a training, for one).
+        """
+        if context.run.tags.get(ONLY_IF_CHANGED_TAG) != "true":
+            return None
+        try:
+            last = self.latest(context.instance, key)
+        except DatasetError:
+            return None
+        m = last.manifest
+        same_inputs = {(i.asset, i.data_version) for i in m.inputs} == {
+            (i.asset, i.data_version) for i in inputs
+        }
+        same = m.code_version == code_version and same_inputs and m.overrides == overrides
+        return last if same and inputs else None
+
+    def _run_body(
+        self,
+        context: AssetExecutionContext,
+        body: Callable[[Step], Outcome],
+        staged: Path,
+        inputs: Mapping[str, Dataset],
+    ) -> Outcome:
+        try:
+            return body(Step(staged, inputs, _LogProgress(context.log), context.log, context.run_id))
+        except EhrError:
+            raise
+        except Exception as e:
+            # Arrow and polars report a full disk in their own exception types.
+            if "No space left on device" in str(e):
+                raise OSError(28, "No space left on device") from e
+            raise
+
+    def _result(
+        self, key: AssetKey, dataset: Dataset, outcome: Outcome, started: datetime | None = None
+    ) -> MaterializeResult:
+        m = dataset.manifest
+        metadata: dict[str, Any] = {
+            DATASET_KEY: MetadataValue.text(self.store.relative(dataset)),
+            "path": MetadataValue.path(str(dataset.path)),
+            "bytes": m.total_bytes,
+            "files": len(m.files),
+            **{k: v for k, v in m.stats.items() if isinstance(v, int | float | str | bool)},
+            **outcome.metadata,
+        }
+        if m.row_counts:
+            metadata["dagster/row_count"] = sum(m.row_counts.values())
+        table = outcome.schema_of and next((s for n, s in m.schemas.items() if n.startswith(outcome.schema_of)), None)
+        if table:
+            metadata["dagster/column_schema"] = TableSchema([TableColumn(n, t) for n, t in table.items()])
+        if outcome.column_lineage:
+            metadata["dagster/column_lineage"] = outcome.column_lineage
+        if m.overrides:
+            metadata["overrides"] = MetadataValue.md("\n".join(f"- {line}" for line in m.overrides))
+        return MaterializeResult(asset_key=key, data_version=DataVersion(m.data_version), metadata=metadata)
+
+
+class _LogProgress:
+    """Progress as log lines, at most one per tenth of each phase."""
+
+    def __init__(self, log: Any) -> None:
+        self.log = log
+        self.shown: dict[str, int] = {}
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        tenth = 10 * done // max(total, 1)
+        if tenth > self.shown.get(phase, 0):
+            self.shown[phase] = tenth
+            self.log.info(f"{phase}: {done} of {total}")
