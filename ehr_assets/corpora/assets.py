@@ -1,0 +1,72 @@
+"""Dagster assets of this room: `<corpus>/tokenizer` and `<corpus>/token_corpus`."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, MaterializeResult, asset
+
+from ehr_assets.corpora.spec import CorpusSpec
+from ehr_assets.lineage.hashing import code_version
+from ehr_assets.meds.assets import meds_events_key, subject_splits_key
+from resources.storage import Datasets, Outcome, Step, asset_name
+
+
+def tokenizer_key(corpus: str) -> AssetKey:
+    return AssetKey([corpus, "tokenizer"])
+
+
+def token_corpus_key(corpus: str) -> AssetKey:
+    return AssetKey([corpus, "token_corpus"])
+
+
+def input_dirs(step: Step, cohorts: list[str], key: Callable[[str], AssetKey]) -> Mapping[str, Path]:
+    """Cohort → directory of that cohort's dataset `key`."""
+    return {cohort: step.inputs[asset_name(key(cohort))].path for cohort in cohorts}
+
+
+SERIALIZATION = ["corpora/serialize.py", "corpora/phrases.py", "corpora/frames.py", "corpora/tokenizer.py"]
+
+
+def corpus_assets(corpus: CorpusSpec) -> list[AssetsDefinition]:
+    meds = [meds_events_key(c) for c in corpus.cohorts]
+    splits = [subject_splits_key(c) for c in corpus.cohorts]
+    config = corpus.model_dump(mode="json")
+
+    @asset(
+        key=tokenizer_key(corpus.name),
+        deps=[*meds, *splits],
+        group_name=corpus.name,
+        kinds={"huggingface"},
+        code_version=code_version(SERIALIZATION, corpus.config_hash()),
+        description="Byte-level BPE with the delimiter tokens of SMB, Table 1; fitted on train subjects.",
+    )
+    def tokenizer(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
+        from ehr_assets.corpora.tokenizer import train_tokenizer
+
+        def build(step: Step) -> Outcome:
+            meds_dirs = input_dirs(step, corpus.cohorts, meds_events_key)
+            splits_dirs = input_dirs(step, corpus.cohorts, subject_splits_key)
+            return Outcome(train_tokenizer(corpus, meds_dirs, splits_dirs, step.out, step.progress))
+
+        return datasets.materialize(context, build, config=config)
+
+    @asset(
+        key=token_corpus_key(corpus.name),
+        deps=[*meds, tokenizer_key(corpus.name)],
+        group_name=corpus.name,
+        kinds={"polars", "arrow"},
+        code_version=code_version([*SERIALIZATION, "corpora/shards.py"], corpus.config_hash()),
+        description="Every subject as tokens in the order they became known, each with its event and times.",
+    )
+    def token_corpus(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
+        from ehr_assets.corpora.shards import write_corpus
+
+        def build(step: Step) -> Outcome:
+            meds_dirs = input_dirs(step, corpus.cohorts, meds_events_key)
+            tokenizer_dir = step.inputs[asset_name(tokenizer_key(corpus.name))].path
+            stats = write_corpus(corpus, meds_dirs, tokenizer_dir, step.out, step.progress)
+            return Outcome(stats, schema_of="train")
+
+        return datasets.materialize(context, build, config=config)
+
+    return [tokenizer, token_corpus]

@@ -1,0 +1,86 @@
+"""Dagster checks of this room: fitted on train only, subjects in their splits, tokens in order."""
+
+from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetChecksDefinition, asset_check
+
+from ehr_assets.corpora.assets import token_corpus_key, tokenizer_key
+from ehr_assets.corpora.spec import BpeTokenizer, CorpusSpec
+from ehr_assets.meds.assets import subject_splits_key
+from resources.storage import Datasets
+
+
+def corpus_checks(corpus: CorpusSpec) -> list[AssetChecksDefinition]:
+    splits_keys = {cohort: subject_splits_key(cohort) for cohort in corpus.cohorts}
+    tokenizer, tokens = tokenizer_key(corpus.name), token_corpus_key(corpus.name)
+
+    @asset_check(
+        asset=tokenizer,
+        name="fitted_on_train_only",
+        blocking=True,
+        additional_deps=list(splits_keys.values()),
+        description="The tokenizer was fitted on the train subjects of its cohorts, all of them and no others.",
+    )
+    def fitted_on_train_only(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
+        import polars as pl
+
+        from ehr_assets.leakage.fits import fitted_on_subjects, read_fitted_on
+
+        dataset = datasets.latest(context.instance, tokenizer)
+        claim = read_fitted_on(dataset.path)
+        if not isinstance(corpus.tokenizer, BpeTokenizer):
+            return datasets.judge(
+                dataset, claim.get("n_subjects") == 0, {"subjects": claim.get("n_subjects", -1)}
+            )
+        train: list[int] = []
+        for key in splits_keys.values():
+            splits = pl.read_parquet(datasets.latest(context.instance, key).path / "subject_splits.parquet")
+            train += splits.filter(pl.col("split") == "train")["subject_id"].to_list()
+        finding = fitted_on_subjects(claim, train)
+        return datasets.judge(
+            dataset,
+            finding.ok,
+            {"subjects": finding.claimed_subjects or 0, "train_subjects": finding.expected_subjects},
+            description=finding.problem,
+        )
+
+    @asset_check(
+        asset=tokens,
+        name="subjects_in_their_splits",
+        blocking=True,
+        additional_deps=list(splits_keys.values()),
+        description="Every subject's tokens lie in the file of the split it was given, once.",
+    )
+    def subjects_in_their_splits(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
+        import polars as pl
+
+        from ehr_assets.corpora.audit import subjects_by_file
+        from ehr_assets.leakage.subjects import splits_agree
+
+        dataset = datasets.latest(context.instance, tokens)
+        found = subjects_by_file(dataset.path)
+        findings = [
+            splits_agree(
+                found.filter(pl.col("cohort") == cohort),
+                pl.read_parquet(datasets.latest(context.instance, key).path / "subject_splits.parquet"),
+            )
+            for cohort, key in splits_keys.items()
+        ]
+        return datasets.judge(
+            dataset, all(f.ok for f in findings), {"subjects": sum(f.subjects for f in findings)}
+        )
+
+    @asset_check(
+        asset=tokens,
+        name="tokens_in_order_of_availability",
+        blocking=True,
+        description="Tokens stand in the order they became known, so the past of any t is a prefix.",
+    )
+    def tokens_in_order_of_availability(
+        context: AssetCheckExecutionContext, datasets: Datasets
+    ) -> AssetCheckResult:
+        from ehr_assets.corpora.audit import records_out_of_order
+
+        dataset = datasets.latest(context.instance, tokens)
+        records, wrong = records_out_of_order(dataset.path)
+        return datasets.judge(dataset, wrong == 0, {"records": records, "records_out_of_order": wrong})
+
+    return [fitted_on_train_only, subjects_in_their_splits, tokens_in_order_of_availability]

@@ -1,0 +1,48 @@
+"""Dagster assets of this room: `<recipe>/node_embeddings`."""
+
+from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, MaterializeResult, asset
+
+from ehr_assets.corpora.assets import input_dirs, token_corpus_key
+from ehr_assets.corpora.spec import CorpusSpec
+from ehr_assets.lineage.hashing import code_version
+from ehr_assets.nodes.assets import decision_nodes_key
+from ehr_assets.training.assets import checkpoint_key
+from ehr_assets.training.recipe import RecipeSpec
+from resources.storage import Datasets, Outcome, Step, asset_name
+
+
+def node_embeddings_key(recipe: str) -> AssetKey:
+    return AssetKey([recipe, "node_embeddings"])
+
+
+def embedding_assets(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetsDefinition]:
+    checkpoint, tokens = checkpoint_key(recipe.name), token_corpus_key(corpus.name)
+    settings = recipe.embedding
+
+    @asset(
+        key=node_embeddings_key(recipe.name),
+        deps=[checkpoint, tokens, *(decision_nodes_key(c) for c in corpus.cohorts)],
+        group_name=recipe.name,
+        kinds={"torch", "parquet"},
+        pool="gpu",
+        code_version=code_version(["embeddings", "models", "corpora/reader.py"], recipe.config_hash("embedding")),
+        description="S(t): one vector per decision node from the frozen model, over what was known at t.",
+    )
+    def node_embeddings(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
+        from ehr_assets.embeddings.extract import embed_nodes
+
+        def build(step: Step) -> Outcome:
+            stats = embed_nodes(
+                step.inputs[asset_name(checkpoint)].path,
+                step.inputs[asset_name(tokens)].path,
+                input_dirs(step, corpus.cohorts, decision_nodes_key),
+                step.out,
+                max_tokens=settings.max_tokens,
+                pooling=settings.pooling,
+                progress=step.progress,
+            )
+            return Outcome(stats, schema_of="embeddings")
+
+        return datasets.materialize(context, build, config=settings.model_dump(mode="json"))
+
+    return [node_embeddings]

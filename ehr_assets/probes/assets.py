@@ -1,0 +1,118 @@
+"""Dagster assets of this room: `<recipe>/probe_metrics`, `<cohort>/baseline_metrics`, `<cohort>/oracle_metrics`."""
+
+from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, MaterializeResult, asset
+
+from ehr_assets.cohorts.assets import is_simulated, latent_truth_key
+from ehr_assets.cohorts.spec import CohortSpec
+from ehr_assets.corpora.spec import CorpusSpec
+from ehr_assets.embeddings.assets import node_embeddings_key
+from ehr_assets.lineage.hashing import code_version
+from ehr_assets.meds.assets import meds_events_key, subject_splits_key
+from ehr_assets.nodes.assets import decision_nodes_key, task_labels_key
+from ehr_assets.training.recipe import RecipeSpec
+from resources.storage import Datasets, Outcome, Step, asset_name
+
+SHARED = ["probes/frames.py", "probes/classifiers.py", "probes/scoring.py", "probes/metrics.py", "probes/survival.py"]
+
+
+def probe_metrics_key(recipe: str) -> AssetKey:
+    return AssetKey([recipe, "probe_metrics"])
+
+
+def baseline_metrics_key(cohort: str) -> AssetKey:
+    return AssetKey([cohort, "baseline_metrics"])
+
+
+def oracle_metrics_key(cohort: str) -> AssetKey:
+    return AssetKey([cohort, "oracle_metrics"])
+
+
+def _labelled_nodes(cohort: str) -> list[AssetKey]:
+    return [decision_nodes_key(cohort), task_labels_key(cohort), subject_splits_key(cohort)]
+
+
+def _dirs(step: Step, cohort: str):
+    from ehr_assets.probes.frames import CohortDirs
+
+    return CohortDirs(*(step.inputs[asset_name(key)].path for key in _labelled_nodes(cohort)))
+
+
+def recipe_probe_assets(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetsDefinition]:
+    embeddings = node_embeddings_key(recipe.name)
+
+    @asset(
+        key=probe_metrics_key(recipe.name),
+        deps=[embeddings, *(k for c in corpus.cohorts for k in _labelled_nodes(c))],
+        group_name=recipe.name,
+        kinds={"scikitlearn", "parquet"},
+        code_version=code_version([*SHARED, "probes/linear.py"], recipe.config_hash("probe", "seed")),
+        description="What a linear probe reads off S(t), task by task, with patient-level intervals.",
+    )
+    def probe_metrics(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
+        from ehr_assets.probes.linear import probe_recipe
+
+        def build(step: Step) -> Outcome:
+            stats = probe_recipe(
+                recipe.name,
+                step.inputs[asset_name(embeddings)].path,
+                {cohort: _dirs(step, cohort) for cohort in corpus.cohorts},
+                step.out,
+                bootstrap=recipe.probe.bootstrap,
+                min_positives=recipe.probe.min_positives,
+                seed=recipe.seed,
+                progress=step.progress,
+            )
+            return Outcome(stats, schema_of="metrics")
+
+        return datasets.materialize(context, build, config=recipe.probe.model_dump(mode="json"), seed=recipe.seed)
+
+    return [probe_metrics]
+
+
+def cohort_probe_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
+    """The baselines, and for a simulated cohort the oracle ceiling: the one reader of the latent truth."""
+    meds = meds_events_key(cohort.name)
+
+    @asset(
+        key=baseline_metrics_key(cohort.name),
+        deps=[meds, *_labelled_nodes(cohort.name)],
+        group_name=cohort.name,
+        kinds={"xgboost", "scikitlearn", "parquet"},
+        code_version=code_version([*SHARED, "probes/baselines.py", "probes/features.py"], ""),
+        description="XGBoost and logistic regression on flattened features of what was known at each node.",
+    )
+    def baseline_metrics(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
+        from ehr_assets.probes.baselines import baseline_metrics
+
+        def build(step: Step) -> Outcome:
+            meds_dir = step.inputs[asset_name(meds)].path
+            dirs = _dirs(step, cohort.name)
+            stats = baseline_metrics(cohort.name, meds_dir, dirs, step.out, progress=step.progress)
+            return Outcome(stats, schema_of="metrics")
+
+        return datasets.materialize(context, build)
+
+    if not is_simulated(cohort):
+        return [baseline_metrics]
+    truth = latent_truth_key(cohort.name)
+
+    @asset(
+        key=oracle_metrics_key(cohort.name),
+        deps=[truth, *_labelled_nodes(cohort.name)],
+        group_name=cohort.name,
+        kinds={"xgboost", "scikitlearn", "parquet"},
+        code_version=code_version([*SHARED, "probes/oracle.py"], ""),
+        description="The ceiling: the same tasks predicted from the simulator's latent state at each node.",
+    )
+    def oracle_metrics(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
+        from ehr_assets.probes.oracle import oracle_metrics
+
+        def build(step: Step) -> Outcome:
+            truth_dir = step.inputs[asset_name(truth)].path
+            dirs = _dirs(step, cohort.name)
+            stats = oracle_metrics(cohort.name, truth_dir, dirs, step.out, progress=step.progress)
+            return Outcome(stats, schema_of="metrics")
+
+        return datasets.materialize(context, build)
+
+    return [baseline_metrics, oracle_metrics]

@@ -1,0 +1,66 @@
+"""Dagster checks of this room: trained on train subjects only, finite and falling loss, loadable."""
+
+from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetChecksDefinition, asset_check
+
+from ehr_assets.corpora.assets import token_corpus_key
+from ehr_assets.training.assets import checkpoint_key
+from ehr_assets.training.recipe import RecipeSpec
+from resources.storage import Datasets
+
+
+def training_checks(recipe: RecipeSpec) -> list[AssetChecksDefinition]:
+    key, tokens = checkpoint_key(recipe.name), token_corpus_key(recipe.corpus)
+
+    @asset_check(
+        asset=key,
+        name="fitted_on_train_only",
+        blocking=True,
+        additional_deps=[tokens],
+        description="The examples were drawn from the train subjects of the corpus, all of them and no others.",
+    )
+    def fitted_on_train_only(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
+        from ehr_assets.corpora.reader import TokenCorpus
+        from ehr_assets.leakage.fits import fitted_on_subjects, read_fitted_on
+
+        dataset = datasets.latest(context.instance, key)
+        corpus = TokenCorpus(datasets.latest(context.instance, tokens).path)
+        train = [record.subject_id for record in corpus.subjects("train")]
+        finding = fitted_on_subjects(read_fitted_on(dataset.path), train)
+        return datasets.judge(
+            dataset,
+            finding.ok,
+            {"subjects": finding.claimed_subjects or 0, "train_subjects": finding.expected_subjects},
+            description=finding.problem,
+        )
+
+    @asset_check(
+        asset=key,
+        name="losses_finite",
+        blocking=True,
+        description="Every training and tuning loss is finite.",
+    )
+    def losses_finite(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
+        import math
+
+        from ehr_assets.training.curves import read_history
+
+        dataset = datasets.latest(context.instance, key)
+        losses = [v for row in read_history(dataset.path) for k in ("loss", "tuning_loss") if (v := row.get(k)) is not None]
+        bad = sum(not math.isfinite(v) for v in losses)
+        return datasets.judge(dataset, bool(losses) and not bad, {"losses": len(losses), "not_finite": bad})
+
+    @asset_check(
+        asset=key,
+        name="tuning_loss_fell",
+        description="The last tuning loss is below the first training loss (a warning: else nothing was learned).",
+    )
+    def tuning_loss_fell(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
+        from ehr_assets.training.curves import read_history
+
+        dataset = datasets.latest(context.instance, key)
+        history = read_history(dataset.path)
+        first = next((row["loss"] for row in history if "loss" in row), float("nan"))
+        last = next((row["tuning_loss"] for row in reversed(history) if "tuning_loss" in row), float("nan"))
+        return datasets.judge(dataset, last < first, {"first_loss": first, "last_tuning_loss": last})
+
+    return [fitted_on_train_only, losses_finite, tuning_loss_fell]
