@@ -7,7 +7,7 @@ from dagster import AssetKey, DagsterInstance, Definitions
 
 from ehr_assets.build import build_project
 from ehr_assets.catalog import Catalog, unknown
-from ehr_assets.cohorts.inventory import source_changes
+from ehr_assets.cohorts.origin import source_changes
 from ehr_assets.lineage.datasets import DatasetStore
 from ehr_assets.settings import Settings
 from jobs.instance import open_instance

@@ -1,0 +1,102 @@
+"""From specs to Dagster definitions: which assets exist, their checks, resources and gates.
+
+What an asset does stands in its room's `assets.py`; here is only which ones there are.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dagster import AssetChecksDefinition, AssetsDefinition, Definitions, MetadataValue, with_source_code_references
+
+from ehr_assets.catalog import Catalog, load_catalog
+from ehr_assets.cohorts.assets import cohort_assets
+from ehr_assets.corpora.assets import corpus_assets
+from ehr_assets.corpora.checks import corpus_checks
+from ehr_assets.embeddings.assets import embedding_assets
+from ehr_assets.embeddings.checks import embedding_checks
+from ehr_assets.meds.assets import meds_assets
+from ehr_assets.meds.checks import meds_checks
+from ehr_assets.nodes.assets import node_assets
+from ehr_assets.nodes.checks import node_checks
+from ehr_assets.probes.assets import cohort_probe_assets, recipe_probe_assets
+from ehr_assets.probes.checks import cohort_probe_checks, recipe_probe_checks
+from ehr_assets.reports.assets import report_assets
+from ehr_assets.reports.checks import report_checks
+from ehr_assets.settings import Settings
+from ehr_assets.training.assets import training_assets
+from ehr_assets.training.checks import training_checks
+from jobs.jobs import chain_jobs
+from resources.executors import EXECUTORS
+from resources.launcher import DeepSpeedLauncher
+from resources.storage import Datasets, asset_name
+from resources.tracking import MlflowTracking
+
+
+@dataclass(frozen=True)
+class Project:
+    """The definitions, and what they were made from."""
+
+    definitions: Definitions
+    catalog: Catalog
+    gates: Mapping[str, list[str]]
+
+
+def build_definitions(settings: Settings, overrides: Mapping[str, Any] | None = None) -> Definitions:
+    """Assets, checks, jobs and resources for every spec; `overrides` replace resources by name (tests)."""
+    return build_project(settings, overrides).definitions
+
+
+def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None) -> Project:
+    """As `build_definitions`, with the catalog and the gates beside it.
+
+    Raises:
+        SpecError: a spec or a setting cannot be used.
+    """
+    catalog = load_catalog(settings)
+    assets: list[AssetsDefinition] = []
+    checks: list[AssetChecksDefinition] = []
+    for name, cohort in catalog.cohorts.items():
+        tasks = catalog.tasks_of(name)
+        assets += [*cohort_assets(cohort), *meds_assets(cohort), *node_assets(cohort, tasks)]
+        assets += cohort_probe_assets(cohort)
+        checks += [*meds_checks(cohort), *node_checks(cohort, tasks), *cohort_probe_checks(cohort)]
+    for corpus in catalog.corpora.values():
+        assets += corpus_assets(corpus)
+        checks += corpus_checks(corpus)
+    for name, recipe in catalog.recipes.items():
+        corpus = catalog.corpus_of(name)
+        assets += [*training_assets(recipe), *embedding_assets(recipe, corpus)]
+        assets += recipe_probe_assets(recipe, corpus)
+        checks += [*training_checks(recipe), *embedding_checks(recipe, corpus)]
+        checks += recipe_probe_checks(recipe, corpus)
+    for report in catalog.reports.values():
+        assets += report_assets(report, catalog)
+        checks += report_checks(report)
+
+    gates = _gates(checks)
+    resources: dict[str, Any] = {
+        "datasets": Datasets(home=str(settings.home), gates=gates),
+        "launcher": DeepSpeedLauncher(),
+        "tracking": MlflowTracking(uri=settings.mlflow_uri),
+        **(overrides or {}),
+    }
+    definitions = Definitions(
+        assets=with_source_code_references(assets),
+        asset_checks=checks,
+        jobs=chain_jobs(catalog),
+        resources=resources,
+        executor=EXECUTORS[settings.executor],
+        metadata={"EHR_HOME": MetadataValue.path(str(settings.home))},
+    )
+    return Project(definitions, catalog, gates)
+
+
+def _gates(checks: list[AssetChecksDefinition]) -> dict[str, list[str]]:
+    """Asset → its blocking checks: what `require_passed_checks` asks for."""
+    gates: dict[str, list[str]] = {}
+    for definition in checks:
+        for spec in definition.check_specs:
+            if spec.blocking:
+                gates.setdefault(asset_name(spec.asset_key), []).append(spec.name)
+    return {name: sorted(names) for name, names in sorted(gates.items())}
