@@ -82,8 +82,8 @@ class SubjectsSpec(Spec):
 class When(Spec):
     """Conditions on raw columns (text, stripped); all must hold, otherwise the row makes no such event."""
 
-    not_null: list[Column] = []
-    equals: dict[Column, RawText] = {}
+    not_null: list[Column] = Field(default=[])
+    equals: dict[Column, RawText] = Field(default={})
     is_in: dict[Column, list[RawText]] = Field(default={}, alias="in")
 
     def columns(self) -> set[str]:
@@ -180,6 +180,14 @@ class JoinSpec(Spec):
     encoding: Encoding = "utf-8"
     optional: bool = False
 
+    @model_validator(mode="before")
+    @classmethod
+    def _on_is_a_key(cls, value: Any) -> Any:
+        # YAML 1.1 reads an unquoted `on` as true (which `apply_overrides` then spells "true").
+        if isinstance(value, Mapping):
+            return {"on" if key in (True, "true") else key: v for key, v in value.items()}
+        return value
+
     @model_validator(mode="after")
     def _new_names(self) -> "JoinSpec":
         if both := sorted(set(self.on) & set(self.columns)):
@@ -198,7 +206,7 @@ class TableSpec(Spec):
     subject_id: Column = "subject_id"
     encoding: Encoding = "utf-8"
     optional: bool = False
-    joins: list[JoinSpec] = []
+    joins: list[JoinSpec] = Field(default=[])
     events: list[EventSpec] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -206,8 +214,11 @@ class TableSpec(Spec):
         names = [name for join in self.joins for name in join.columns]
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(f"two joins give the column '{twice[0]}'; choose another new name")
-        if self.subject_id in names:
-            raise ValueError(f"a join gives the column '{self.subject_id}', which is the subject's")
+        read = {self.subject_id}
+        for join in self.joins:
+            if both := sorted(read & set(join.columns)):
+                raise ValueError(f"a join gives the column '{both[0]}', which the table already has")
+            read |= set(join.on)
         return self
 
     def raw_columns(self) -> list[str]:
@@ -241,7 +252,9 @@ class CohortSpec(Spec):
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(f"table names must be unique; given twice: {', '.join(twice)}")
         if self.subjects.table not in names:
-            raise ValueError(f"subjects.table '{self.subjects.table}' is not one of the tables: {', '.join(names)}")
+            raise ValueError(
+                f"subjects.table '{self.subjects.table}' is not one of the tables: {', '.join(names)}"
+            )
         roster = self.roster
         if roster.optional:
             raise ValueError(f"subjects.table '{roster.name}' cannot be optional")
@@ -259,5 +272,5 @@ class CohortSpec(Spec):
 
 
 def load_cohort(path: Path, overrides: Mapping[str, Any] = {}) -> CohortSpec:
-    """The cohort file at `path`, with dotted overrides applied. Raises SpecError naming file, key and reason."""
+    """The cohort file at `path`, dotted overrides applied. Raises SpecError naming file, key and reason."""
     return parse_spec(CohortSpec, apply_overrides(read_yaml(path), overrides), where=str(path))

@@ -46,20 +46,27 @@ class Verdict:
 
 def no_rows(name: str, description: str, table: str, query: str) -> Expectation:
     """An expectation that `query` (SQL over the suite's tables) selects nothing; ``{batch}`` is `table`."""
-    return Expectation(name, description, "UnexpectedRowsExpectation", table, {"unexpected_rows_query": query})
+    return Expectation(
+        name, description, "UnexpectedRowsExpectation", table, {"unexpected_rows_query": query}
+    )
 
 
-def run_suite(tables: Mapping[str, Path | Sequence[Path]], expectations: Sequence[Expectation]) -> list[Verdict]:
+def run_suite(
+    tables: Mapping[str, Path | Sequence[Path]], expectations: Sequence[Expectation]
+) -> list[Verdict]:
     """Validates Parquet files.
 
     Args:
-        tables: view name → a Parquet file, or several (the view then has a `filename` column).
+        tables: view name → a Parquet file, or several (the view then has `filename` and `file_row_number`).
         expectations: run in order, each on its own table.
 
     Raises:
         DatasetError: an expectation could not be evaluated at all (a column is missing, say).
     """
-    with tempfile.TemporaryDirectory() as folder, _datasource(Path(folder) / "suite.duckdb", tables) as source:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _datasource(Path(folder) / "suite.duckdb", tables) as source,
+    ):
         verdicts = []
         for table in dict.fromkeys(e.table for e in expectations):
             asset = source.add_table_asset(name=table, table_name=table)
@@ -72,7 +79,7 @@ def run_suite(tables: Mapping[str, Path | Sequence[Path]], expectations: Sequenc
 def _view(name: str, files: Path | Sequence[Path]) -> str:
     paths = [files] if isinstance(files, Path) else list(files)
     quoted = ", ".join("'" + str(p).replace("'", "''") + "'" for p in paths)
-    with_name = "" if isinstance(files, Path) else ", filename = true"
+    with_name = "" if isinstance(files, Path) else ", filename = true, file_row_number = true"
     return f'CREATE VIEW "{name}" AS SELECT * FROM read_parquet([{quoted}]{with_name})'
 
 

@@ -1,0 +1,109 @@
+"""Dagster assets of this room: `<cohort>/raw_tables`, and `<cohort>/latent_truth` of simulated cohorts."""
+
+import shutil
+from collections.abc import Iterator
+
+from dagster import (
+    AssetExecutionContext,
+    AssetKey,
+    AssetsDefinition,
+    AssetSpec,
+    MaterializeResult,
+    asset,
+    multi_asset,
+)
+
+from ehr_assets.cohorts.spec import CohortSpec, SyntheticSource
+from ehr_assets.lineage.hashing import code_version
+from resources.storage import Datasets, Outcome, Step
+
+
+def raw_tables_key(cohort: str) -> AssetKey:
+    return AssetKey([cohort, "raw_tables"])
+
+
+def latent_truth_key(cohort: str) -> AssetKey:
+    return AssetKey([cohort, "latent_truth"])
+
+
+def is_simulated(cohort: CohortSpec) -> bool:
+    return isinstance(cohort.source, SyntheticSource)
+
+
+def cohort_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
+    return [_simulated(cohort) if is_simulated(cohort) else _found(cohort)]
+
+
+def _simulated(cohort: CohortSpec) -> AssetsDefinition:
+    source = cohort.source
+    assert isinstance(source, SyntheticSource)
+    version = code_version(["cohorts/synthetic"], cohort.config_hash("source"))
+    raw, truth = raw_tables_key(cohort.name), latent_truth_key(cohort.name)
+
+    @multi_asset(
+        name=f"{cohort.name}__simulated_tables",
+        group_name=cohort.name,
+        specs=[
+            AssetSpec(
+                raw,
+                code_version=version,
+                kinds={"csv"},
+                description="Raw OMOP-shaped tables of simulated subjects, as a hospital would hand them over.",
+            ),
+            AssetSpec(
+                truth,
+                code_version=version,
+                kinds={"parquet"},
+                description="The simulator's latent states. Only the oracle ceiling may read them.",
+            ),
+        ],
+    )
+    def simulated_tables(context: AssetExecutionContext, datasets: Datasets) -> Iterator[MaterializeResult]:
+        from ehr_assets.cohorts.synthetic.registry import SIMULATORS
+
+        simulate = SIMULATORS[source.simulator]
+        config = source.model_dump(mode="json")
+        with datasets.store.staging() as both:
+            truth_dir = both / "truth"
+            truth_dir.mkdir()
+
+            def tables(step: Step) -> Outcome:
+                (step.out / "tables").mkdir()
+                counts = simulate(
+                    step.out / "tables",
+                    truth_dir,
+                    subjects=source.subjects,
+                    seed=source.seed,
+                    progress=step.progress,
+                )
+                return Outcome(stats=counts)
+
+            def latent(step: Step) -> Outcome:
+                shutil.copytree(truth_dir, step.out, dirs_exist_ok=True)
+                return Outcome(schema_of="latent_states")
+
+            yield datasets.materialize(context, tables, key=raw, config=config, seed=source.seed)
+            yield datasets.materialize(context, latent, key=truth, config=config, seed=source.seed)
+
+    return simulated_tables
+
+
+def _found(cohort: CohortSpec) -> AssetsDefinition:
+    @asset(
+        key=raw_tables_key(cohort.name),
+        group_name=cohort.name,
+        kinds={"csv"},
+        code_version=code_version(
+            ["cohorts/inventory.py", "cohorts/origin.py"], cohort.config_hash("source", "tables")
+        ),
+        description="The raw tables where they lie, as an inventory of their hashes. Nothing is copied.",
+    )
+    def raw_tables(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
+        from ehr_assets.cohorts.origin import write_inventory
+
+        def build(step: Step) -> Outcome:
+            return Outcome(stats=write_inventory(cohort, step.out, step.progress))
+
+        return datasets.materialize(context, build, config=cohort.source.model_dump(mode="json"))
+
+    return raw_tables

@@ -1,0 +1,49 @@
+"""Where a cohort's raw tables are to be read, whatever kind of source it has."""
+
+import json
+from pathlib import Path
+
+from ehr_assets.cohorts.inventory import inventory, raw_root, verify_inventory
+from ehr_assets.cohorts.spec import CohortSpec, SyntheticSource
+from ehr_assets.errors import EhrError
+from ehr_assets.progress import Progress, no_progress
+
+INVENTORY = "inventory.json"
+
+
+def write_inventory(cohort: CohortSpec, out_dir: Path, progress: Progress = no_progress) -> dict[str, int]:
+    """Writes the inventory of a table cohort's raw files as the `raw_tables` dataset; returns counts."""
+    entries = inventory(cohort, raw_root(cohort), progress)
+    (out_dir / INVENTORY).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    return {"raw_files": len(entries), "raw_bytes": sum(e["bytes"] for e in entries)}
+
+
+def tables_root(cohort: CohortSpec, raw_tables: Path, progress: Progress = no_progress) -> Path:
+    """The directory to read raw tables from, given the committed `raw_tables` dataset.
+
+    Files outside the store are hashed again first: what is read is what was recorded.
+
+    Raises:
+        DatasetError: a raw file changed since `raw_tables` was materialized.
+        RawTableError: the raw directory is not set or not there.
+    """
+    if isinstance(cohort.source, SyntheticSource):
+        return raw_tables / "tables"
+    root = raw_root(cohort)
+    verify_inventory(cohort, root, _recorded(raw_tables), progress)
+    return root
+
+
+def source_changes(cohort: CohortSpec, raw_tables: Path) -> str | None:
+    """Why the recorded raw tables are out of date, by content; None if they are not."""
+    if isinstance(cohort.source, SyntheticSource):
+        return None
+    try:
+        verify_inventory(cohort, raw_root(cohort), _recorded(raw_tables))
+    except EhrError as e:
+        return f"{e.what} ({Path(e.where).name})" if e.where else e.what
+    return None
+
+
+def _recorded(raw_tables: Path) -> list[dict]:
+    return json.loads((raw_tables / INVENTORY).read_text(encoding="utf-8"))

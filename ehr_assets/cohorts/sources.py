@@ -1,0 +1,120 @@
+"""The bytes of a raw CSV file as checked UTF-8, plain or gzipped, in any declared encoding.
+
+Damage is found here and told apart: truncated, corrupt, other encoding (with the line). Records and
+columns are the business of `readers.py`.
+"""
+
+import codecs
+import io
+import zlib
+from pathlib import Path
+
+import pyarrow as pa
+
+from ehr_assets.errors import RawTableError
+
+CHUNK = 1 << 20
+_BOMS = (  # longest first: UTF-32-LE starts like UTF-16-LE
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+class CsvSource(io.RawIOBase):
+    """A file-like object over a CSV file that gives UTF-8 without a byte-order mark, then `tail`.
+
+    Args:
+        path: ends in .csv or .csv.gz.
+        encoding: that the file is written in.
+        tail: bytes to append.
+
+    Reading raises RawTableError; since readers in between may disguise it, it is also kept in `failure`.
+    """
+
+    def __init__(self, path: Path, encoding: str = "utf-8", tail: bytes = b"") -> None:
+        self.path, self.encoding = path, encoding
+        self.failure: RawTableError | None = None
+        self.size = path.stat().st_size
+        self._file = path.open("rb")
+        self._gzip = path.suffix == ".gz"
+        # Not Python's gzip: this one is faster, and tells a truncated stream from a corrupt one.
+        self._bytes = pa.CompressedInputStream(self._file, "gzip") if self._gzip and self.size else self._file
+        name = codecs.lookup(encoding).name
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig" if name == "utf-8" else name)()
+        self._tail, self._line, self._ready, self._ended, self._started = tail, 1, b"", False, False
+
+    @property
+    def position(self) -> int:
+        """Bytes of the file read so far (of the compressed file, if it is one)."""
+        return 0 if self._file.closed else self._file.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Exactly `size` bytes, except at the end: blocks must not depend on how the file is packed."""
+        parts, have = [self._ready], len(self._ready)
+        while (size < 0 or have < size) and not self._ended:
+            parts.append(self._next())
+            have += len(parts[-1])
+        data = b"".join(parts)
+        cut = len(data) if size < 0 else size
+        self._ready = data[cut:]
+        return data[:cut]
+
+    def readinto(self, buffer) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._bytes.close()
+            self._file.close()
+        super().close()
+
+    def _next(self) -> bytes:
+        raw = self._raw()
+        self._ended = not raw
+        try:
+            text = self._decoder.decode(raw, final=self._ended)
+        except UnicodeDecodeError as e:
+            bad = e.object[: e.start] if isinstance(e.object, bytes) else b""
+            raise self._fail(*self._other_encoding(self._line + bad.count(b"\n"))) from None
+        except UnicodeError:  # UTF-16 and UTF-32 without their mark
+            raise self._fail(*self._other_encoding(self._line)) from None
+        data = text.encode("utf-8")
+        self._line += data.count(b"\n")
+        return data + self._tail if self._ended else data
+
+    def _raw(self) -> bytes:
+        try:
+            raw = bytes(self._bytes.read(CHUNK))
+        except (OSError, EOFError, zlib.error) as e:
+            if isinstance(e, OSError) and e.errno:
+                reason, do = f"cannot be read ({e.strerror})", "Check the file, its permissions and the disk."
+            elif "runcated" in str(e):
+                reason, do = "is a truncated gzip file", "Copy or download it again; compare checksums."
+            else:
+                reason, do = "is not a sound gzip file", "Copy or download it again; compare checksums."
+            raise self._fail(f"The raw table {reason}.", f"{self.path}, near line {self._line}", do) from None
+        if not self._started:
+            self._started = True
+            for mark, name in _BOMS:
+                if raw.startswith(mark) and name not in codecs.lookup(self.encoding).name:
+                    raise self._fail(*self._other_encoding(1, name))
+        return raw
+
+    def _other_encoding(self, line: int, found: str | None = None) -> tuple[str, str, str]:
+        seems = f"; its first bytes are those of {found}" if found else ""
+        return (
+            f"The raw table is not written in {self.encoding}{seems}.",
+            f"{self.path}, line {line}",
+            f"Set `encoding: {found or 'latin-1'}` (or what it is) at this table in the spec, or convert it.",
+        )
+
+    def _fail(self, what: str, where: str, do: str) -> RawTableError:
+        self.failure = RawTableError(what, where=where, do=do)
+        return self.failure

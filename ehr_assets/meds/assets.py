@@ -1,0 +1,110 @@
+"""Dagster assets of this room: `<cohort>/subject_splits` and `<cohort>/meds_events`."""
+
+from dagster import (
+    AssetExecutionContext,
+    AssetKey,
+    AssetsDefinition,
+    MaterializeResult,
+    TableColumnDep,
+    TableColumnLineage,
+    asset,
+)
+
+from ehr_assets.cohorts.assets import raw_tables_key
+from ehr_assets.cohorts.spec import CohortSpec, EventSpec
+from ehr_assets.cohorts.templates import template_columns
+from ehr_assets.lineage.hashing import code_version
+from resources.storage import Datasets, Outcome, Step, asset_name
+
+READERS = [
+    "cohorts/readers.py",
+    "cohorts/templates.py",
+    "cohorts/inventory.py",
+    "cohorts/origin.py",
+    "cohorts/sources.py",
+]
+
+
+def subject_splits_key(cohort: str) -> AssetKey:
+    return AssetKey([cohort, "subject_splits"])
+
+
+def meds_events_key(cohort: str) -> AssetKey:
+    return AssetKey([cohort, "meds_events"])
+
+
+def meds_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
+    raw, splits = raw_tables_key(cohort.name), subject_splits_key(cohort.name)
+
+    @asset(
+        key=splits,
+        deps=[raw],
+        group_name=cohort.name,
+        kinds={"parquet"},
+        code_version=code_version(
+            ["meds/splits.py", *READERS], cohort.config_hash("splits", "subjects", "tables")
+        ),
+        description="Which subject is in train, tuning or held_out: a salted hash of the person, nothing else.",
+    )
+    def subject_splits(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
+        from ehr_assets.cohorts.origin import tables_root
+        from ehr_assets.meds.splits import write_splits
+
+        def build(step: Step) -> Outcome:
+            root = tables_root(cohort, step.inputs[asset_name(raw)].path)
+            return Outcome(stats=write_splits(cohort, root, step.out), schema_of="subject_splits")
+
+        return datasets.materialize(context, build, config=cohort.splits.model_dump(mode="json"))
+
+    @asset(
+        key=meds_events_key(cohort.name),
+        deps=[raw, splits],
+        group_name=cohort.name,
+        kinds={"polars", "parquet"},
+        code_version=code_version(
+            ["meds", *READERS],
+            cohort.config_hash("tables", "subjects", "quarantine_threshold", "shard_subjects"),
+        ),
+        description="Every raw row as MEDS events with the time each could first be known, or in quarantine.",
+    )
+    def meds_events(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
+        from ehr_assets.cohorts.origin import tables_root
+        from ehr_assets.meds.extract import extract_meds
+
+        def build(step: Step) -> Outcome:
+            root = tables_root(cohort, step.inputs[asset_name(raw)].path)
+            split_file = step.inputs[asset_name(splits)].path / "subject_splits.parquet"
+            stats = extract_meds(cohort, root, split_file, step.out, step.progress)
+            return Outcome(stats, schema_of="data/", column_lineage=_column_lineage(cohort))
+
+        return datasets.materialize(context, build, config=cohort.model_dump(mode="json", include={"tables"}))
+
+    return [subject_splits, meds_events]
+
+
+def _column_lineage(cohort: CohortSpec) -> TableColumnLineage:
+    """MEDS column → the raw columns (``table.column``) that it can come from, read off the spec."""
+    raw = raw_tables_key(cohort.name)
+    sources: dict[str, set[str]] = {}
+    for table in cohort.tables:
+        sources.setdefault("subject_id", set()).add(f"{table.name}.{table.subject_id}")
+        for event in table.events:
+            for column, names in _columns_by_field(event).items():
+                sources.setdefault(column, set()).update(f"{table.name}.{name}" for name in names)
+    return TableColumnLineage(
+        {
+            column: [TableColumnDep(asset_key=raw, column_name=name) for name in sorted(names)]
+            for column, names in sources.items()
+        }
+    )
+
+
+def _columns_by_field(event: EventSpec) -> dict[str, set[str]]:
+    times = {c for t in event.time or [] for c in t.columns()}
+    return {
+        "time": times,
+        "available_time": times | {c for t in event.available or [] for c in t.columns()},
+        "code": template_columns(event.code),
+        "numeric_value": {c for c in (event.value, event.numeric_value) if c},
+        "text_value": {c for c in (event.value, event.text_value) if c},
+    }

@@ -1,0 +1,73 @@
+"""Looking back at a committed meds_events directory: what its checks ask. Counts only come out."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+
+
+@dataclass(frozen=True)
+class Accounting:
+    """Rows over all tables. `tables_off`: tables in which accepted + quarantined differs from read."""
+
+    read: int
+    accepted: int
+    quarantined: int
+    tables_off: int
+    quarantine_rows: int
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every row read is accepted or stands in quarantine.parquet."""
+        return not self.tables_off and self.quarantined == self.quarantine_rows
+
+
+def accounting(meds_dir: Path) -> Accounting:
+    """The row accounting of an extraction, compared with the rows that really lie in quarantine."""
+    table = pl.read_parquet(meds_dir / "accounting.parquet")
+    rows = pl.read_parquet(meds_dir / "quarantine" / "quarantine.parquet", columns=["table", "row"])
+    off = table.filter(pl.col("accepted") + pl.col("quarantined") != pl.col("read")).height
+    read, accepted, quarantined = (int(table[c].sum()) for c in ("read", "accepted", "quarantined"))
+    return Accounting(read, accepted, quarantined, off, rows.n_unique())
+
+
+def quarantine_reasons(meds_dir: Path) -> dict[str, int]:
+    """``quarantined: <reason>`` → rows."""
+    reasons = pl.read_parquet(meds_dir / "quarantine" / "quarantine.parquet", columns=["reason"])
+    return {
+        f"quarantined: {reason}": n for reason, n in reasons["reason"].value_counts().sort("reason").rows()
+    }
+
+
+def schema_problems(meds_dir: Path) -> dict[str, str]:
+    """File → the kind of error that the `meds` package raises on it; empty for a valid dataset."""
+    from meds import CodeMetadataSchema, DataSchema, DatasetMetadataSchema, SubjectSplitSchema
+
+    problems: dict[str, str] = {}
+
+    def attempt(path: Path, validate) -> None:
+        try:
+            validate()
+        except Exception as e:  # the schemas raise several unrelated types
+            problems[path.relative_to(meds_dir).as_posix()] = type(e).__name__
+
+    for path in sorted(meds_dir.glob("data/*/*.parquet")):
+        # The schema alone decides, but for nulls in required columns, which need the data.
+        attempt(path, lambda p=path: DataSchema.validate(pq.read_table(p)))
+    metadata = meds_dir / "metadata"
+    codes, splits, about = (metadata / n for n in ("codes.parquet", "subject_splits.parquet", "dataset.json"))
+    attempt(codes, lambda: CodeMetadataSchema.validate(pq.read_table(codes)))
+    attempt(splits, lambda: SubjectSplitSchema.validate(pq.read_table(splits)))
+    attempt(about, lambda: DatasetMetadataSchema.validate(json.loads(about.read_text(encoding="utf-8"))))
+    return problems
+
+
+def subjects_by_folder(meds_dir: Path) -> pl.DataFrame:
+    """subject_id and the split folder its events lie in."""
+    found = [
+        pl.read_parquet(path, columns=["subject_id"]).unique().with_columns(split=pl.lit(path.parent.name))
+        for path in sorted(meds_dir.glob("data/*/*.parquet"))
+    ]
+    return pl.concat(found) if found else pl.DataFrame(schema={"subject_id": pl.Int64, "split": pl.String})

@@ -1,0 +1,130 @@
+"""The MEDS dataset on disk: its schemas, order and metadata files, and the strict check of all of it.
+
+The contract that every room to the right reads by; how the events come about is `extract.py`.
+"""
+
+import json
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from flexible_schema import SchemaValidationError
+from meds import (
+    CodeMetadataSchema,
+    DataSchema,
+    DatasetMetadataSchema,
+    SubjectSplitSchema,
+    code_metadata_filepath,
+    data_subdirectory,
+    dataset_metadata_filepath,
+    subject_splits_filepath,
+)
+
+from ehr_assets.errors import DatasetError
+from ehr_assets.meds.splits import SPLITS
+
+MEDS_SCHEMA = pa.schema(
+    [
+        ("subject_id", pa.int64()),
+        ("time", pa.timestamp("us")),
+        ("code", pa.string()),
+        ("numeric_value", pa.float32()),
+        ("text_value", pa.large_string()),
+        ("available_time", pa.timestamp("us")),
+        ("section", pa.string()),
+    ]
+)
+"""Columns of the event files. `available_time`: when the record could first be known (≥ time)."""
+
+SORT_BY = ["subject_id", "time", "available_time", "section", "code", "numeric_value", "text_value"]
+"""Nulls first; `section` by its index in SECTIONS, not by name."""
+
+EXTENSIONS = ["available_time", "section"]
+
+
+def write_parquet(table: pa.Table, path: Path) -> None:
+    """Writes zstd Parquet without anything that differs between equal runs."""
+    pq.write_table(table, path, compression="zstd")
+
+
+def event_files(root: Path) -> dict[str, list[Path]]:
+    """The event files of a MEDS dataset per split, in order."""
+    return {split: sorted((root / data_subdirectory / split).glob("*.parquet")) for split in SPLITS}
+
+
+def write_codes(codes: Iterable[str], described: dict[str, str], units: pl.DataFrame, root: Path) -> int:
+    """Writes metadata/codes.parquet, sorted by code, and returns the number of codes.
+
+    Args:
+        codes: all codes of the event files.
+        described: code → description.
+        units: code, unit, len: how often each unit came with each code; the most frequent one is written,
+            of equally frequent ones the first in the alphabet.
+    """
+    best = units.group_by("code", "unit").agg(pl.col("len").sum())
+    best = best.sort(["code", "len", "unit"], descending=[False, True, False]).unique("code", keep="first")
+    unit_of = dict(best.select("code", "unit").iter_rows())
+    names = sorted(codes)
+    table = pa.table(
+        {
+            "code": pa.array(names, pa.string()),
+            "description": pa.array([described.get(c) for c in names], pa.string()),
+            "parent_codes": pa.nulls(len(names), pa.list_(pa.string())),
+            "unit": pa.array([unit_of.get(c) for c in names], pa.string()),
+        }
+    )
+    write_parquet(CodeMetadataSchema.align(table), root / code_metadata_filepath)
+    return len(names)
+
+
+def write_dataset_json(name: str, etl_version: str, root: Path) -> None:
+    """Writes metadata/dataset.json; without the optional `created_at`: equal runs give equal bytes."""
+    data = {
+        "dataset_name": name,
+        "etl_name": "ehr-assets",
+        "etl_version": etl_version,
+        "meds_version": metadata.version("meds"),
+        "other_extension_columns": EXTENSIONS,
+    }
+    DatasetMetadataSchema.validate(data)
+    (root / dataset_metadata_filepath).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def validate_meds(root: Path) -> int:
+    """Reads a MEDS dataset back with the `meds` package's strict schemas and returns its number of events.
+
+    Raises:
+        DatasetError: a file does not fit its schema, or one subject is in two files.
+    """
+    _validate(root / subject_splits_filepath, SubjectSplitSchema)
+    _validate(root / code_metadata_filepath, CodeMetadataSchema)
+    DatasetMetadataSchema.validate(json.loads((root / dataset_metadata_filepath).read_text(encoding="utf-8")))
+    events, seen = 0, pl.Series("subject_id", [], pl.Int64)
+    for path in [p for files in event_files(root).values() for p in files]:
+        table = _validate(path, DataSchema)
+        events += table.num_rows
+        here = pl.Series("subject_id", table["subject_id"]).unique()
+        if seen.is_in(here.implode()).any():
+            raise _invalid(path, "a subject has events in two files")
+        seen = pl.concat([seen, here])
+    return events
+
+
+def _validate(path: Path, schema) -> pa.Table:
+    table = pq.read_table(path)
+    try:
+        schema.validate(table)
+    except SchemaValidationError as e:
+        raise _invalid(path, str(e)) from None
+    return table
+
+
+def _invalid(path: Path, reason: str) -> DatasetError:
+    return DatasetError(
+        f"A file of the MEDS dataset is not valid MEDS: {reason}.",
+        where=str(path),
+        do="Re-materialize the cohort's meds_events.",
+    )

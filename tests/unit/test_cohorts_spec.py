@@ -1,0 +1,118 @@
+"""Cohort specs: what they refuse, and that the refusal says where and why."""
+
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cohorts_support import SPEC, tiny
+
+from ehr_assets.cohorts.spec import CohortSpec, load_cohort
+from ehr_assets.cohorts.templates import Part, parse_template
+from ehr_assets.errors import SpecError
+from ehr_assets.specs import parse_spec
+
+SHIPPED = sorted((Path(__file__).parents[2] / "ehr_assets" / "cohorts" / "specs").glob("*.yaml"))
+
+
+def refusal(change) -> str:
+    data: dict[str, Any] = deepcopy(SPEC)
+    change(data)
+    with pytest.raises(SpecError) as e:
+        parse_spec(CohortSpec, data, where="tiny.yaml")
+    return str(e.value)
+
+
+def lab(data):
+    return data["tables"][1]["events"][0]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_shipped_specs_load_under_their_file_name(path):
+    assert load_cohort(path).name == path.stem
+
+
+def test_overrides_reach_nested_keys(tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(SPEC))
+    spec = load_cohort(file, {"splits.held_out": 0.5, "shard_subjects": 3})
+    assert (spec.splits.held_out, spec.shard_subjects) == (0.5, 3)
+
+
+def test_unquoted_on_is_a_key_although_yaml_reads_it_as_true(tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(SPEC).replace("true:", "on:"))
+    assert "on:" in file.read_text()
+    assert load_cohort(file).tables[1].joins[0].on == {"item": "item"}
+
+
+def test_a_misspelt_key_is_named_with_the_key_that_was_meant():
+    text = refusal(lambda d: lab(d).update(availble="filed"))
+    assert "tables.1.events.0.availble" in text
+    assert "Did you mean 'available'?" in text
+    assert "tiny.yaml" in text
+
+
+def test_a_misspelt_key_inside_a_time_is_found():
+    text = refusal(lambda d: lab(d).update(time={"colum": "drawn"}))
+    assert "Did you mean 'column'?" in text
+
+
+@pytest.mark.parametrize("template", ["LAB//{item", "LAB//item}", "{}", "{a|b|c}", "{a{b}}", " "])
+def test_bad_templates_are_refused_at_load(template):
+    assert "tables.1.events.0.code" in refusal(lambda d: lab(d).update(code=template))
+
+
+def test_template_parts():
+    assert parse_template("A//{b}//{c|}") == [Part("A//"), Part(None, "b"), Part("//"), Part("", "c")]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda d: lab(d).update(section="labs"), "tables.1.events.0.section"),
+        (lambda d: lab(d).update(static=True), "neither `time` nor `available`"),
+        (lambda d: lab(d).pop("time"), "give `time`, or `static: true`"),
+        (lambda d: lab(d).update(value="text"), "give either `value`"),
+        (lambda d: lab(d).update(time={"column": "a", "year": "b"}), "either `column` or `year`"),
+        (lambda d: lab(d).update(time={"column": "a", "at": "end_of_day"}), "kind: date"),
+        (lambda d: lab(d).update(available={"year": "a"}), "cannot be read from a year"),
+        (lambda d: lab(d).update(when={"equals": {"a": True}}), "when.equals.a"),
+        (lambda d: d["subjects"].update(table="persons"), "'persons' is not one of the tables"),
+        (lambda d: d["subjects"].update(column="id"), "subject_id: pid"),
+        (lambda d: d["tables"][0].update(optional=True), "cannot be optional"),
+        (lambda d: d["tables"][1].update(name="people"), "given twice: people"),
+        (lambda d: d["tables"][1].update(encoding="utf-9"), "'utf-9' is not an encoding"),
+        (lambda d: d["tables"][1].update(file="/etc/labs"), "tables.1.file"),
+        (lambda d: d["tables"][1]["joins"][0].update(columns={"item": "name"}), "second meaning"),
+        (lambda d: d["tables"][1]["joins"][0].update(columns={"pid": "name"}), "already has"),
+        (lambda d: d.update(quarantine_threshold=2), "quarantine_threshold"),
+        (lambda d: d.update(source={"kind": "tables", "root": "/data"}), "source.tables.root"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_with_the_reason(change, why):
+    assert why in refusal(change)
+
+
+def test_columns_to_read_leave_out_joined_ones_and_add_their_keys():
+    spec = tiny()
+    assert spec.tables[1].raw_columns() == ["drawn", "filed", "item", "number", "pid", "text", "unit"]
+
+
+def test_conditions_are_on_text():
+    data = deepcopy(SPEC)
+    lab(data)["when"] = {"equals": {"flag": 1}, "in": {"kind": [2, "x"]}}
+    when = parse_spec(CohortSpec, data, where="tiny").tables[1].events[0].when
+    assert when.equals == {"flag": "1"}
+    assert when.is_in == {"kind": ["2", "x"]}
+
+
+def test_loading_specs_imports_nothing_heavy():
+    code = (
+        "import sys, ehr_assets.cohorts.spec;"
+        "print([m for m in ('polars', 'pyarrow', 'numpy', 'pandas', 'dagster', 'torch') if m in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -1,0 +1,365 @@
+"""Extraction: what each kind of row becomes, and that every row is accounted for."""
+
+import hashlib
+from datetime import datetime
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from cohorts_support import LABS, PEOPLE, SPEC, Extracted, extract, tiny, write_tables
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ehr_assets.cohorts import readers
+from ehr_assets.cohorts.spec import SECTIONS
+from ehr_assets.errors import DatasetError, RawTableError
+from ehr_assets.meds.extract import extract_meds
+from ehr_assets.meds.frames import MEDS_SCHEMA, validate_meds
+from ehr_assets.meds.splits import SPLITS
+
+PERSON = "1,F,1950,2020-03-05\n"
+
+
+def run(tmp_path, people=PERSON, labs="", spec=None) -> Extracted:
+    root = write_tables(tmp_path / "raw", PEOPLE + people, LABS + labs)
+    return extract(root, tmp_path, spec)
+
+
+def event(**changes):
+    """A cohort whose lab event is changed; None removes a key."""
+    lab = {**SPEC["tables"][1]["events"][0], **changes}
+    labs = {**SPEC["tables"][1], "events": [{k: v for k, v in lab.items() if v is not None}]}
+    return tiny(tables=[SPEC["tables"][0], labs])
+
+
+def lab_times(got: Extracted):
+    labs = got.events.filter(pl.col("code").str.starts_with("LAB"))
+    return [(str(t), str(a)) for t, a in labs.select("time", "available_time").rows()]
+
+
+def test_a_subject_from_raw_rows_to_events(tmp_path):
+    raw = write_tables(
+        tmp_path / "raw",
+        PEOPLE + PERSON,
+        LABS + "1,50, mg ,2020-01-01 10:00:00,2020-01-01 11:30:00,1.5,high\n"
+        "1,50,mg,2020-01-01T10:00,,,hazy\n1,60,,2020-01-02,,,\n",
+    )
+    (raw / "items.csv").write_text("item,name\n50,Sodium\n50,Other\n")
+    got = extract(raw, tmp_path)
+    known = datetime(2020, 1, 1, 11, 30)
+    drawn = datetime(2020, 1, 1, 10)
+    end = datetime(2020, 1, 2, 23, 59, 59, 999999)
+    died, night = datetime(2020, 3, 5), datetime(2020, 3, 5, 23, 59, 59, 999999)
+    assert got.events.rows() == [
+        (1, None, "GENDER//F", None, None, None, "demographics"),
+        (1, datetime(1950, 1, 1), "MEDS_BIRTH", None, None, datetime(1950, 1, 1), "demographics"),
+        (1, drawn, "LAB//50//mg", None, "hazy", drawn, "measurements"),
+        (1, drawn, "LAB//50//mg", 1.5, None, known, "measurements"),
+        (1, datetime(2020, 1, 2), "LAB//60//UNK", None, None, end, "measurements"),
+        (1, died, "MEDS_DEATH", None, None, night, "death"),
+    ]
+    described = {r["code"]: (r["description"], r["unit"]) for r in got.codes.to_dicts()}
+    assert described["LAB//50//mg"] == ("Sodium", "mg")
+    assert described["LAB//60//UNK"] == (None, None)
+    assert got.accounting.rows() == [("people", 1, 1, 0, 0, 3), ("labs", 3, 3, 0, 0, 3)]
+    assert got.stats["dimensions"]["items"] == {"rows": 2, "ragged": 0, "duplicate_keys": 1}
+
+
+def test_the_dataset_is_strict_meds_with_a_file_for_every_split(tmp_path):
+    got = run(tmp_path)
+    assert validate_meds(got.out) == 3
+    for split in SPLITS:
+        for path in (got.out / "data" / split).glob("*.parquet"):
+            assert pq.read_schema(path).equals(MEDS_SCHEMA, check_metadata=False)
+    assert {p.parent.name for p in got.out.glob("data/*/*.parquet")} == set(SPLITS)
+    assert not (got.out / ".staging").exists()
+
+
+def test_an_empty_cohort_is_no_error(tmp_path):
+    got = run(tmp_path, people="", labs="")
+    assert validate_meds(got.out) == 0
+    assert got.accounting["read"].to_list() == [0, 0]
+    assert got.stats["quarantined_fraction"] == 0
+
+
+@pytest.mark.parametrize(
+    "time",
+    ["yesterday", "2020-02-30", "2020-01-01 25:00:00", "2020-01-01T10:00:00Z", "01/02/2020", "2020-1-1", "0"],
+)
+@pytest.mark.parametrize("column", ["drawn", "filed"])
+def test_an_unparsable_time_is_quarantined(tmp_path, time, column):
+    drawn, filed = (time, "") if column == "drawn" else ("2020-01-01", time)
+    got = run(tmp_path, labs=f"1,50,mg,2020-01-01,,1,\n1,50,mg,{drawn},{filed},1,\n")
+    assert got.reasons == [("labs", 2, column, "unparsable time")]
+    assert got.accounting.rows()[1] == ("labs", 2, 1, 0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("raw", "time"),
+    [
+        ("2020-01-01 10:30:05.25", "2020-01-01 10:30:05.250000"),
+        ("2020-01-01T10:30:05.1234567", "2020-01-01 10:30:05.123456"),
+        (" 2020-01-01 10:30 ", "2020-01-01 10:30:00"),
+    ],
+)
+def test_times_that_are_understood(tmp_path, raw, time):
+    assert lab_times(run(tmp_path, labs=f"1,50,mg,{raw},,1,\n")) == [(time, time)]
+
+
+def test_a_row_without_time_is_accepted_without_event(tmp_path):
+    got = run(tmp_path, labs="1,50,mg,,2020-01-01,1,\n1,,mg,2020-01-01,,1,\n")
+    assert got.reasons == []
+    assert got.accounting.rows()[1] == ("labs", 2, 2, 2, 0, 0)
+
+
+def test_nothing_is_available_before_it_happened(tmp_path):
+    got = run(tmp_path, labs="1,50,mg,2020-01-05 10:00:00,2020-01-05 09:00:00,1,\n")
+    assert lab_times(got) == [("2020-01-05 10:00:00", "2020-01-05 10:00:00")]
+
+
+def test_a_date_is_available_at_its_end_whatever_it_is_read_for(tmp_path):
+    spec = event(time={"column": "drawn", "kind": "date"}, available={"column": "filed", "kind": "date"})
+    got = run(tmp_path, labs="1,50,mg,2020-01-01 10:00:00,,1,\n1,50,mg,2020-01-01,2020-01-03,1,\n", spec=spec)
+    assert lab_times(got) == [
+        ("2020-01-01 00:00:00", "2020-01-01 23:59:59.999999"),
+        ("2020-01-01 00:00:00", "2020-01-03 23:59:59.999999"),
+    ]
+
+
+def test_a_date_known_before_it_falls_back_to_its_end(tmp_path):
+    spec = event(time={"column": "drawn", "kind": "date"})
+    got = run(tmp_path, labs="1,50,mg,2020-01-02,2020-01-01 10:00:00,1,\n", spec=spec)
+    assert lab_times(got) == [("2020-01-02 00:00:00", "2020-01-02 23:59:59.999999")]
+
+
+def test_a_date_may_stand_for_its_end(tmp_path):
+    got = run(
+        tmp_path,
+        labs="1,50,mg,2020-01-01,,1,\n",
+        spec=event(time={"column": "drawn", "kind": "date", "at": "end_of_day"}),
+    )
+    assert lab_times(got) == [("2020-01-01 23:59:59.999999",) * 2]
+
+
+def test_the_first_time_that_is_there_counts(tmp_path):
+    spec = event(time=["drawn", {"column": "filed", "kind": "date"}], available=None)
+    got = run(tmp_path, labs="1,50,mg,2020-01-01 10:00:00,2020-01-02,1,\n1,50,mg,,2020-01-02,1,\n", spec=spec)
+    assert lab_times(got) == [
+        ("2020-01-01 10:00:00", "2020-01-01 10:00:00"),
+        ("2020-01-02 00:00:00", "2020-01-02 23:59:59.999999"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        ("1,5", None),
+        ("high", "unparsable number"),
+        ("nan", "unparsable number"),
+        ("1e39", "number out of range"),
+    ],
+)
+def test_a_number_that_is_none_is_quarantined(tmp_path, number, reason):
+    quoted = f'"{number}"'
+    got = run(tmp_path, labs=f"1,50,mg,2020-01-01,,{quoted},x\n")
+    assert got.reasons == [("labs", 1, "number", reason or "unparsable number")]
+
+
+def test_a_value_is_a_number_where_it_is_one_and_text_elsewhere(tmp_path):
+    spec = event(value="text", numeric_value=None, text_value=None)
+    got = run(
+        tmp_path,
+        labs="1,50,mg,2020-01-01,,,-1.5e2\n1,50,mg,2020-01-02,,,120/80\n1,50,mg,2020-01-03,,,1e40\n",
+        spec=spec,
+    )
+    values = got.events.filter(pl.col("code") == "LAB//50//mg").select("numeric_value", "text_value").rows()
+    assert values == [(-150.0, None), (None, "120/80"), (None, "1e40")]
+
+
+def test_a_condition_decides_over_the_event_not_the_row(tmp_path):
+    spec = event(when={"not_null": ["number"], "in": {"item": [50, 51]}})
+    labs = "1,50,mg,2020-01-01,,1,\n1,50,mg,2020-01-01,,,x\n1,60,mg,2020-01-01,,1,\n1,60,mg,never,,1,\n"
+    got = run(tmp_path, labs=labs, spec=spec)
+    assert got.reasons == []  # the unreadable time belongs to an event that is not wanted
+    assert got.accounting.rows()[1] == ("labs", 4, 4, 3, 0, 1)
+
+
+def test_subjects_that_cannot_be_are_quarantined(tmp_path):
+    labs = "".join(
+        f"{pid},50,mg,2020-01-01,,1,\n" for pid in ("1", "2", "", "1.0", "99999999999999999999", " 1 ")
+    )
+    got = run(tmp_path, labs=labs)
+    assert [(row, reason) for _, row, _, reason in got.reasons] == [
+        (2, "unknown subject"),
+        (3, "missing subject id"),
+        (4, "unparsable subject id"),
+        (5, "unparsable subject id"),
+    ]
+    assert got.stats["reasons"] == {"missing subject id": 1, "unknown subject": 1, "unparsable subject id": 2}
+
+
+def test_the_second_row_of_a_subject_is_quarantined_also_in_a_later_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "BLOCK_BYTES", 64)
+    people = "".join(f"{i},F,1950,\n" for i in range(1, 9)) + "8,M,1960,\n3,M,1960,\n3,M,1960,\n"
+    got = run(tmp_path, people=people)
+    assert got.reasons == [("people", row, "pid", "duplicate subject") for row in (9, 10, 11)]
+    assert got.events.filter(pl.col("subject_id") == 3)["code"].to_list() == ["GENDER//F", "MEDS_BIRTH"]
+
+
+def test_a_death_before_birth_is_quarantined_and_spares_the_other_rows(tmp_path):
+    got = run(
+        tmp_path,
+        people="1,F,2000,1999-12-31\n2,F,1950,\n",
+        labs="1,50,mg,1990-01-01,,1,\n2,50,mg,1990-01-01,,1,\n",
+    )
+    assert got.reasons == [("people", 1, None, "before birth")]
+    assert sorted(got.events["subject_id"].unique()) == [1, 2]
+    assert got.accounting.rows() == [("people", 2, 1, 0, 1, 2), ("labs", 2, 2, 0, 0, 2)]
+
+
+def test_any_event_before_birth_takes_its_whole_row_along(tmp_path):
+    twice = {**SPEC["tables"][1]["events"][0], "code": "FILED", "time": "filed", "available": None}
+    labs = {**SPEC["tables"][1], "events": [SPEC["tables"][1]["events"][0], twice]}
+    got = run(
+        tmp_path, labs="1,50,mg,1949-12-31,2020-01-01,1,\n", spec=tiny(tables=[SPEC["tables"][0], labs])
+    )
+    assert got.reasons == [("labs", 1, None, "before birth")]
+    assert got.events.height == 3
+    assert got.balanced()
+
+
+def test_a_record_of_the_day_of_birth_is_not_before_it(tmp_path):
+    people = {
+        **SPEC["tables"][0],
+        "events": [{"code": "MEDS_BIRTH", "time": "born", "section": "demographics"}],
+    }
+    spec = tiny(tables=[people, SPEC["tables"][1]])
+    labs = "1,50,mg,2000-01-01,,1,\n1,50,mg,2000-01-01 13:59:59,,1,\n"
+    got = run(tmp_path, people="1,F,2000-01-01 14:00:00,\n", labs=labs, spec=spec)
+    assert got.reasons == [("labs", 2, None, "before birth")]
+    assert got.events["time"].unique().to_list() == [datetime(2000, 1, 1, 14)]
+
+
+def test_ragged_rows_and_nul_bytes_are_quarantined(tmp_path):
+    got = run(tmp_path, labs="1,50,mg\n1,5\x000,mg,2020-01-01,,1,\n1,50,mg,2020-01-01,,1,\n")
+    assert got.reasons == [("labs", 1, None, "wrong number of fields"), ("labs", 2, "item", "NUL byte")]
+    assert got.accounting.rows()[1] == ("labs", 3, 1, 0, 2, 1)
+
+
+def test_an_absent_optional_table_is_told(tmp_path):
+    spec = tiny(tables=[SPEC["tables"][0], {**SPEC["tables"][1], "file": "nowhere", "optional": True}])
+    got = run(tmp_path, spec=spec)
+    assert got.stats["absent_tables"] == ["labs"]
+    assert got.accounting["table"].to_list() == ["people"]
+
+
+def test_an_absent_table_or_dimension_is_an_error(tmp_path):
+    labs = {**SPEC["tables"][1], "joins": [{"file": "items", "on": ["item"], "columns": {"label": "name"}}]}
+    with pytest.raises(RawTableError, match="items"):
+        run(tmp_path, spec=tiny(tables=[SPEC["tables"][0], labs]))
+    assert not (tmp_path / "meds" / ".staging").exists()
+
+
+def test_splits_that_do_not_cover_the_roster_are_refused(tmp_path):
+    root = write_tables(tmp_path / "raw", PEOPLE + PERSON, LABS)
+    for splits in ({"subject_id": [2], "split": ["train"]}, {"subject_id": [], "split": []}):
+        out = tmp_path / f"out{len(splits['split'])}"
+        out.mkdir()
+        with pytest.raises(DatasetError, match="do not cover the roster"):
+            extract_meds(tiny(), root, pl.DataFrame(splits), out)
+
+
+def test_no_value_or_id_is_in_an_error(tmp_path):
+    root = write_tables(tmp_path / "raw", PEOPLE + "4711,F,1950,\n", LABS + '4711,"secret')
+    with pytest.raises(RawTableError) as e:
+        extract(root, tmp_path)
+    assert "secret" not in str(e.value)
+    assert "4711" not in str(e.value)
+
+
+def many(tmp_path):
+    people = "".join(f"{i},F,1950,\n" for i in range(40))
+    labs = "".join(f"{i % 40},{i % 7},mg,2020-01-{i % 28 + 1:02d} 10:00,,{i},\n" for i in range(400))
+    return write_tables(tmp_path / "raw", PEOPLE + people, LABS + labs)
+
+
+def test_shards_hold_whole_subjects_sorted_and_change_nothing(tmp_path):
+    root = many(tmp_path)
+    one = extract(root, tmp_path / "one")
+    small = extract(root, tmp_path / "small", tiny(shard_subjects=3))
+    files = sorted(small.out.glob("data/train/*.parquet"))
+    assert len(files) > 5
+    assert all(pl.read_parquet(f)["subject_id"].n_unique() <= 3 for f in files)
+    assert small.events.equals(one.events)
+    section = pl.col("section").replace_strict({s: i for i, s in enumerate(SECTIONS)})
+    for path in [*files, *one.out.glob("data/*/*.parquet")]:
+        frame = pl.read_parquet(path)
+        keys = ["subject_id", "time", "available_time", section, "code", "numeric_value", "text_value"]
+        assert frame.equals(frame.sort(keys, nulls_last=False))
+
+
+def test_equal_input_gives_equal_bytes_whatever_the_packing(tmp_path):
+    root = many(tmp_path)
+
+    def digests(out):
+        return {
+            p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in out.rglob("*")
+            if p.is_file()
+        }
+
+    first = digests(extract(root, tmp_path / "first").out)
+    assert first == digests(extract(root, tmp_path / "second").out)
+    pl.read_csv(root / "lab" / "labs.csv", infer_schema=False).write_parquet(root / "lab" / "labs.parquet")
+    (root / "lab" / "labs.csv").unlink()
+    assert first == digests(extract(root, tmp_path / "third").out)
+
+
+def test_the_most_frequent_unit_is_listed_ties_by_alphabet(tmp_path):
+    spec = event(code="LAB//{item}")
+    labs = "".join(
+        f"1,{i},{u},2020-01-01,,1,\n" for i, u in [(1, "b"), (1, "a"), (2, "b"), (2, "b"), (2, "a")]
+    )
+    got = run(tmp_path, labs=labs, spec=spec)
+    units = dict(got.codes.select("code", "unit").rows())
+    assert (units["LAB//1"], units["LAB//2"]) == ("a", "b")
+
+
+JUNK = st.sampled_from(["", "x", "-", "2020-13-01", "1e99", '"', '""', "\0", "9" * 30, "1,2", "ü", "\t"])
+
+
+@st.composite
+def corrupted(draw):
+    """Lab rows, of which some have one field replaced or the number of fields changed."""
+    size = draw(st.integers(1, 25))
+    rows = [[str(i % 3 + 1), "50", "mg", f"2020-01-01 00:00:{i:02d}", "", str(i), ""] for i in range(size)]
+    bad = draw(st.sets(st.integers(0, size - 1)))
+    for i in bad:
+        at, junk = draw(st.integers(0, 6)), draw(JUNK)
+        kind = draw(st.sampled_from(["replace", "drop", "add"]))
+        if kind == "replace":
+            rows[i][at] = junk
+        elif kind == "drop":
+            del rows[i][at]
+        else:
+            rows[i].insert(at, junk)
+    return rows, bad
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(made=corrupted(), block=st.integers(100, 400))
+def test_no_corruption_loses_a_row_or_a_good_event(tmp_path_factory, made, block):
+    rows, bad = made
+    work = tmp_path_factory.mktemp("fuzz")
+    quoted = ('"' + '","'.join(f.replace('"', '""') for f in row) + '"\n' for row in rows)
+    root = write_tables(
+        work / "raw", PEOPLE + "".join(f"{i},F,1950,\n" for i in (1, 2, 3)), LABS + "".join(quoted)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "BLOCK_BYTES", block)
+        got = extract(root, work)
+    assert got.balanced()
+    assert got.accounting.filter(pl.col("table") == "labs")["read"].item() == len(rows)
+    assert set(got.quarantine["row"]) <= {i + 1 for i in bad}
+    kept = set(got.events["numeric_value"].drop_nulls().cast(pl.Int64, strict=False))
+    assert {i for i in range(len(rows)) if i not in bad} <= kept
