@@ -76,6 +76,7 @@ def label_nodes(
     priors = {
         t.name: matching_codes(codes, t.at_risk.no_prior.codes) if t.at_risk else [] for t in tasks.tasks
     }
+    extensions = extension_days(tasks, nodes_spec, meds_dir)
     wanted = set().union(*outcomes.values(), *priors.values())
     history = select_events(events, wanted, _COLUMNS)
     frame = nodes.select("node_id", "subject_id", pl.col("time").alias("prediction_time"), "trigger").join(
@@ -86,7 +87,6 @@ def label_nodes(
     with pq.ParquetWriter(out_dir / "labels.parquet", LABEL_SCHEMA, compression="zstd") as writer:
         for i, task in enumerate(tasks.tasks):
             progress("labelling", i, len(tasks.tasks))
-            extension = nodes_spec.follow_up.death_extension_days if outcomes[task.name] == [DEATH] else 0
             labels = label_task(
                 task,
                 asked_nodes(task, frame),
@@ -96,7 +96,7 @@ def label_nodes(
                 else None,
                 buffer_hours=tasks.buffer_hours,
                 end_of_life_days=tasks.end_of_life_days,
-                extension_days=extension,
+                extension_days=extensions[task.name],
             )
             writer.write_table(labels.select(LABEL_SCHEMA.names).to_arrow().cast(LABEL_SCHEMA))
             write_parquet(_meds_labels(labels), out_dir / "meds" / f"{task.name}.parquet")
@@ -109,6 +109,16 @@ def label_nodes(
     ]
     (out_dir / "tasks.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return stats
+
+
+def extension_days(tasks: TaskSet, nodes_spec: NodesSpec, meds_dir: Path) -> dict[str, int]:
+    """Per task, the days of follow-up beyond the subject's last event: the cohort's, if death is the outcome.
+
+    Death is the outcome when the task's codes match MEDS_DEATH and no other code of the cohort.
+    """
+    codes = {*event_codes(meds_dir), DEATH}
+    days = nodes_spec.follow_up.death_extension_days
+    return {t.name: days if matching_codes(codes, t.outcome.codes) == [DEATH] else 0 for t in tasks.tasks}
 
 
 def asked_nodes(task: TaskSpec, nodes: pl.DataFrame) -> pl.DataFrame:
@@ -171,7 +181,9 @@ def label_task(
         .when(~complete).then(pl.lit("censored"))
     )  # fmt: skip
     ends = pl.when(positive).then("window_outcome").otherwise(pl.min_horizontal(observed_until, closes))
-    days = (ends - t).dt.total_microseconds().clip(lower_bound=0) / MICROSECONDS_PER_DAY
+    waited = (ends - t).dt.total_microseconds().clip(lower_bound=0)
+    # Whole days apart from the rest: a horizon of 30 days gives 30.0 and nothing near it.
+    days = waited // MICROSECONDS_PER_DAY + (waited % MICROSECONDS_PER_DAY) / MICROSECONDS_PER_DAY
     return (
         out.with_columns(reason.alias("reason"), positive.alias("observed"))
         .with_columns((pl.col("observed") & pl.col("reason").is_null()).alias("observed"))

@@ -48,7 +48,7 @@ class _Trigger(Spec):
     name: Name
     codes: Codes
     offset_hours: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    unless: list[Regex] = []
+    unless: list[Regex] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _unless_needs_an_offset(self) -> "_Trigger":
@@ -97,7 +97,7 @@ Trigger = Annotated[
 
 
 class FollowUp(Spec):
-    """How long a subject is observed. `death_extension_days`: deaths are known that long past the last event."""
+    """`death_extension_days`: for how long past a subject's last event a death would still be known."""
 
     death_extension_days: int = Field(default=0, ge=0)
 
@@ -107,7 +107,7 @@ class NodesSpec(Spec):
 
     task_set: Name
     follow_up: FollowUp = FollowUp()
-    indications: dict[Name, Codes] = {}
+    indications: dict[Name, Codes] = Field(default_factory=dict)
     triggers: list[Trigger] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -132,7 +132,7 @@ class ValueCondition(Spec):
 
 
 class EventPattern(Spec):
-    """Events by code, and if given by section and value (an event without a value fails a value condition)."""
+    """Events by code, and if given by section and value (without a value, a value condition fails)."""
 
     codes: Codes
     section: Section | None = None
@@ -201,7 +201,7 @@ class TaskSet(Spec):
 
 
 def load_task_set(path: Path, overrides: Mapping[str, Any] = {}) -> TaskSet:
-    """The task file at `path`, with dotted overrides applied. Raises SpecError naming file, key and reason."""
+    """The task file at `path`, with dotted overrides. Raises SpecError naming file, key and reason."""
     return parse_spec(TaskSet, apply_overrides(read_yaml(path), overrides), where=str(path))
 
 

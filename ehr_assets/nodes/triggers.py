@@ -85,7 +85,7 @@ def find_nodes(
     progress("finding decision nodes", len(spec.triggers), len(spec.triggers))
 
     write_parquet(nodes.select(NODE_SCHEMA.names).to_arrow().cast(NODE_SCHEMA), out_dir / "nodes.parquet")
-    by_trigger = dict(nodes.explode("trigger").group_by("trigger").len().iter_rows())
+    by_trigger = dict(nodes.explode("trigger", empty_as_null=False).group_by("trigger").len().iter_rows())
     by_indication = dict(nodes.group_by(pl.col("indication").fill_null("none")).len().iter_rows())
     return {
         "nodes": nodes.height,

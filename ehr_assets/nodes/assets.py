@@ -1,0 +1,76 @@
+"""Dagster assets of this room: `<cohort>/decision_nodes` and `<cohort>/task_labels`."""
+
+from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, MaterializeResult, asset
+
+from ehr_assets.cohorts.spec import CohortSpec
+from ehr_assets.lineage.hashing import code_version, combined_hash
+from ehr_assets.meds.assets import meds_events_key
+from ehr_assets.nodes.spec import TaskSet
+from resources.storage import Datasets, Outcome, Step, asset_name
+
+
+def decision_nodes_key(cohort: str) -> AssetKey:
+    return AssetKey([cohort, "decision_nodes"])
+
+
+def task_labels_key(cohort: str) -> AssetKey:
+    return AssetKey([cohort, "task_labels"])
+
+
+def node_assets(cohort: CohortSpec, tasks: TaskSet) -> list[AssetsDefinition]:
+    meds, nodes = meds_events_key(cohort.name), decision_nodes_key(cohort.name)
+    spec = cohort.decision_nodes
+
+    @asset(
+        key=nodes,
+        deps=[meds],
+        group_name=cohort.name,
+        kinds={"polars", "parquet"},
+        code_version=code_version(
+            ["nodes/triggers.py", "nodes/frames.py"], spec.config_hash("triggers", "indications")
+        ),
+        description="Clinical junctions (t = 0) at which the patient's future is predicted (SMB, Table 4).",
+    )
+    def decision_nodes(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
+        from ehr_assets.nodes.triggers import find_nodes
+
+        def build(step: Step) -> Outcome:
+            stats = find_nodes(spec, cohort.name, step.inputs[asset_name(meds)].path, step.out, step.progress)
+            return Outcome(stats, metadata={"by_trigger": stats["by_trigger"]}, schema_of="nodes")
+
+        config = spec.model_dump(mode="json", include={"triggers", "indications"})
+        return datasets.materialize(context, build, config=config)
+
+    config = {
+        "tasks": tasks.model_dump(mode="json"),
+        "follow_up": spec.follow_up.model_dump(mode="json"),
+    }
+
+    @asset(
+        key=task_labels_key(cohort.name),
+        deps=[meds, nodes],
+        group_name=cohort.name,
+        kinds={"polars", "parquet"},
+        code_version=code_version(
+            ["nodes/labels.py", "nodes/frames.py"],
+            combined_hash([tasks.config_hash(), spec.config_hash("follow_up", "triggers")]),
+        ),
+        description="What happened after each node, task by task; null where nobody can know (SMB, Table 9).",
+    )
+    def task_labels(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
+        from ehr_assets.nodes.labels import label_nodes
+
+        def build(step: Step) -> Outcome:
+            stats = label_nodes(
+                tasks,
+                spec,
+                step.inputs[asset_name(nodes)].path,
+                step.inputs[asset_name(meds)].path,
+                step.out,
+                step.progress,
+            )
+            return Outcome(stats, metadata={"tasks": stats["tasks"]}, schema_of="labels")
+
+        return datasets.materialize(context, build, config=config)
+
+    return [decision_nodes, task_labels]

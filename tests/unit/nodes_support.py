@@ -1,0 +1,81 @@
+"""Small MEDS datasets for the tests of nodes and leakage: a list of events in, a directory out."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from ehr_assets.nodes.frames import EVENT_SCHEMA, read_nodes
+from ehr_assets.nodes.labels import label_nodes
+from ehr_assets.nodes.spec import NodesSpec, TaskSet
+from ehr_assets.nodes.triggers import find_nodes
+
+DAY0 = datetime(2020, 1, 1)
+US = timedelta(microseconds=1)
+
+
+def at(days: float = 0, hours: float = 0, us: int = 0) -> datetime:
+    return DAY0 + timedelta(days=days, hours=hours, microseconds=us)
+
+
+def event(
+    subject: int, time: datetime | None, code: str, value: float | None = None,
+    available: datetime | None = None, section: str = "observations",
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "subject_id": subject, "time": time, "code": code, "numeric_value": value, "text_value": None,
+        "available_time": available or time, "section": section,
+    }  # fmt: skip
+
+
+def event_frame(events: list[dict[str, Any]]) -> pl.DataFrame:
+    return pl.DataFrame(events, schema=EVENT_SCHEMA, orient="row").sort(
+        "subject_id", "time", "available_time", "section", "code", "numeric_value"
+    )
+
+
+def write_meds(folder: Path, events: list[dict[str, Any]], split: str = "train") -> Path:
+    """A meds_events directory holding `events` in one split."""
+    frame = event_frame(events)
+    (folder / "data" / split).mkdir(parents=True)
+    (folder / "metadata").mkdir()
+    pq.write_table(frame.to_arrow(), folder / "data" / split / "0.parquet")
+    codes = frame.select("code").unique().sort("code")
+    pq.write_table(codes.to_arrow(), folder / "metadata" / "codes.parquet")
+    return folder
+
+
+def nodes_of(
+    folder: Path, triggers: list[dict[str, Any]], events: list[dict[str, Any]], **spec: Any
+) -> pl.DataFrame:
+    """The nodes that `triggers` (as in a cohort's YAML) find in `events`."""
+    folder.mkdir(exist_ok=True)
+    meds_dir, out = write_meds(folder / "meds", events), folder / "nodes"
+    out.mkdir()
+    find_nodes(NodesSpec.model_validate({"task_set": "t", "triggers": triggers, **spec}), "c", meds_dir, out)
+    return read_nodes(out)
+
+
+ANCHOR = {"name": "anchor", "kind": "event", "codes": ["^ANCHOR$"]}
+
+
+def labels_of(
+    folder: Path, tasks: list[dict[str, Any]], events: list[dict[str, Any]],
+    triggers: list[dict[str, Any]] | None = None, follow_up: dict[str, Any] | None = None, **settings: Any,
+) -> tuple[pl.DataFrame, dict[str, Any]]:  # fmt: skip
+    """labels.parquet and the stats, for `tasks` at the nodes that `triggers` (the code ANCHOR) find."""
+    spec = NodesSpec.model_validate(
+        {"task_set": "t", "triggers": triggers or [ANCHOR], "follow_up": follow_up or {}}
+    )
+    task_set = TaskSet.model_validate(
+        {"tasks": [{"category": "c", "description": "d", **t} for t in tasks], **settings}
+    )
+    folder.mkdir(exist_ok=True)
+    meds_dir = write_meds(folder / "meds", events)
+    for name in ("nodes", "labels"):
+        (folder / name).mkdir()
+    find_nodes(spec, "c", meds_dir, folder / "nodes")
+    stats = label_nodes(task_set, spec, folder / "nodes", meds_dir, folder / "labels")
+    return pl.read_parquet(folder / "labels" / "labels.parquet"), stats

@@ -1,0 +1,101 @@
+"""The `decision_nodes:` section and task files: what is refused, and that the message says which key."""
+
+import subprocess
+import sys
+
+import pytest
+
+from ehr_assets.errors import SpecError
+from ehr_assets.nodes.spec import TASK_SETS, NodesSpec, TaskSet, load_task_set, task_set_path
+from ehr_assets.specs import parse_spec
+
+EVENT = {"name": "a", "kind": "event", "codes": ["^X$"]}
+TASK = {"name": "a", "category": "c", "description": "d", "horizon_days": 30, "outcome": {"codes": ["^X$"]}}
+
+
+@pytest.mark.parametrize(
+    ("triggers", "says"),
+    [
+        ([{"name": "a", "kind": "event", "codez": ["x"]}], "Did you mean 'codes'"),
+        ([{"name": "a", "kind": "evnt", "codes": ["x"]}], "'new_regimen'"),
+        ([{"name": "a", "kind": "event", "codes": ["x("]}], "not a regular expression"),
+        ([{"name": "a", "kind": "event", "codes": [""]}], "empty regular expression"),
+        ([{"name": "a", "kind": "event", "codes": []}], "codes"),
+        ([{"name": "a", "kind": "increase", "codes": ["x"]}], "by"),
+        ([{"name": "a", "kind": "increase", "codes": ["x"], "by": 0}], "greater than 0"),
+        ([{"name": "a", "kind": "event", "codes": ["x"], "gap_days": 3}], "unknown key"),
+        ([{"name": "a", "kind": "event", "codes": ["x"], "unless": ["y"]}], "offset_hours"),
+        ([EVENT, EVENT], "given twice: a"),
+        ([], "at least 1 item"),
+    ],
+)
+def test_bad_triggers_are_refused(triggers, says):
+    with pytest.raises(SpecError, match=r"triggers|names must be unique") as e:
+        parse_spec(NodesSpec, {"task_set": "t", "triggers": triggers}, where="cohort.yaml")
+    assert says in str(e.value)
+    assert "cohort.yaml" in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"name": "../x"}, "tasks.0.name"),
+        ({"horizon_days": 1}, "inside the 24 h buffer"),
+        ({"outcome": {"codes": ["^X$"], "value": {}}}, "at least one of ge, gt, le, lt"),
+        ({"outcome": {"codes": ["^X$"], "value": {"gte": 3}}}, "unknown key"),
+        ({"outcome": {"codes": ["^X$"], "section": "labs"}}, "outcome.section"),
+        ({"at_risk": {"no_prior": {"codes": ["^X$"], "within_days": 0}}}, "within_days"),
+        ({"triggers": []}, "triggers"),
+    ],
+)
+def test_bad_tasks_are_refused(change, says):
+    with pytest.raises(SpecError) as e:
+        parse_spec(TaskSet, {"tasks": [{**TASK, **change}]}, where="tasks.yaml")
+    assert says in str(e.value)
+
+
+def test_a_task_for_a_trigger_that_the_cohort_lacks_is_refused():
+    nodes = NodesSpec.model_validate({"task_set": "t", "triggers": [{**EVENT, "name": "surgery"}]})
+    tasks = TaskSet.model_validate({"tasks": [{**TASK, "triggers": ["surgry"]}]})
+    with pytest.raises(SpecError, match="Did you mean 'surgery'"):
+        tasks.require_triggers_of(nodes)
+
+
+def test_unknown_task_set_is_named_with_its_neighbours():
+    with pytest.raises(SpecError, match="Did you mean 'oncology'"):
+        task_set_path("oncolgy")
+
+
+def test_overrides_reach_the_settings():
+    assert load_task_set(task_set_path("oncology"), {"buffer_hours": 0}).buffer_hours == 0
+
+
+@pytest.mark.parametrize("path", sorted(TASK_SETS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_task_files_of_the_house_load(path):
+    tasks = load_task_set(path)
+    assert tasks.buffer_hours == 24
+    assert tasks.end_of_life_days == 7
+    assert len(tasks.tasks) >= 12
+
+
+def test_oncology_covers_the_five_dimensions_of_table_9():
+    tasks = load_task_set(task_set_path("oncology")).tasks
+    horizons = {t.category: set() for t in tasks}
+    for t in tasks:
+        horizons[t.category].add(t.horizon_days)
+    assert horizons == {
+        "Disease Progression": {180},
+        "Toxicity & Adverse Events": {90},
+        "Treatment Durability": {365},
+        "Treatment Response": {180},
+        "Overall Survival": {180, 365},
+    }
+
+
+def test_the_spec_module_stays_light():
+    code = (
+        "import sys, ehr_assets.nodes.spec; "
+        "print([m for m in ('polars', 'numpy', 'pyarrow', 'meds', 'dagster') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
