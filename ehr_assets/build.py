@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dagster import AssetChecksDefinition, AssetsDefinition, Definitions, MetadataValue, with_source_code_references
+from dagster import AssetChecksDefinition, AssetsDefinition, Definitions, MetadataValue
 
 from ehr_assets.catalog import Catalog, load_catalog
 from ehr_assets.cohorts.assets import cohort_assets
@@ -37,6 +37,7 @@ from resources.tracking import MlflowTracking
 class Project:
     """The definitions, and what they were made from."""
 
+    settings: Settings
     definitions: Definitions
     catalog: Catalog
     gates: Mapping[str, list[str]]
@@ -82,14 +83,14 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
         **(overrides or {}),
     }
     definitions = Definitions(
-        assets=with_source_code_references(assets),
+        assets=assets,
         asset_checks=checks,
         jobs=chain_jobs(catalog),
         resources=resources,
         executor=EXECUTORS[settings.executor],
         metadata={"EHR_HOME": MetadataValue.path(str(settings.home))},
     )
-    return Project(definitions, catalog, gates)
+    return Project(settings, definitions, catalog, gates)
 
 
 def _gates(checks: list[AssetChecksDefinition]) -> dict[str, list[str]]:

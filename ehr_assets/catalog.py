@@ -65,10 +65,14 @@ def load_catalog(settings: Settings) -> Catalog:
                 spec = loader(path, settings.overrides.get(path.stem, {}))
                 name = getattr(spec, "name", path.stem)
                 if name in found:
-                    raise SpecError(f"The name '{name}' is taken twice among {kind}.", where=str(path), do="Rename it.")
+                    raise SpecError(
+                        f"The name '{name}' is taken twice among {kind}.", where=str(path), do="Rename it."
+                    )
                 if name != path.stem:
                     raise SpecError(
-                        f"The spec is named '{name}' but its file '{path.name}'.", where=str(path), do="Make them agree."
+                        f"The spec is named '{name}' but its file '{path.name}'.",
+                        where=str(path),
+                        do="Make them agree.",
                     )
                 found[name] = spec
         return found
@@ -88,13 +92,20 @@ def load_catalog(settings: Settings) -> Catalog:
 
 def _check_references(c: Catalog) -> None:
     for name, cohort in c.cohorts.items():
-        _known(f"cohort '{name}', decision_nodes.task_set", "task set", [cohort.decision_nodes.task_set], c.task_sets)
+        _known(
+            f"cohort '{name}', decision_nodes.task_set",
+            "task set",
+            [cohort.decision_nodes.task_set],
+            c.task_sets,
+        )
     for name, corpus in c.corpora.items():
         _known(f"corpus '{name}', cohorts", "cohort", corpus.cohorts, c.cohorts)
     for name, recipe in c.recipes.items():
         _known(f"recipe '{name}', corpus", "corpus", [recipe.corpus], c.corpora)
     for name, report in c.reports.items():
         _known(f"report '{name}', recipes", "recipe", report.recipes, c.recipes)
+        covered = {cohort for recipe in report.recipes for cohort in c.corpus_of(recipe).cohorts}
+        _known(f"report '{name}', cohorts", "cohort of its recipes named", report.cohorts, covered)
 
 
 def _check_overrides(c: Catalog, overrides: Mapping[str, Any]) -> None:

@@ -1,11 +1,12 @@
 """Settings that come from the environment, read once when definitions load.
 
-    EHR_HOME                 where datasets, the Dagster instance and MLflow live (default: <checkout>/.ehr)
-    EHR_SPECS                further spec directories (os.pathsep-separated), each with cohorts/, tasks/,
-                             corpora/, recipes/ and reports/ folders of YAML files
-    EHR_OVERRIDES            JSON: {"<spec name>": {"dotted.key": value}}, laid over the YAML files
-    EHR_EXECUTOR             in_process (default) or multiprocess
-    EHR_ALLOW_FAILED_CHECKS  a reason; lets assets start although an upstream check failed (see lineage/guards)
+EHR_HOME                 where datasets, the Dagster instance and MLflow live (default: <checkout>/.ehr)
+EHR_SPECS                further spec directories (os.pathsep-separated), each with cohorts/, tasks/,
+                         corpora/, recipes/ and reports/ folders of YAML files
+EHR_OVERRIDES            JSON: {"<spec name>": {"dotted.key": value}}, laid over the YAML files
+EHR_EXECUTOR             in_process (default) or multiprocess
+MLFLOW_TRACKING_URI      where trainings are tracked (default: SQLite under EHR_HOME)
+EHR_ALLOW_FAILED_CHECKS  a reason; lets assets start although an upstream check failed (see lineage/guards)
 """
 
 import json
@@ -29,14 +30,15 @@ class Settings:
     spec_dirs: tuple[Path, ...] = ()
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     executor: str = "in_process"
+    tracking_uri: str = ""
+
+    @property
+    def mlflow_uri(self) -> str:
+        return self.tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
 
     @property
     def dagster_home(self) -> Path:
         return self.home / "dagster"
-
-    @property
-    def mlflow_uri(self) -> str:
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> "Settings":
@@ -57,8 +59,16 @@ class Settings:
         dirs = tuple(Path(p).resolve() for p in env.get("EHR_SPECS", "").split(os.pathsep) if p)
         for d in dirs:
             if not d.is_dir():
-                raise SpecError("The spec directory does not exist.", where=f"EHR_SPECS: {d}", do="Create it.")
-        return cls(Path(home).resolve(), dirs, _overrides(env.get("EHR_OVERRIDES", "")), executor)
+                raise SpecError(
+                    "The spec directory does not exist.", where=f"EHR_SPECS: {d}", do="Create it."
+                )
+        return cls(
+            Path(home).resolve(),
+            dirs,
+            _overrides(env.get("EHR_OVERRIDES", "")),
+            executor,
+            env.get("MLFLOW_TRACKING_URI", ""),
+        )
 
 
 def _overrides(text: str) -> Mapping[str, Mapping[str, Any]]:

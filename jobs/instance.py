@@ -15,7 +15,6 @@ def prepare_home(settings: Settings) -> None:
     """Creates EHR_HOME and its Dagster instance, and points DAGSTER_HOME at it for this process."""
     try:
         settings.dagster_home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (settings.home / "mlflow").mkdir(exist_ok=True, mode=0o700)
     except OSError as e:
         raise SpecError(
             f"The storage root cannot be created: {e.strerror}.",

@@ -6,9 +6,10 @@ A run made here lies in the same instance as those launched from the UI, and loo
 from collections.abc import Callable, Sequence
 
 from dagster import AssetKey, DagsterInstance, DagsterRunStatus, EventLogEntry
-from dagster._core.definitions.reconstruct import ReconstructableJob
+from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.execution.api import execute_run
 
+from ehr_assets.settings import PROJECT_ROOT
 from resources.storage import ONLY_IF_CHANGED_TAG
 
 ASSET_JOB = "__ASSET_JOB"
@@ -31,8 +32,8 @@ def run_assets(
     Returns:
         The run id, and whether the run succeeded.
     """
-    job = ReconstructableJob.for_module("ehr_assets.definitions", "defs")
-    job = ReconstructableJob(job.repository, ASSET_JOB).get_subset(asset_selection=frozenset(keys))
+    repository = ReconstructableRepository.for_module("ehr_assets.definitions", "defs", str(PROJECT_ROOT))
+    job = repository.get_reconstructable_job(ASSET_JOB).get_subset(asset_selection=frozenset(keys))
     run = instance.create_run_for_job(
         job_def=job.get_definition(),
         run_config=QUIET,

@@ -148,5 +148,7 @@ def locate(statuses: Mapping[AssetKey, AssetStatus], name: str) -> AssetStatus:
     """The status of the asset with this name, which must have been materialized."""
     status = next((s for s in statuses.values() if s.name == name), None)
     if status is None or status.dataset is None:
-        raise DatasetError(f"'{name}' has not been materialized yet.", do=f"Run: dg launch --assets 'key:{name}'")
+        raise DatasetError(
+            f"'{name}' has not been materialized yet.", do=f"Run: dg launch --assets 'key:{name}'"
+        )
     return status

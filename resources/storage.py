@@ -222,7 +222,9 @@ class Datasets(ConfigurableResource):
         }
         if m.row_counts:
             metadata["dagster/row_count"] = sum(m.row_counts.values())
-        table = outcome.schema_of and next((s for n, s in m.schemas.items() if n.startswith(outcome.schema_of)), None)
+        table = outcome.schema_of and next(
+            (s for n, s in m.schemas.items() if n.startswith(outcome.schema_of)), None
+        )
         if table:
             metadata["dagster/column_schema"] = TableSchema([TableColumn(n, t) for n, t in table.items()])
         if outcome.column_lineage:

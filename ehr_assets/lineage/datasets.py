@@ -1,7 +1,7 @@
 """Datasets on disk: staged aside, hashed, promoted by one rename, verified when opened.
 
-    <home>/datasets/<asset key>/<UTC stamp>-<hash>/   files + _manifest.json
-    <home>/staging/<random>/                          what is being written; never read by others
+<home>/datasets/<asset key>/<UTC stamp>-<hash>/   files + _manifest.json
+<home>/staging/<random>/                          what is being written; never read by others
 """
 
 import contextlib

@@ -51,7 +51,9 @@ def code_version(rooms: Iterable[str], config_hash: str) -> str:
 @cache
 def lock_hash() -> str:
     """Hash of the names and versions of all installed distributions."""
-    return combined_hash(sorted({f"{d.name.lower()}=={d.version}" for d in metadata.distributions() if d.name}))
+    return combined_hash(
+        sorted({f"{d.name.lower()}=={d.version}" for d in metadata.distributions() if d.name})
+    )
 
 
 @cache

@@ -19,7 +19,14 @@ PACKAGES = (
 
 def examine(console: Console) -> bool:
     """Prints the findings; False if something that the demo needs is missing."""
-    findings = [_python(), *(_package(p) for p in PACKAGES), _compiler(), _accelerator(), *_storage(), _mimic()]
+    findings = [
+        _python(),
+        *(_package(p) for p in PACKAGES),
+        _compiler(),
+        _accelerator(),
+        *_storage(),
+        _mimic(),
+    ]
     table = Table(box=None, pad_edge=False)
     for column in ("", "what", "found"):
         table.add_column(column)

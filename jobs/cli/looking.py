@@ -5,16 +5,15 @@ from rich.table import Table
 
 from ehr_assets.catalog import unknown
 from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
-from ehr_assets.settings import Settings
 from jobs.cli.project import Project
 from jobs.status import State, locate
 
 STYLES = {State.FRESH: "green", State.STALE: "yellow", State.MISSING: "dim", State.FAILED_CHECK: "red"}
 
 
-def show_status(console: Console, settings: Settings) -> None:
+def show_status(console: Console) -> None:
     """Prints a line per asset: state, data version, reasons."""
-    project = Project(settings)
+    project = Project()
     table = Table(box=None, pad_edge=False)
     for column in ("asset", "state", "data version", "why"):
         table.add_column(column)
@@ -25,14 +24,14 @@ def show_status(console: Console, settings: Settings) -> None:
     console.print(table)
 
 
-def show_asset(console: Console, settings: Settings, name: str, *, path_only: bool) -> None:
+def show_asset(console: Console, name: str, *, path_only: bool) -> None:
     """Prints where the asset's newest dataset lies and its manifest in short.
 
     Raises:
         SpecError: no such asset.
         DatasetError: never materialized.
     """
-    project = Project(settings)
+    project = Project()
     statuses = project.statuses()
     names = [s.name for s in statuses.values()]
     if name not in names:

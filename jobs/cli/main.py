@@ -28,19 +28,21 @@ def demo() -> None:
     """Run the whole chain on the embedded oncology cohort and print its result table."""
     from jobs.cli.running import run_chain, show_results
 
-    reports = run_chain(console, Settings.from_env(), DEMO_COHORT, None)
+    reports = run_chain(console, DEMO_COHORT, None)
     show_results(console, reports)
 
 
 @app.command()
 def run(
     cohort: Annotated[str, typer.Option(help="A cohort spec's name.")],
-    recipe: Annotated[str | None, typer.Option(help="A recipe's name; default: all recipes on the cohort.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe's name; default: all recipes on the cohort.")
+    ] = None,
 ) -> None:
     """Bring a cohort's reports up to date: only what is missing or stale is run."""
     from jobs.cli.running import run_chain, show_results
 
-    reports = run_chain(console, Settings.from_env(), cohort, recipe)
+    reports = run_chain(console, cohort, recipe)
     show_results(console, reports)
 
 
@@ -49,7 +51,7 @@ def status() -> None:
     """Show each asset: fresh, stale, missing or failed check, and why."""
     from jobs.cli.looking import show_status
 
-    show_status(console, Settings.from_env())
+    show_status(console)
 
 
 @app.command()
@@ -60,7 +62,7 @@ def show(
     """Show where an asset's dataset lies and its manifest in short."""
     from jobs.cli.looking import show_asset
 
-    show_asset(console, Settings.from_env(), asset, path_only=path)
+    show_asset(console, asset, path_only=path)
 
 
 @app.command()

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from functools import cached_property
 
-from dagster import AssetKey, DagsterInstance, Definitions
+from dagster import AssetKey, DagsterInstance
 
-from ehr_assets.build import build_project
-from ehr_assets.catalog import Catalog, unknown
+from ehr_assets.catalog import unknown
 from ehr_assets.cohorts.origin import source_changes
 from ehr_assets.lineage.datasets import DatasetStore
-from ehr_assets.settings import Settings
 from jobs.instance import open_instance
 from jobs.status import AssetStatus, Graph, asset_statuses
 
@@ -17,14 +15,13 @@ from jobs.status import AssetStatus, Graph, asset_statuses
 class Project:
     """Everything a command needs, loaded when first asked for."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.store = DatasetStore(settings.home)
-        built = build_project(settings)
-        self.defs: Definitions = built.definitions
-        self.catalog: Catalog = built.catalog
-        self.gates = built.gates
-        self.graph = Graph(self.defs)
+    def __init__(self) -> None:
+        # The very definitions that a run loads, so that nothing is built twice.
+        from ehr_assets.definitions import project
+
+        self.settings, self.catalog, self.gates = project.settings, project.catalog, project.gates
+        self.store = DatasetStore(self.settings.home)
+        self.graph = Graph(project.definitions)
 
     @cached_property
     def instance(self) -> DagsterInstance:
@@ -39,7 +36,9 @@ class Project:
             dataset = found[key].dataset
             if dataset and (reason := source_changes(cohort, self.store.home / dataset)):
                 changed[key] = reason
-        return asset_statuses(self.instance, self.graph, self.store, self.gates, changed) if changed else found
+        return (
+            asset_statuses(self.instance, self.graph, self.store, self.gates, changed) if changed else found
+        )
 
     def reports_for(self, cohort: str, recipe: str | None) -> list[AssetKey]:
         """The report assets that `ehr run` brings up to date.

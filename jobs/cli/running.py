@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from ehr_assets.errors import EhrError
-from ehr_assets.settings import Settings
 from jobs.cli.project import Project
 from jobs.runner import run_assets
 from jobs.status import AssetStatus, State, locate
@@ -24,14 +23,14 @@ class RunFailed(EhrError):
     """The Dagster run did not succeed; carries what its failed steps said."""
 
 
-def run_chain(console: Console, settings: Settings, cohort: str, recipe: str | None) -> list[Path]:
+def run_chain(console: Console, cohort: str, recipe: str | None) -> list[Path]:
     """Brings the cohort's reports up to date; returns the report datasets' directories.
 
     Raises:
         SpecError: unknown cohort or recipe.
         RunFailed: a step failed or a blocking check did not pass.
     """
-    project = Project(settings)
+    project = Project()
     reports = project.reports_for(cohort, recipe)
     statuses = project.statuses()
     wanted = project.graph.upstream(reports)
@@ -49,7 +48,9 @@ def show_results(console: Console, reports: Sequence[Path]) -> None:
     """Prints each report's small result table and path."""
     for report in reports:
         summary = json.loads((report / "summary.json").read_text(encoding="utf-8"))
-        table = Table(title=summary["title"], title_justify="left", caption=summary["caption"], caption_justify="left")
+        table = Table(
+            title=summary["title"], title_justify="left", caption=summary["caption"], caption_justify="left"
+        )
         for column in summary["columns"]:
             table.add_column(column, justify="left" if column in summary["text_columns"] else "right")
         for row in summary["rows"]:
@@ -120,7 +121,9 @@ class _RunView:
             self.checks.setdefault(name, []).append(found.passed)
             if not found.passed:
                 self.state[name] = "failed"
-                self.failures.append(f"check '{found.check_name}' of {name} failed. {found.description or ''}")
+                self.failures.append(
+                    f"check '{found.check_name}' of {name} failed. {found.description or ''}"
+                )
         elif kind is DagsterEventType.STEP_FAILURE:
             self._fail(entry, step_assets)
 
@@ -157,7 +160,11 @@ class _RunView:
         table = Table.grid(padding=(0, 1))
         for name in self.names:
             state = self.state[name]
-            mark = self.spinner if state == "running" and not final else Text.from_markup(self.MARKS.get(state, " "))
+            mark = (
+                self.spinner
+                if state == "running" and not final
+                else Text.from_markup(self.MARKS.get(state, " "))
+            )
             took = f"{self.seconds[name]:.1f} s" if name in self.seconds else ""
             table.add_row(mark, name, took, self._note(name, state))
         return Group(table)

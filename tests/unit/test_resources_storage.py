@@ -1,0 +1,175 @@
+"""What stands around every asset: gates that outlive a run, kept results, failures that commit nothing."""
+
+import pytest
+from dagster import (
+    AssetCheckResult,
+    AssetExecutionContext,
+    AssetKey,
+    DagsterInstance,
+    asset,
+    asset_check,
+    materialize,
+)
+
+from ehr_assets.errors import RawTableError
+from resources.storage import DATASET_KEY, ONLY_IF_CHANGED_TAG, Datasets, Outcome
+
+UP, DOWN = AssetKey(["c", "up"]), AssetKey(["c", "down"])
+
+
+class Chain:
+    """Two assets, up → down, and a blocking check on `up`, whose behaviour a test can change."""
+
+    def __init__(self, home):
+        self.instance = DagsterInstance.ephemeral()
+        self.datasets = Datasets(home=str(home), gates={"c/up": ["good"]})
+        self.content, self.version, self.good, self.error = "data", "code.1", True, None
+        self.built: list[str] = []
+
+    def run(self, *names, tags=None):
+        chain = self
+
+        @asset(key=UP, code_version=self.version)
+        def up(context: AssetExecutionContext, datasets: Datasets):
+            return datasets.materialize(context, chain.build("up"))
+
+        @asset(key=DOWN, deps=[UP], code_version="code.1")
+        def down(context: AssetExecutionContext, datasets: Datasets):
+            return datasets.materialize(context, chain.build("down"))
+
+        @asset_check(asset=UP, name="good", blocking=True)
+        def good(context, datasets: Datasets) -> AssetCheckResult:
+            return datasets.judge(datasets.latest(context.instance, UP), chain.good)
+
+        return materialize(
+            [up, down, good],
+            instance=self.instance,
+            resources={"datasets": self.datasets},
+            selection=[AssetKey(["c", n]) for n in names],
+            raise_on_error=False,
+            tags=tags,
+        )
+
+    def build(self, name):
+        def body(step):
+            if self.error:
+                (step.out / "half.txt").write_text("half")
+                raise self.error
+            self.built.append(name)
+            (step.out / "file.txt").write_text(self.content if name == "up" else "constant")
+            return Outcome(stats={"n": 1})
+
+        return body
+
+    def message(self, result):
+        failure = next(e for e in result.all_events if e.is_step_failure)
+        return failure.step_failure_data.user_failure_data.description
+
+    def latest(self, key):
+        return self.datasets.latest(self.instance, key)
+
+
+@pytest.fixture
+def chain(tmp_path, monkeypatch):
+    monkeypatch.delenv("EHR_ALLOW_FAILED_CHECKS", raising=False)
+    return Chain(tmp_path)
+
+
+def test_a_passed_check_opens_the_gate_in_a_later_run(chain):
+    assert chain.run("up").success
+    assert chain.run("down").success
+    entry = chain.latest(DOWN).manifest.inputs[0]
+    assert (entry.asset, entry.data_version) == ("c/up", chain.latest(UP).data_version)
+
+
+def test_a_check_failed_in_an_earlier_run_keeps_the_gate_shut(chain):
+    chain.good = False
+    chain.run("up")
+    result = chain.run("down")
+    assert not result.success
+    message = chain.message(result)
+    assert "c/up" in message
+    assert "good: failed" in message
+    assert "EHR_ALLOW_FAILED_CHECKS" in message
+    assert chain.built == ["up"]
+
+
+def test_a_check_that_passed_for_other_data_does_not_open_the_gate(chain):
+    assert chain.run("up").success
+    chain.content, chain.good = "other data", False
+    chain.run("up")
+    assert "failed" in chain.message(chain.run("down"))
+    # The old content passed before, and passes the gate again: results belong to a data version.
+    chain.content, chain.good = "data", True
+    assert chain.run("up").success
+    assert chain.run("down").success
+
+
+def test_a_check_never_run_keeps_the_gate_shut(chain):
+    chain.datasets = Datasets(home=chain.datasets.home, gates={"c/up": ["good", "never_run"]})
+    assert chain.run("up").success
+    assert "never_run: has no result" in chain.message(chain.run("down"))
+
+
+def test_an_override_opens_the_gate_and_is_written_down(chain, monkeypatch):
+    chain.good = False
+    chain.run("up")
+    monkeypatch.setenv("EHR_ALLOW_FAILED_CHECKS", "looking for the defect")
+    assert chain.run("down").success
+    (line,) = chain.latest(DOWN).manifest.overrides
+    assert "good: failed" in line
+    assert "looking for the defect" in line
+
+
+def test_missing_upstream_is_named(chain):
+    assert "'c/up' has not been materialized" in chain.message(chain.run("down"))
+
+
+def test_an_altered_upstream_is_refused(chain):
+    chain.run("up")
+    (chain.latest(UP).path / "file.txt").write_text("datA")
+    assert "altered" in chain.message(chain.run("down"))
+
+
+def test_unchanged_work_is_kept_only_when_asked(chain):
+    tags = {ONLY_IF_CHANGED_TAG: "true"}
+    chain.run("up", "down")
+    first = chain.latest(DOWN).path
+    chain.version = "code.2"  # up is rebuilt with other code but gives the same content
+    assert chain.run("up", "down", tags=tags).success
+    assert chain.built == ["up", "down", "up"]
+    assert chain.latest(DOWN).path == first
+    chain.run("up", "down")
+    assert chain.built.count("down") == 2
+
+
+def test_changed_content_is_not_kept(chain):
+    chain.run("up", "down")
+    chain.content = "other"
+    chain.run("up", "down", tags={ONLY_IF_CHANGED_TAG: "true"})
+    assert chain.built == ["up", "down", "up", "down"]
+
+
+def test_data_and_code_versions_reach_dagster(chain):
+    chain.run("up")
+    event = chain.instance.get_latest_materialization_event(UP).asset_materialization
+    assert event.tags["dagster/data_version"] == chain.latest(UP).data_version
+    assert event.tags["dagster/code_version"] == "code.1"
+    assert event.metadata[DATASET_KEY].value.startswith("datasets/c/up/")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RawTableError("The table is missing.", where="labs.csv", do="Put it there."), "labs.csv"),
+        (OSError(28, "No space left on device"), "The disk is full"),
+        (RuntimeError("IO error: No space left on device (os error 28)"), "The disk is full"),
+    ],
+)
+def test_a_failed_body_commits_nothing_and_explains_itself(chain, error, said):
+    chain.error = error
+    result = chain.run("up")
+    assert not result.success
+    assert said in chain.message(result)
+    assert chain.instance.get_latest_materialization_event(UP) is None
+    assert not list((chain.datasets.store.home / "staging").iterdir())
