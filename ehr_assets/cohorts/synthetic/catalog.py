@@ -14,6 +14,7 @@ from ehr_assets.cohorts.synthetic.tables import Concept
 SITES = ("LUNG", "LIVER", "BONE", "BRAIN", "LYMPH_NODE", "LOCAL")
 LOCAL = SITES.index("LOCAL")
 DYNAMICS = Dynamics(sites=SITES)
+NEW_LESION = 0.6  # log burden at which a site not known to be involved is called a lesion
 
 METASTASIS = {
     "LUNG": "ICD10CM/C78.00",
@@ -51,14 +52,14 @@ DRUGS: dict[str, tuple[str, float, str, int]] = {
 DRUG_KEY = {name: f"RxNorm/{rxcui}" for name, (rxcui, *_) in DRUGS.items()}
 
 TOXICITIES = ("NEUTROPENIA", "NAUSEA", "NEUROPATHY", "FATIGUE", "ANEMIA", "COLITIS")
-# Mean of the latent severity (see chart_views.toxicity) by kind of regimen.
+# Mean of the latent severity (see oncology_views.toxicity) by kind of regimen.
 TOXICITY_PROFILE: dict[str, dict[str, float]] = {
-    "platinum": {"NEUTROPENIA": 0.55, "NAUSEA": 0.25, "NEUROPATHY": 0.0, "ANEMIA": 0.25},
-    "cytotoxic": {"NEUTROPENIA": 0.5, "FATIGUE": 0.2, "NAUSEA": 0.0, "ANEMIA": 0.1},
-    "taxane": {"NEUTROPENIA": 0.4, "NEUROPATHY": 0.4, "FATIGUE": 0.1},
-    "immune": {"FATIGUE": 0.0, "COLITIS": -0.1},
-    "targeted": {"FATIGUE": 0.25, "NAUSEA": -0.1},
-    "hormonal": {"FATIGUE": -0.3},
+    "platinum": {"NEUTROPENIA": 0.8, "NAUSEA": 0.4, "NEUROPATHY": 0.1, "ANEMIA": 0.45},
+    "cytotoxic": {"NEUTROPENIA": 0.75, "FATIGUE": 0.4, "NAUSEA": 0.2, "ANEMIA": 0.35},
+    "taxane": {"NEUTROPENIA": 0.65, "NEUROPATHY": 0.5, "FATIGUE": 0.35},
+    "immune": {"FATIGUE": 0.3, "COLITIS": 0.25},
+    "targeted": {"FATIGUE": 0.5, "NAUSEA": 0.2},
+    "hormonal": {"FATIGUE": 0.1},
 }
 
 
@@ -76,7 +77,7 @@ class Regimen:
 
 @dataclass(frozen=True, slots=True)
 class Indication:
-    """One cancer. `affinity`: mean site offsets in the order of `SITES`; `stages`: probabilities of I to IV."""
+    """One cancer. `affinity`: mean site offsets, ordered as `SITES`; `stages`: probabilities of I to IV."""
 
     name: str
     code: str
@@ -91,27 +92,27 @@ class Indication:
     first_line_alternative: Regimen | None = None
 
 
-def _platinum(*agents: str, potency: float = 0.055) -> Regimen:
+def _platinum(*agents: str, potency: float = 0.082) -> Regimen:
     return Regimen(agents, "platinum", 3, 6, potency, 0.022)
 
 
-def _cytotoxic(*agents: str, potency: float = 0.042) -> Regimen:
+def _cytotoxic(*agents: str, potency: float = 0.064) -> Regimen:
     return Regimen(agents, "cytotoxic", 3, 6, potency, 0.020)
 
 
-def _taxane(*agents: str, potency: float = 0.042) -> Regimen:
+def _taxane(*agents: str, potency: float = 0.064) -> Regimen:
     return Regimen(agents, "taxane", 3, 6, potency, 0.018)
 
 
-def _immune(*agents: str, cycle: int = 6, potency: float = 0.042) -> Regimen:
+def _immune(*agents: str, cycle: int = 6, potency: float = 0.064) -> Regimen:
     return Regimen(agents, "immune", cycle, 12, potency, 0.005)
 
 
-def _targeted(*agents: str, cycle: int = 4, potency: float = 0.042) -> Regimen:
+def _targeted(*agents: str, cycle: int = 4, potency: float = 0.064) -> Regimen:
     return Regimen(agents, "targeted", cycle, 14, potency, 0.010)
 
 
-def _hormonal(*agents: str, potency: float = 0.045) -> Regimen:
+def _hormonal(*agents: str, potency: float = 0.066) -> Regimen:
     return Regimen(agents, "hormonal", 4, 12, potency, 0.004)
 
 
@@ -121,32 +122,32 @@ CEA, CA125, CA199, PSA = "LOINC/2039-6", "LOINC/10334-1", "LOINC/24108-3", "LOIN
 INDICATIONS: tuple[Indication, ...] = (
     Indication(
         "bladder", "C67.9", "51595", None, 0.25, 69, 0.017,
-        (-0.9, -1.0, -0.8, -2.2, -0.4, -0.2), (0.24, 0.26, 0.24, 0.26),
+        (-0.9, -1.0, -0.8, -1.9, -0.4, -0.2), (0.24, 0.26, 0.24, 0.26),
         (_platinum("gemcitabine", "cisplatin"), _immune("pembrolizumab"), _taxane("docetaxel")),
     ),
     Indication(
         "kidney", "C64.9", "50230", None, 0.35, 62, 0.014,
-        (-0.4, -1.3, -0.9, -1.5, -0.9, -0.4), (0.28, 0.22, 0.22, 0.28),
+        (-0.4, -1.3, -0.9, -1.0, -0.9, -0.4), (0.28, 0.22, 0.22, 0.28),
         (_targeted("sunitinib", cycle=6), _targeted("cabozantinib"), _immune("nivolumab", cycle=4)),
         _immune("pembrolizumab"),
     ),
     Indication(
         "lung", "C34.90", "32480", CEA, 0.48, 66, 0.020,
-        (-0.5, -0.9, -0.7, -0.8, -0.4, -0.3), (0.18, 0.16, 0.24, 0.42),
+        (-0.5, -0.9, -0.7, -0.15, -0.4, -0.3), (0.18, 0.16, 0.24, 0.42),
         (_platinum("carboplatin", "pemetrexed"), _taxane("docetaxel"), _cytotoxic("gemcitabine")),
         _immune("pembrolizumab"),
     ),
     Indication(
         "ovarian", "C56.9", "58956", CA125, 1.0, 60, 0.018,
         (-1.3, -0.8, -2.0, -2.4, -0.6, 0.0), (0.15, 0.15, 0.42, 0.28),
-        (_platinum("carboplatin", "paclitaxel", potency=0.062), _cytotoxic("doxorubicin", "bevacizumab"),
+        (_platinum("carboplatin", "paclitaxel", potency=0.092), _cytotoxic("doxorubicin", "bevacizumab"),
          _cytotoxic("gemcitabine")),
     ),
     Indication(
         "pancreas", "C25.9", "48150", CA199, 0.47, 67, 0.025,
         (-1.1, -0.2, -1.9, -2.5, -0.7, -0.2), (0.12, 0.20, 0.26, 0.42),
-        (_platinum("oxaliplatin", "irinotecan", "fluorouracil", potency=0.050),
-         _taxane("gemcitabine", "paclitaxel"), _cytotoxic("ifosfamide", potency=0.025)),
+        (_platinum("oxaliplatin", "irinotecan", "fluorouracil", potency=0.075),
+         _taxane("gemcitabine", "paclitaxel"), _cytotoxic("ifosfamide", potency=0.038)),
     ),
     Indication(
         "prostate", "C61", "55866", PSA, 0.0, 68, 0.012,
@@ -155,19 +156,19 @@ INDICATIONS: tuple[Indication, ...] = (
     ),
     Indication(
         "sarcoma", "C49.9", "21557", None, 0.5, 55, 0.020,
-        (-0.1, -1.3, -1.3, -2.2, -1.6, -0.1), (0.20, 0.24, 0.28, 0.28),
-        (_cytotoxic("doxorubicin", "ifosfamide", potency=0.046), _taxane("gemcitabine", "docetaxel"),
+        (-0.1, -1.3, -1.3, -1.8, -1.6, -0.1), (0.20, 0.24, 0.28, 0.28),
+        (_cytotoxic("doxorubicin", "ifosfamide", potency=0.068), _taxane("gemcitabine", "docetaxel"),
          _targeted("sunitinib", cycle=6)),
     ),
     Indication(
         "upper_gi", "C16.9", "43632", CEA, 0.35, 65, 0.021,
         (-1.2, -0.4, -1.4, -2.3, -0.4, -0.2), (0.16, 0.20, 0.28, 0.36),
-        (_platinum("oxaliplatin", "fluorouracil", potency=0.050), _taxane("paclitaxel", "bevacizumab"),
+        (_platinum("oxaliplatin", "fluorouracil", potency=0.075), _taxane("paclitaxel", "bevacizumab"),
          _cytotoxic("irinotecan")),
     ),
     Indication(
         "uterus", "C54.1", "58571", CA125, 1.0, 63, 0.014,
-        (-0.8, -1.4, -1.6, -2.4, -0.6, -0.2), (0.34, 0.22, 0.24, 0.20),
+        (-0.8, -1.4, -1.6, -2.0, -0.6, -0.2), (0.34, 0.22, 0.24, 0.20),
         (_platinum("carboplatin", "paclitaxel"), _immune("pembrolizumab"), _cytotoxic("doxorubicin")),
     ),
 )  # fmt: skip
@@ -178,14 +179,14 @@ WEIGHTS = (0.09, 0.08, 0.20, 0.14, 0.12, 0.12, 0.07, 0.09, 0.09)
 
 # LOINC code: name, unit, probability of being drawn at a visit.
 LABS: dict[str, tuple[str, str, float]] = {
-    "718-7": ("Hemoglobin [Mass/volume] in Blood", "g/dL", 0.42),
-    "751-8": ("Neutrophils [#/volume] in Blood by Automated count", "10*3/uL", 0.42),
-    "777-3": ("Platelets [#/volume] in Blood by Automated count", "10*3/uL", 0.25),
-    "2160-0": ("Creatinine [Mass/volume] in Serum or Plasma", "mg/dL", 0.25),
-    "1751-7": ("Albumin [Mass/volume] in Serum or Plasma", "g/dL", 0.38),
-    "2532-0": ("Lactate dehydrogenase [Enzymatic activity/volume] in Serum or Plasma", "U/L", 0.38),
-    "1742-6": ("Alanine aminotransferase [Enzymatic activity/volume] in Serum or Plasma", "U/L", 0.2),
-    "6768-6": ("Alkaline phosphatase [Enzymatic activity/volume] in Serum or Plasma", "U/L", 0.2),
+    "718-7": ("Hemoglobin [Mass/volume] in Blood", "g/dL", 0.38),
+    "751-8": ("Neutrophils [#/volume] in Blood by Automated count", "10*3/uL", 0.36),
+    "777-3": ("Platelets [#/volume] in Blood by Automated count", "10*3/uL", 0.2),
+    "2160-0": ("Creatinine [Mass/volume] in Serum or Plasma", "mg/dL", 0.22),
+    "1751-7": ("Albumin [Mass/volume] in Serum or Plasma", "g/dL", 0.36),
+    "2532-0": ("Lactate dehydrogenase [Enzymatic activity/volume] in Serum or Plasma", "U/L", 0.36),
+    "1742-6": ("Alanine aminotransferase [Enzymatic activity/volume] in Serum or Plasma", "U/L", 0.17),
+    "6768-6": ("Alkaline phosphatase [Enzymatic activity/volume] in Serum or Plasma", "U/L", 0.17),
 }
 # LOINC key: name, unit, median where no disease is seen. Drawn with probability MARKER_DRAWN at a visit.
 MARKERS: dict[str, tuple[str, str, float]] = {
@@ -222,16 +223,16 @@ _ICD_NAMES = {
     "C79.31": "Secondary malignant neoplasm of brain",
     "C77.9": "Secondary and unspecified malignant neoplasm of lymph node, unspecified",
 }
-_SURGERY_NAMES = {
-    "51595": "Cystectomy, complete, with ureteroileal conduit",
-    "50230": "Nephrectomy, radical",
-    "32480": "Removal of lung, single lobe (lobectomy)",
-    "58956": "Bilateral salpingo-oophorectomy with total omentectomy and hysterectomy",
-    "48150": "Pancreatectomy, proximal subtotal, with total duodenectomy",
-    "55866": "Laparoscopy, surgical prostatectomy, retropubic radical",
-    "21557": "Radical resection of tumor, soft tissue",
-    "43632": "Gastrectomy, partial, distal; with gastrojejunostomy",
-    "58571": "Laparoscopy, surgical, with total hysterectomy",
+_SURGERY_NAMES = {  # our own words: CPT's descriptors are not ours to copy
+    "51595": "Radical cystectomy",
+    "50230": "Radical nephrectomy",
+    "32480": "Lobectomy of the lung",
+    "58956": "Ovarian debulking surgery",
+    "48150": "Pancreatoduodenectomy",
+    "55866": "Radical prostatectomy",
+    "21557": "Radical resection of sarcoma",
+    "43632": "Partial gastrectomy",
+    "58571": "Total hysterectomy",
 }
 
 

@@ -31,7 +31,7 @@ class Dynamics:
     sites: tuple[str, ...]
     capacity: float = 4.0
     floor: float = -4.0
-    velocity_pull: float = 0.16
+    velocity_pull: float = 0.2
     velocity_noise: float = 0.003
     burden_noise: float = 0.012
     resistance_noise: float = 0.015
@@ -42,9 +42,9 @@ class Dynamics:
     wear_from: float = 1.2
     site_pull: float = 0.02
     site_noise: float = 0.04
-    hazard_base: float = 0.0007
-    hazard_burden: float = 1.35
-    hazard_reserve: float = 0.9
+    hazard_base: float = 0.0004
+    hazard_burden: float = 1.75
+    hazard_reserve: float = 1.2
 
     @property
     def noises(self) -> int:

@@ -187,7 +187,13 @@ class Chart:
         )  # fmt: skip
 
     def death(self, day: date) -> None:
+        """Adds the death, and ends stays and supplies that would last beyond it."""
         self.rows["death"].append([self.person_id, day, EHR_TYPE])
+        midnight = _stamp(datetime.combine(day, time()))
+        for row in self.rows["visit_occurrence"]:
+            row[5], row[6] = min(row[5], day), min(row[6], midnight)
+        for row in self.rows["drug_exposure"]:
+            row[5] = min(row[5], day)
 
 
 class OmopWriter:

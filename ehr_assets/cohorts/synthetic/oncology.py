@@ -1,0 +1,321 @@
+"""The embedded oncology cohort: who falls ill, how they are treated, and the raw tables that come of it.
+
+What belongs here: the course of care of one subject (visits, lines of therapy, surgery, imaging and what
+follows from it) and the public entry. Who falls ill is `oncology_subjects.py`, the hidden state `engine.py`,
+the views of it `oncology_views.py`, numbers and codes `catalog.py`, the files `tables.py`.
+"""
+
+import math
+from datetime import datetime, time, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ehr_assets.cohorts.synthetic import oncology_views as views
+from ehr_assets.cohorts.synthetic.catalog import (
+    DRUG_KEY,
+    DRUGS,
+    DYNAMICS,
+    LOCAL,
+    METASTASIS,
+    NEW_LESION,
+    SITES,
+    Regimen,
+    concepts,
+)
+from ehr_assets.cohorts.synthetic.engine import STEP_DAYS, Treatment, truth_columns
+from ehr_assets.cohorts.synthetic.oncology_subjects import draw_course, draw_profile
+from ehr_assets.cohorts.synthetic.tables import FIRST_PERSON, Chart, OmopWriter, concept_ids
+from ehr_assets.progress import Progress, no_progress
+
+DEFECT_RATE = 0.002
+# Beside the latent state: whether a regimen is running, and how many lines remain to be tried.
+TRUTH_COLUMNS = (*truth_columns(DYNAMICS), "z_treated", "z_lines_left")
+OPERABLE = {"I": 0.92, "II": 0.85, "III": 0.5, "IV": 0.0}
+ADJUVANT = {"I": 0.05, "II": 0.45, "III": 0.7, "IV": 0.0}
+_ROWS_PER_GROUP = 20_000
+
+
+def simulate_oncology(
+    tables_dir: Path, truth_dir: Path, *, subjects: int, seed: int, progress: Progress = no_progress
+) -> dict[str, int]:
+    """Writes OMOP-shaped CSV tables to `tables_dir` and `latent_states.parquet` to `truth_dir`.
+
+    Both directories exist and are empty. Equal arguments give equal bytes; a larger cohort of the same seed
+    begins with the same subjects and rows. Memory does not grow with `subjects`.
+
+    Returns:
+        Counts: `subjects`, `deaths`, `latent_rows`, `rows_<table>` per table and `defects_<kind>` per kind.
+    """
+    ids = concept_ids(concepts())
+    deaths = latent_rows = 0
+    schema = pa.schema(
+        [("subject_id", pa.int64()), ("time", pa.timestamp("us"))]
+        + [(name, pa.float64()) for name in TRUTH_COLUMNS]
+    )
+    truth: list[tuple] = []
+    with (
+        OmopWriter(tables_dir, concepts(), defect_rate=DEFECT_RATE) as writer,
+        pq.ParquetWriter(truth_dir / "latent_states.parquet", schema, compression="zstd") as latent,
+    ):
+        for index in range(subjects):
+            patient = Patient(index, seed, ids)
+            patient.live()
+            # A stream of its own: the defects of a subject do not change what happens to it.
+            writer.add(patient.chart, np.random.default_rng([seed, index, 1]))
+            deaths += len(patient.chart.rows["death"])
+            truth += patient.truth
+            latent_rows += len(patient.truth)
+            if len(truth) >= _ROWS_PER_GROUP or index == subjects - 1:
+                columns = list(zip(*truth, strict=True))
+                latent.write_table(pa.table(columns, schema=schema))
+                truth = []
+            if index % 50 == 49 or index == subjects - 1:
+                progress("simulating subjects", index + 1, subjects)
+    return {
+        "subjects": subjects,
+        "deaths": deaths,
+        "latent_rows": latent_rows,
+        **{f"rows_{table}": n for table, n in writer.counts.items()},
+        **{f"defects_{kind}": n for kind, n in writer.defects.items()},
+    }
+
+
+class Patient:
+    """One subject's life from diagnosis to death or censoring, week by week."""
+
+    def __init__(self, index: int, seed: int, ids: dict[str, int]) -> None:
+        self.rng = np.random.default_rng([seed, index])
+        self.chart = Chart(FIRST_PERSON + index, ids)
+        self.profile = draw_profile(self.rng)
+        self.body = views.Body.draw(self.profile.indication, self.profile.female, self.rng)
+        self.course = draw_course(self.profile, self.rng)
+        self.imaging = views.Imaging(involved={LOCAL})
+        self.start = datetime.combine(self.profile.diagnosis, time())
+        self.truth: list[tuple] = []
+        self.lines_given = 0
+        self.regimen: Regimen | None = None
+        self.cycle = 0
+        self.cycles_planned = 0
+        self.dose = 1.0
+        self.next_cycle = self.next_clinic = self.next_scan = 0
+        self.next_line: int | None = None  # the week a planned line starts
+        self.surgery: int | None = None
+        self.supportive = False
+        self.metastases: list[str] = []  # seen on a scan, not yet in the problem list
+
+    def live(self) -> None:
+        """Fills the chart and the truth."""
+        self._diagnosis()
+        for week in range(self.profile.weeks):
+            if week:
+                self.course.step()
+            self.now = self.start + timedelta(days=STEP_DAYS * week)
+            self._know(self.now)
+            if self.rng.random() < self.course.hazard:
+                day = (self.now + timedelta(days=int(self.rng.integers(STEP_DAYS)))).date()
+                if day > self.profile.diagnosis:
+                    self.chart.death(day)
+                    self.chart.period(self.profile.diagnosis, day)
+                    return
+            self._week(week)
+        last = self.start + timedelta(days=STEP_DAYS * self.profile.weeks - 1)
+        self.chart.period(self.profile.diagnosis, last.date())
+
+    def _know(self, at: datetime) -> None:
+        """Adds the present state to the truth; also called when a decision changes it within a week."""
+        left = len(self.profile.indication.lines) - self.lines_given
+        care = (float(self.regimen is not None), 0.0 if self.supportive else float(left))
+        self.truth.append((self.chart.person_id, at, *self.course.truth(), *care))
+
+    def _moment(self) -> datetime:
+        """A time in clinic hours, on one of the first five days of this week."""
+        minutes = int(self.rng.integers(8 * 60, 16 * 60))
+        return self.now + timedelta(days=int(self.rng.integers(5)), minutes=minutes)
+
+    # ---- what happens in a week
+
+    def _diagnosis(self) -> None:
+        p, rng = self.profile, self.rng
+        self.chart.person(p.birth, "F" if p.female else "M", p.race)
+        self.now = self.start
+        at = self.start + timedelta(minutes=int(rng.integers(8 * 60, 16 * 60)))
+        visit = self._visit(at)
+        self.chart.condition(f"ICD10CM/{p.indication.code}", p.diagnosis, visit)
+        for code in p.comorbidities:
+            self.chart.condition(f"ICD10CM/{code}", p.diagnosis, visit)
+        staged = views.filed(at, rng, hours=60, late=0.1, late_days=7)
+        self.chart.observation(f"ONC/STAGE/{p.stage}", at, staged, visit)
+        views.laboratory(self.chart, self.body, self.course, at, visit, rng)
+        views.performance(self.chart, self.body, self.course, at, visit, rng)
+        self.imaging.rebase(self.course)
+        if p.stage == "IV":
+            seen = [k for k, x in enumerate(self.course.sites) if k != LOCAL and x > NEW_LESION]
+            self.imaging.involved.update(seen)
+            self.metastases = [SITES[k] for k in seen]
+        if rng.random() < OPERABLE[p.stage]:
+            self.surgery = int(rng.integers(2, 7))
+        else:
+            self.next_line = int(rng.integers(2, 6))
+        self.next_clinic = 1
+        self.next_scan = int(rng.integers(8, 12))
+
+    def _week(self, week: int) -> None:
+        if week == self.surgery:
+            self._operate(week)
+        elif week == self.next_line and self.regimen is None:
+            self._start_line(week)
+        elif self.regimen is not None and week >= self.next_cycle:
+            self._cycle(week)
+        elif self.regimen is None and week >= self.next_clinic:
+            self._clinic(week)
+        elif self.rng.random() < 0.0022 * math.exp(0.8 * views.frailty(self.course)):
+            self._admit(self._moment(), days=int(self.rng.integers(2, 8)))
+        if week >= self.next_scan and week != self.surgery:
+            self._scan(week)
+
+    def _visit(self, at: datetime) -> int:
+        stay = timedelta(minutes=int(self.rng.integers(20, 180)))
+        return self.chart.visit("VISIT/OUTPATIENT", at, at + stay)
+
+    def _examine(self) -> tuple[datetime, int]:
+        at = self._moment()
+        visit = self._visit(at)
+        views.laboratory(self.chart, self.body, self.course, at, visit, self.rng)
+        views.performance(self.chart, self.body, self.course, at, visit, self.rng)
+        for site in self.metastases:
+            self.chart.condition(METASTASIS[site], at.date(), visit)
+        self.metastases = []
+        return at, visit
+
+    def _clinic(self, week: int) -> None:
+        """A visit off treatment; closer together with known disease than in surveillance after a cure."""
+        gap = (5, 9) if self.supportive else (9, 14) if self.course.burden > 0.3 else (11, 16)
+        self.next_clinic = week + int(self.rng.integers(*gap))
+        if self.rng.random() < 0.05:
+            return  # did not attend
+        at, visit = self._examine()
+        if self.supportive and self.rng.random() < 0.6:
+            self._give("morphine", at, visit)
+
+    def _admit(self, at: datetime, *, days: int) -> int:
+        visit = self.chart.visit("VISIT/INPATIENT", at, at + timedelta(days=days))
+        views.laboratory(self.chart, self.body, self.course, at + timedelta(hours=2), visit, self.rng)
+        return visit
+
+    def _operate(self, week: int) -> None:
+        """Curative surgery: takes most of the burden; what it leaves decides whether the disease returns."""
+        p, rng = self.profile, self.rng
+        at = self._moment()
+        visit = self.chart.visit("VISIT/INPATIENT", at, at + timedelta(days=int(rng.integers(2, 8))))
+        self.chart.procedure(f"CPT4/{p.indication.surgery}", at.date(), visit)
+        left = {"I": 2.6, "II": 2.2, "III": 1.8, "IV": 1.0}[p.stage] + 0.8 * rng.standard_normal()
+        self.course.remove(max(self.course.burden + max(left, 0.3), 0.3), LOCAL, -1.0)
+        self.course.reserve -= 0.25
+        self.imaging.involved.discard(LOCAL)
+        self.imaging.rebase(self.course)
+        self._know(at)
+        if rng.random() < ADJUVANT[p.stage]:
+            self.next_line = week + int(rng.integers(5, 9))
+        self.next_clinic = week + int(rng.integers(3, 6))
+        self.next_scan = week + int(rng.integers(14, 22))
+
+    def _start_line(self, week: int) -> None:
+        p, rng, line = self.profile, self.rng, self.lines_given
+        regimen = p.indication.lines[line]
+        if line == 0 and p.indication.first_line_alternative and rng.random() < 0.35:
+            regimen = p.indication.first_line_alternative
+        adjuvant = line == 0 and self.surgery is not None
+        self.lines_given += 1
+        self.regimen, self.cycle, self.dose, self.next_line = regimen, 0, 1.0, None
+        if adjuvant:
+            self.cycles_planned = min(regimen.cycles, 4 if regimen.cycle <= 3 else 5)
+        else:
+            self.cycles_planned = regimen.cycles
+        sensitivity = math.exp(0.4 * rng.standard_normal()) * 0.88**line
+        self.potency = regimen.potency * sensitivity
+        self.course.start(self._treatment())
+        self.imaging.rebase(self.course)
+        self.next_scan = week + int(rng.integers(8, 11))
+        self._know(self._cycle(week))
+
+    def _treatment(self) -> Treatment:
+        assert self.regimen is not None
+        # A lower dose spares the reserve more than it costs in effect.
+        return Treatment(self.potency * self.dose**0.5, self.regimen.toxicity * self.dose)
+
+    def _cycle(self, week: int) -> datetime:
+        """A treatment visit; returns its time. Severe toxicity lowers the dose or ends the regimen."""
+        regimen, rng = self.regimen, self.rng
+        assert regimen is not None
+        at, visit = self._examine()
+        if self.cycle:
+            grades = views.toxicity(self.chart, self.course, regimen.kind, self.cycle, at, visit, rng)
+            worst = max(grades.values(), default=0)
+            if worst >= 3:
+                if rng.random() < 0.3:
+                    self._admit(at + timedelta(hours=3), days=int(rng.integers(2, 7)))
+                if grades.get("NEUTROPENIA", 0) >= 3 and rng.random() < 0.7:
+                    self._give("filgrastim", at + timedelta(hours=1), visit)
+                if rng.random() < (0.55 if self.dose < 0.9 else 0.3):
+                    self._discontinue(week, at, visit)
+                    return at
+                self.dose = max(self.dose - 0.2, 0.6)
+                self.course.adjust(self._treatment())
+        if self.cycle >= self.cycles_planned:
+            self._end_regimen(week)
+            return at
+        for agent in regimen.agents:
+            # Leuprolide and tablets come in fixed doses, infusions by body size.
+            size = (self.body.weight / 75) ** 0.5 if DRUGS[agent][2] == "intravenous" else 1.0
+            self._give(agent, at + timedelta(minutes=45), visit, self.dose * size)
+        if regimen.kind in ("platinum", "cytotoxic", "taxane") and rng.random() < 0.3:
+            support = "ondansetron" if rng.random() < 0.6 else "dexamethasone"
+            self._give(support, at + timedelta(minutes=15), visit)
+        self.cycle += 1
+        delayed = regimen.cycle < 6 and rng.random() < 0.1
+        self.next_cycle = week + regimen.cycle + int(delayed)
+        return at
+
+    def _give(self, agent: str, at: datetime, visit: int, factor: float = 1.0) -> None:
+        _, mg, route, days = DRUGS[agent]
+        self.chart.drug(DRUG_KEY[agent], at, mg=mg * factor, route=route, days=days, visit=visit)
+
+    def _discontinue(self, week: int, at: datetime, visit: int) -> None:
+        when = views.filed(at, self.rng, hours=20, late=0.1, late_days=5)
+        self.chart.observation("ONC/DISCONTINUATION", at, when, visit)
+        self._end_regimen(week)
+        if self.rng.random() < 0.4:
+            self._plan_line(week, (3, 8))
+
+    def _end_regimen(self, week: int) -> None:
+        self.regimen = None
+        self.course.stop()
+        self.next_clinic = week + int(self.rng.integers(5, 9))
+        self.next_scan = max(self.next_scan, week + 4)
+
+    def _plan_line(self, week: int, gap: tuple[int, int]) -> None:
+        """Plans the next line, unless none is left, the subject is too frail, or declines."""
+        frail = views.frailty(self.course) > 2.8
+        if self.lines_given >= len(self.profile.indication.lines) or frail or self.rng.random() < 0.1:
+            self.supportive = True
+            self.next_clinic = week + 2
+            return
+        self.next_line = week + int(self.rng.integers(*gap))
+        self.next_clinic = self.next_line + 1
+
+    def _scan(self, week: int) -> None:
+        treated = self.regimen is not None
+        reading = self.imaging.read(self.chart, self.course, self._moment(), self.rng, treated=treated)
+        # Diagnoses are coded at a later visit, and some never are.
+        self.metastases += [s for s in reading.new if s in METASTASIS and self.rng.random() < 0.9]
+        gap = (8, 11) if treated else (11, 15) if self.course.burden > 0.0 else (16, 27)
+        self.next_scan = week + int(self.rng.integers(*gap))
+        if reading.response != "PD" or self.supportive:
+            return
+        if self.regimen is not None:
+            self._end_regimen(week)
+        if self.next_line is None:
+            self._plan_line(week, (1, 6))
