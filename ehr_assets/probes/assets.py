@@ -1,4 +1,4 @@
-"""Dagster assets of this room: `<recipe>/probe_metrics`, `<cohort>/baseline_metrics`, `<cohort>/oracle_metrics`."""
+"""Dagster assets of this room: `<recipe>/probe_metrics`, and of cohorts the baselines and the oracle."""
 
 from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, MaterializeResult, asset
 
@@ -12,7 +12,9 @@ from ehr_assets.nodes.assets import decision_nodes_key, task_labels_key
 from ehr_assets.training.recipe import RecipeSpec
 from resources.storage import Datasets, Outcome, Step, asset_name
 
-SHARED = ["probes/frames.py", "probes/classifiers.py", "probes/scoring.py", "probes/metrics.py", "probes/survival.py"]
+FITTING = ["probes/frames.py", "probes/classifiers.py", "probes/survival.py", "probes/threads.py"]
+SCORING = ["probes/scoring.py", "probes/metrics.py", "leakage/subjects.py", "leakage/fits.py"]
+SHARED = [*FITTING, *SCORING]
 
 
 def probe_metrics_key(recipe: str) -> AssetKey:
@@ -64,7 +66,9 @@ def recipe_probe_assets(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetsDe
             )
             return Outcome(stats, schema_of="metrics")
 
-        return datasets.materialize(context, build, config=recipe.probe.model_dump(mode="json"), seed=recipe.seed)
+        return datasets.materialize(
+            context, build, config=recipe.probe.model_dump(mode="json"), seed=recipe.seed
+        )
 
     return [probe_metrics]
 
@@ -78,7 +82,10 @@ def cohort_probe_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
         deps=[meds, *_labelled_nodes(cohort.name)],
         group_name=cohort.name,
         kinds={"xgboost", "scikitlearn", "parquet"},
-        code_version=code_version([*SHARED, "probes/baselines.py", "probes/features.py"], ""),
+        code_version=code_version(
+            [*SHARED, "probes/baselines.py", "probes/features.py", "leakage/windows.py", "nodes/frames.py"],
+            "",
+        ),
         description="XGBoost and logistic regression on flattened features of what was known at each node.",
     )
     def baseline_metrics(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:

@@ -32,7 +32,7 @@ def baseline_metrics(
     seed: int = 1,
     bootstrap: int = 200,
     min_positives: int = 5,
-    nthread: int = 2,
+    nthread: int = 1,
     progress: Progress = no_progress,
 ) -> dict[str, int]:
     """Fits and scores the baselines on every task of a cohort.
@@ -52,7 +52,12 @@ def baseline_metrics(
     train, tuning = nodes.rows("train"), nodes.rows("tuning")
     boosted, logistic = Method(RECIPE, "xgboost", seed), Method(RECIPE, "logistic", seed)
     rows, tables = [], []
-    stats = {"tasks": len(nodes.tasks), "tasks_scored": 0, "nodes": len(table.X), "features": len(table.names)}
+    stats = {
+        "tasks": len(nodes.tasks),
+        "tasks_scored": 0,
+        "nodes": len(table.X),
+        "features": len(table.names),
+    }
     for done, task in enumerate(nodes.tasks, start=1):
         known = ~np.isnan(task.y)
         fit, choose = train & known, tuning & known
@@ -60,9 +65,8 @@ def baseline_metrics(
             probability = None
             if scorer.fittable(task, usable):
                 data = table.X[fit], task.y[fit], table.X[choose], task.y[choose]
-                model = (
-                    fit_boosted(*data, seed=seed, nthread=nthread) if method is boosted else fit_logistic(*data)
-                )
+                trees = method is boosted
+                model = fit_boosted(*data, seed=seed, nthread=nthread) if trees else fit_logistic(*data)
                 probability = model.probability(table.X)
                 tables.append(scorer.predictions(method, task, probability, usable))
             scored = scorer.binary_rows(method, task, probability, usable)

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from ehr_assets.leakage.windows import events_known_at
 from ehr_assets.nodes.frames import BIRTH, scan_events
-from ehr_assets.probes.frames import CohortNodes
+from ehr_assets.probes.frames import CohortNodes, one_hot
 from ehr_assets.progress import Progress, no_progress
 
 WINDOWS_DAYS = (30.0, 180.0, np.inf)
 TREND_DAYS = 180.0
 DAY_US = 86_400_000_000
 YEAR_DAYS = 365.25
-JOINED_ROWS = 4_000_000
-"""Pairs of (event, node) held at once: about 300 MB. Records are walked in subject ranges of that size."""
+JOINED_ROWS = 2_000_000
+"""Pairs of (event, node) held at once: some 200 MB. Records are walked in subject ranges of that size."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,7 @@ def node_features(
 
     Memory is bounded by `JOINED_ROWS` and the result, not by events x nodes.
     """
-    events = scan_events(meds_dir).select(
-        "subject_id", "time", "available_time", "code", "numeric_value"
-    )
+    events = scan_events(meds_dir).select("subject_id", "time", "available_time", "code", "numeric_value")
     at = nodes.frame.select(
         pl.int_range(pl.len()).cast(pl.Int64).alias("row"),
         "node_id",
@@ -86,7 +84,15 @@ def node_features(
     triggers, trigger_names = one_hot(nodes, nodes.frame["trigger"].to_list())
     return FeatureTable(
         X=np.concatenate(
-            [counts.reshape(n, -1), values.reshape(n, -1), static, general, indications, triggers], axis=1
+            [
+                counts.reshape(n, len(WINDOWS_DAYS) * (k + 1)),
+                values.reshape(n, 2 * len(vocabulary.measured)),
+                static,
+                general,
+                indications,
+                triggers,
+            ],
+            axis=1,
         ),
         names=[
             *(f"log_count_{w}|{code}" for w in labels for code in [*vocabulary.counted, "any"]),
@@ -109,10 +115,12 @@ def choose_codes(
     top_measured: int,
     top_static: int,
 ) -> Vocabulary:
-    """The codes known to most train subjects by their last node. Only labelled train subjects are looked at."""
+    """The codes known to most train subjects by their last node; only labelled train subjects count."""
     train = pl.DataFrame({"subject_id": nodes.labelled_subjects("train")})
-    horizon = at.join(train, on="subject_id", how="semi").group_by("subject_id").agg(
-        pl.col("time").max().alias("last_node")
+    horizon = (
+        at.join(train, on="subject_id", how="semi")
+        .group_by("subject_id")
+        .agg(pl.col("time").max().alias("last_node"))
     )
     timed = pl.col("time").is_not_null()
     prevalence = (
@@ -121,7 +129,10 @@ def choose_codes(
         .group_by("code")
         .agg(
             pl.col("subject_id").filter(timed).n_unique().alias("counted"),
-            pl.col("subject_id").filter(timed & pl.col("numeric_value").is_not_null()).n_unique().alias("measured"),
+            pl.col("subject_id")
+            .filter(timed & pl.col("numeric_value").is_not_null())
+            .n_unique()
+            .alias("measured"),
             pl.col("subject_id").filter(~timed).n_unique().alias("static"),
         )
         .collect(engine="streaming")
@@ -135,13 +146,14 @@ def choose_codes(
 
 
 def _subject_ranges(events: pl.LazyFrame, at: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, int, int]]:
-    """Nodes in ranges of subject ids such that events x nodes stays under `JOINED_ROWS` (or is one subject)."""
+    """Nodes in ranges of subject ids whose events x nodes stay under `JOINED_ROWS` (or are one subject)."""
     if not at.height:
         return
+    lengths = events.group_by("subject_id").len("events").collect(engine="streaming")
     sizes = (
         at.group_by("subject_id")
         .len("nodes")
-        .join(events.group_by("subject_id").len("events").collect(engine="streaming"), on="subject_id", how="left")
+        .join(lengths, on="subject_id", how="left")
         .with_columns((pl.col("nodes") * pl.col("events").fill_null(0)).alias("pairs"))
         .sort("subject_id")
     )
@@ -204,7 +216,12 @@ def _fill_values(known: pl.DataFrame, codes: Sequence[str], values: NDArray[np.f
 
 
 def _fill_static(known: pl.DataFrame, codes: Sequence[str], static: NDArray[np.float32]) -> None:
-    found = known.filter(pl.col("time").is_null()).join(_columns(codes), on="code").select("row", "column").unique()
+    found = (
+        known.filter(pl.col("time").is_null())
+        .join(_columns(codes), on="code")
+        .select("row", "column")
+        .unique()
+    )
     static[found["row"], found["column"]] = 1
 
 
@@ -227,10 +244,3 @@ def _columns(codes: Sequence[str]) -> pl.DataFrame:
     return pl.DataFrame(
         {"code": list(codes), "column": np.arange(len(codes))}, schema={"code": pl.String, "column": pl.Int64}
     )
-
-
-def one_hot(nodes: CohortNodes, values: Sequence[Sequence[str]]) -> tuple[NDArray[np.float32], list[str]]:
-    """Indicators (n, k) of the names found at train nodes."""
-    train = nodes.rows("train")
-    names = sorted({name for i in np.flatnonzero(train) for name in values[i]})
-    return np.array([[name in held for name in names] for held in values], np.float32).reshape(-1, len(names)), names

@@ -189,11 +189,21 @@ def load_embeddings(embeddings_dir: Path, nodes: CohortNodes) -> NDArray[np.floa
     return X
 
 
+def one_hot(nodes: CohortNodes, values: Sequence[Sequence[str]]) -> tuple[NDArray[np.float32], list[str]]:
+    """Indicators (n, k) of the names found at train nodes. values: the names that each node holds."""
+    train = nodes.rows("train")
+    names = sorted({name for held, fit in zip(values, train, strict=True) if fit for name in held})
+    flags = np.array([[name in held for name in names] for held in values], dtype=np.float32)
+    return flags.reshape(len(values), len(names)), names
+
+
 def write_metrics(rows: Sequence[Mapping[str, Any]], out_dir: Path) -> None:
     """Writes `metrics.parquet`, sorted, NaN as null."""
     keys = ("recipe", "cohort", "probe", "task", "metric", "indication")
     ordered = sorted(rows, key=lambda r: tuple(str(r.get(k) or "") for k in keys))
-    clean = [{k: (None if isinstance(v, float) and np.isnan(v) else v) for k, v in r.items()} for r in ordered]
+    clean = [
+        {k: (None if isinstance(v, float) and np.isnan(v) else v) for k, v in r.items()} for r in ordered
+    ]
     pq.write_table(
         pa.Table.from_pylist(clean, METRICS_SCHEMA), out_dir / "metrics.parquet", compression="zstd"
     )
@@ -208,7 +218,7 @@ def write_predictions(tables: Sequence[pa.Table], out_dir: Path) -> None:
 
 
 def write_fitted_on(cohorts: Sequence[CohortNodes], out_dir: Path) -> None:
-    """Writes `fitted_on.json`: hashes of the subjects that anything was fitted on (train) or chosen on (tuning).
+    """Writes `fitted_on.json`: hashes of the subjects fitted on (train) and chosen on (tuning).
 
     At the top, the train subjects of all cohorts together, as in the tokenizer's; below, cohort by cohort.
     """

@@ -23,8 +23,8 @@ from ehr_assets.probes.scoring import Method, Scorer
 from ehr_assets.probes.survival import fit_cox
 from ehr_assets.progress import Progress, no_progress
 
-TIME_TO_EVENT_CATEGORIES = frozenset({"survival", "mortality"})
-"""Tasks of these categories get a Cox probe beside the logistic one."""
+TIME_TO_EVENT_WORDS = ("survival", "mortality")
+"""Tasks whose category holds one of these words get a Cox probe beside the logistic one."""
 
 
 def probe_recipe(
@@ -58,7 +58,7 @@ def probe_recipe(
     stats = {"tasks": total, "tasks_scored": 0, "nodes": 0, "nodes_without_embedding": 0}
     for nodes in loaded.values():
         X = load_embeddings(embeddings_dir, nodes)
-        usable = np.isfinite(X).all(axis=1)
+        usable = np.asarray(np.isfinite(X).all(axis=1))
         stats["nodes"] += len(usable)
         stats["nodes_without_embedding"] += int((~usable).sum())
         scorer = Scorer(nodes, bootstrap, min_positives)
@@ -74,7 +74,7 @@ def probe_recipe(
             scored = scorer.binary_rows(logistic, task, probability, usable)
             stats["tasks_scored"] += int(np.isfinite(scored[0]["value"]))
             rows += scored
-            if task.category in TIME_TO_EVENT_CATEGORIES:
+            if any(word in task.category.lower() for word in TIME_TO_EVENT_WORDS):
                 fit = usable & train & task.followed
                 risk = None
                 if task.observed[fit].sum() >= min_positives:

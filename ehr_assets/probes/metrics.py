@@ -16,10 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ehr_assets.probes.threads import blas_threads_for
+
 Floats = NDArray[np.float64]
 
 BOOTSTRAP_SEED = 20260101
-"""One seed for every method, so that all recipes and baselines see the same resamples of the same subjects."""
+"""One seed for every method: recipes and baselines see the same resamples of the same subjects."""
 
 MIN_ESTIMABLE_FRACTION = 0.5
 """Fewer estimable resamples than this (too often one class was left): no interval is given."""
@@ -47,7 +49,8 @@ def subject_weights(n_subjects: int, replicates: int, seed: int = BOOTSTRAP_SEED
     drawn = rng.integers(0, n_subjects, size=(replicates, n_subjects))
     flat = (drawn + np.arange(replicates)[:, None] * n_subjects).ravel()
     counts = np.bincount(flat, minlength=replicates * n_subjects)
-    return counts.reshape(replicates, n_subjects).astype(np.int32)
+    # Column-major: the weights of one subject lie together, which is how they are looked up.
+    return counts.reshape(replicates, n_subjects).astype(np.int32, order="F")
 
 
 def weighted_auroc(y: NDArray, score: NDArray, weights: NDArray) -> Floats:
@@ -56,17 +59,21 @@ def weighted_auroc(y: NDArray, score: NDArray, weights: NDArray) -> Floats:
     y: (n,) 0/1. score: (n,) finite. weights: (replicates, n) >= 0. Returns (replicates,), NaN where a
     resample holds one class only. With weights of one, equal to `sklearn.metrics.roc_auc_score`.
     """
-    order, starts = _tie_groups(score)
-    positive = np.asarray(y)[order].astype(np.float64)
+    y, score = np.asarray(y), np.asarray(score)
+    order = np.argsort(score, kind="stable")
+    negatives, positives = order[y[order] == 0], order[y[order] == 1]
+    below = np.searchsorted(score[negatives], score[positives], side="left")
+    not_above = np.searchsorted(score[negatives], score[positives], side="right")
 
-    def block(w: Floats) -> Floats:
-        w_pos = np.add.reduceat(w * positive, starts, axis=1)
-        w_neg = np.add.reduceat(w * (1 - positive), starts, axis=1)
-        below = np.cumsum(w_neg, axis=1) - w_neg
-        wins = (w_pos * (below + 0.5 * w_neg)).sum(axis=1)
-        return _ratio(wins, w_pos.sum(axis=1) * w_neg.sum(axis=1))
+    def block(w: NDArray) -> Floats:
+        beaten = np.zeros((len(negatives) + 1, w.shape[1]))  # weight of the k lowest negatives
+        np.cumsum(w[negatives], axis=0, out=beaten[1:])
+        w_pos = w[positives].astype(np.float64)
+        wins = np.einsum("ib,ib->b", w_pos, beaten[below])
+        wins += np.einsum("ib,ib->b", w_pos, beaten[not_above])
+        return _ratio(wins / 2, w_pos.sum(axis=0) * beaten[-1])
 
-    return _in_blocks(block, weights, order)
+    return _in_blocks(block, weights)
 
 
 def weighted_auprc(y: NDArray, score: NDArray, weights: NDArray) -> Floats:
@@ -74,19 +81,20 @@ def weighted_auprc(y: NDArray, score: NDArray, weights: NDArray) -> Floats:
 
     The step-wise sum of sklearn's `average_precision_score`: no interpolation between thresholds.
     """
-    order, starts = _tie_groups(-np.asarray(score, dtype=np.float64))
-    positive = np.asarray(y)[order].astype(np.float64)
+    order = np.argsort(-np.asarray(score, dtype=np.float64), kind="stable")
+    ordered, positive = np.asarray(score)[order], np.asarray(y)[order] == 1
+    last = np.flatnonzero(np.r_[ordered[1:] != ordered[:-1], True])  # of each group of equal scores
 
-    def block(w: Floats) -> Floats:
-        w_pos = np.add.reduceat(w * positive, starts, axis=1)
-        w_all = np.add.reduceat(w, starts, axis=1)
-        cum_all = np.cumsum(w_all, axis=1)
-        precision = np.divide(np.cumsum(w_pos, axis=1), cum_all, out=np.zeros_like(cum_all), where=cum_all > 0)
-        found = w_pos.sum(axis=1)
-        area = _ratio((w_pos * precision).sum(axis=1), found)
-        return np.where(w_all.sum(axis=1) > found, area, np.nan)  # one class only: not estimable
+    def block(w: NDArray) -> Floats:
+        taken = w[order].astype(np.float64)
+        above = np.cumsum(taken, axis=0)[last]
+        taken[~positive] = 0
+        found = np.cumsum(taken, axis=0)[last]
+        gained = np.diff(found, axis=0, prepend=0)
+        area = _ratio(np.einsum("gb,gb->b", gained, _ratio(found, above, 0.0)), found[-1])
+        return np.where(above[-1] > found[-1], area, np.nan)  # one class only: not estimable
 
-    return _in_blocks(block, weights, order)
+    return _in_blocks(block, weights)
 
 
 def weighted_brier(y: NDArray, probability: NDArray, weights: NDArray) -> Floats:
@@ -101,7 +109,7 @@ def weighted_c_index(duration: NDArray, observed: NDArray, risk: NDArray, weight
     duration: (n,) > 0, any unit. observed: (n,) bool. risk: (n,), higher is worse. weights: (replicates,
     n). A pair counts when the earlier of the two times is an event (an event and a censoring at the same
     time count, the event being first); equal risks count one half, as in lifelines. Cost is O(n^2), in
-    blocks of rows; with weights of one, equal to `lifelines.utils.concordance_index(duration, -risk, observed)`.
+    blocks of rows; with weights of one, it equals lifelines' `concordance_index(duration, -risk, observed)`.
     """
     duration, risk = np.asarray(duration, dtype=np.float64), np.asarray(risk, dtype=np.float64)
     observed = np.asarray(observed, dtype=bool)
@@ -109,14 +117,15 @@ def weighted_c_index(duration: NDArray, observed: NDArray, risk: NDArray, weight
     wins, pairs = np.zeros(len(w)), np.zeros(len(w))
     events = np.flatnonzero(observed)
     step = max(1, _CHUNK_CELLS // max(1, len(duration)))
-    for start in range(0, len(events), step):
-        rows = events[start : start + step]
-        later = (duration[None, :] > duration[rows, None]) | (
-            (duration[None, :] == duration[rows, None]) & ~observed[None, :]
-        )
-        better = (risk[rows, None] > risk[None, :]) + 0.5 * (risk[rows, None] == risk[None, :])
-        pairs += np.einsum("bi,bi->b", w[:, rows], w @ later.T.astype(np.float64))
-        wins += np.einsum("bi,bi->b", w[:, rows], w @ (better * later).T)
+    with blas_threads_for(len(events) * len(duration)):
+        for start in range(0, len(events), step):
+            rows = events[start : start + step]
+            later = (duration[None, :] > duration[rows, None]) | (
+                (duration[None, :] == duration[rows, None]) & ~observed[None, :]
+            )
+            better = (risk[rows, None] > risk[None, :]) + 0.5 * (risk[rows, None] == risk[None, :])
+            pairs += np.einsum("bi,bi->b", w[:, rows], w @ later.T.astype(np.float64))
+            wins += np.einsum("bi,bi->b", w[:, rows], w @ (better * later).T)
     return _ratio(wins, pairs)
 
 
@@ -133,7 +142,7 @@ def with_interval(metric: Callable[[NDArray], Floats], subject: NDArray, weights
     value = float(metric(np.ones((1, len(subject)), dtype=np.int32))[0])
     if np.isnan(value) or len(weights) == 0:
         return Estimate(value, np.nan, np.nan)
-    drawn = metric(weights[:, subject])
+    drawn = metric(weights.T[subject].T)  # laid out so that the weights of one row lie together
     drawn = drawn[~np.isnan(drawn)]
     if len(drawn) < MIN_ESTIMABLE_FRACTION * len(weights):
         return Estimate(value, np.nan, np.nan)
@@ -141,20 +150,14 @@ def with_interval(metric: Callable[[NDArray], Floats], subject: NDArray, weights
     return Estimate(value, float(low), float(high))
 
 
-def _tie_groups(score: NDArray) -> tuple[NDArray, NDArray]:
-    """Ascending order of the scores and the first position of each group of equal scores in that order."""
-    order = np.argsort(score, kind="stable")
-    ordered = np.asarray(score)[order]
-    return order, np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+def _in_blocks(block: Callable[[NDArray], Floats], weights: NDArray) -> Floats:
+    """`block` maps weights (n, replicates) to values (replicates,); memory is bounded by `_CHUNK_CELLS`."""
+    replicates, n = weights.shape
+    if n == 0:
+        return np.full(replicates, np.nan)
+    step = max(1, _CHUNK_CELLS // n)
+    return np.concatenate([block(weights[i : i + step].T) for i in range(0, max(1, replicates), step)])
 
 
-def _in_blocks(block: Callable[[Floats], Floats], weights: NDArray, order: NDArray) -> Floats:
-    if len(order) == 0:
-        return np.full(len(weights), np.nan)
-    step = max(1, _CHUNK_CELLS // len(order))
-    parts = [block(weights[i : i + step][:, order].astype(np.float64)) for i in range(0, len(weights), step)]
-    return np.concatenate(parts) if parts else np.zeros(0)
-
-
-def _ratio(top: NDArray, bottom: NDArray) -> Floats:
-    return np.divide(top, bottom, out=np.full(len(bottom), np.nan), where=bottom > 0)
+def _ratio(top: NDArray, bottom: NDArray, otherwise: float = np.nan) -> Floats:
+    return np.divide(top, bottom, out=np.full(np.shape(bottom), otherwise), where=bottom > 0)

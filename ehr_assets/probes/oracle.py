@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from ehr_assets.errors import DatasetError
 from ehr_assets.probes.classifiers import fit_boosted, fit_logistic
-from ehr_assets.probes.features import one_hot
 from ehr_assets.probes.frames import (
     CohortDirs,
     CohortNodes,
     load_nodes,
+    one_hot,
     write_fitted_on,
     write_metrics,
     write_predictions,
@@ -37,7 +37,7 @@ def oracle_metrics(
     seed: int = 1,
     bootstrap: int = 200,
     min_positives: int = 5,
-    nthread: int = 2,
+    nthread: int = 1,
     progress: Progress = no_progress,
 ) -> dict[str, int]:
     """Scores a classifier on the latent state at each node (its `z_*` columns), indication and triggers.
@@ -60,7 +60,7 @@ def oracle_metrics(
             data = X[fit], task.y[fit], X[choose], task.y[choose]
             model = fit_logistic(*data)
             trees = fit_boosted(*data, seed=seed, nthread=nthread, max_depth=3)
-            if trees.tuning_score > model.tuning_score:
+            if trees.tuning_auroc > model.tuning_auroc:
                 model, method = trees, Method(RECIPE, "xgboost", seed)
             probability = model.probability(X)
             tables.append(scorer.predictions(method, task, probability, usable))

@@ -66,20 +66,19 @@ class Scorer:
         and the counts are returned, so that no task is dropped silently).
         """
         rows = usable & self.nodes.rows(EVALUATED_SPLIT) & ~np.isnan(task.y)
-        scored = probability is not None and self._enough(task.y[rows])
+        y = task.y[rows]
+        if probability is None or not self._enough(y):
+            return [self._row(method, task, name, m.NOT_ESTIMABLE, rows, y == 1) for name in METRICS]
         out = []
         for name, metric in METRICS.items():
-            estimate = m.NOT_ESTIMABLE
-            if scored:
-                estimate = self._estimate(partial(metric, task.y[rows], probability[rows]), rows)
-            out.append(self._row(method, task, name, estimate, rows, task.y[rows] == 1))
-        if not scored:
-            return out
+            estimate = self._estimate(partial(metric, y, probability[rows]), rows)
+            out.append(self._row(method, task, name, estimate, rows, y == 1))
         for indication in sorted({i for i in self._indication[rows] if i}):
             inside = rows & (self._indication == indication)
-            if self._enough(task.y[inside]):
-                estimate = self._estimate(partial(m.weighted_auroc, task.y[inside], probability[inside]), inside)
-                out.append(self._row(method, task, "auroc", estimate, inside, task.y[inside] == 1, indication))
+            y = task.y[inside]
+            if self._enough(y):
+                estimate = self._estimate(partial(m.weighted_auroc, y, probability[inside]), inside)
+                out.append(self._row(method, task, "auroc", estimate, inside, y == 1, indication))
         return out
 
     def survival_row(

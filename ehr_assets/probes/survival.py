@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ehr_assets.probes.classifiers import standardization, standardize
+from ehr_assets.probes.threads import blas_threads_for
 
 MAX_COMPONENTS = 16
 EVENTS_PER_COMPONENT = 10
@@ -29,7 +30,8 @@ class CoxProbe:
 
     def log_hazard(self, X: NDArray) -> NDArray[np.float64]:
         """(n, d) -> (n,): higher means an earlier event."""
-        return standardize(X, self.mean, self.scale) @ self.components @ self.coefficients
+        with blas_threads_for(X.size):
+            return standardize(X, self.mean, self.scale) @ self.components @ self.coefficients
 
 
 def fit_cox(X: NDArray, duration_days: NDArray, observed: NDArray) -> CoxProbe | None:
@@ -43,22 +45,23 @@ def fit_cox(X: NDArray, duration_days: NDArray, observed: NDArray) -> CoxProbe |
 
     mean, scale = standardization(X)
     Z = standardize(X, mean, scale)
-    k = int(min(MAX_COMPONENTS, observed.sum() // EVENTS_PER_COMPONENT or 1, *Z.shape))
-    components = _principal_components(Z, k)
-    if components is None:
-        return None
-    names = [f"pc{i}" for i in range(components.shape[1])]
-    frame = pd.DataFrame(Z @ components, columns=pd.Index(names))
-    frame["duration_days"], frame["observed"] = duration_days, observed
-    try:
-        model = CoxPHFitter(penalizer=PENALIZER).fit(frame, "duration_days", "observed")
-    except ConvergenceError:
-        return None
+    k = int(min(MAX_COMPONENTS, max(1, observed.sum() // EVENTS_PER_COMPONENT), *Z.shape))
+    with blas_threads_for(Z.size):
+        components = _principal_components(Z, k)
+        if components is None:
+            return None
+        names = [f"pc{i}" for i in range(components.shape[1])]
+        frame = pd.DataFrame(Z @ components, columns=pd.Index(names))
+        frame["duration_days"], frame["observed"] = duration_days, observed
+        try:
+            model = CoxPHFitter(penalizer=PENALIZER).fit(frame, "duration_days", "observed")
+        except ConvergenceError:
+            return None
     return CoxProbe(mean, scale, components, model.params_[names].to_numpy(dtype=np.float64))
 
 
 def _principal_components(Z: NDArray, k: int) -> NDArray[np.float64] | None:
-    """Loadings (d, <= k) of the largest components of centred Z (n, d), scaled to unit variance; None if flat."""
+    """Loadings (d, <= k) of the largest components of centred Z (n, d), of unit variance; None if flat."""
     values, vectors = np.linalg.eigh(Z.T @ Z / len(Z))
     values, vectors = values[::-1][:k], vectors[:, ::-1][:, :k]
     kept = values > 1e-8

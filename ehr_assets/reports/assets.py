@@ -1,0 +1,89 @@
+"""Dagster assets of this room: `<report>/report`, the page at the end of the chain."""
+
+from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, MaterializeResult, asset
+
+from ehr_assets.catalog import Catalog
+from ehr_assets.cohorts.assets import is_simulated
+from ehr_assets.lineage.hashing import code_version, combined_hash
+from ehr_assets.meds.assets import meds_events_key, subject_splits_key
+from ehr_assets.nodes.assets import decision_nodes_key, task_labels_key
+from ehr_assets.probes.assets import baseline_metrics_key, oracle_metrics_key, probe_metrics_key
+from ehr_assets.reports.spec import ReportSpec
+from ehr_assets.training.assets import checkpoint_key
+from resources.storage import Datasets, Outcome, Step, asset_name
+
+
+def report_key(report: str) -> AssetKey:
+    return AssetKey([report, "report"])
+
+
+def report_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition]:
+    simulated = [c for c in report.cohorts if is_simulated(catalog.cohorts[c])]
+    deps = [key(recipe) for recipe in report.recipes for key in (checkpoint_key, probe_metrics_key)]
+    for cohort in report.cohorts:
+        deps += [
+            key(cohort)
+            for key in (
+                meds_events_key,
+                decision_nodes_key,
+                task_labels_key,
+                subject_splits_key,
+                baseline_metrics_key,
+            )
+        ]
+    deps += [oracle_metrics_key(cohort) for cohort in simulated]
+    # What the page shows of the recipes and cohorts themselves (titles, settings) is part of its making.
+    shown = [catalog.recipes[r].config_hash() for r in report.recipes]
+    shown += [catalog.cohorts[c].title for c in report.cohorts]
+
+    @asset(
+        key=report_key(report.name),
+        deps=deps,
+        group_name=report.name,
+        kinds={"html"},
+        code_version=code_version(
+            ["reports", "nodes/frames.py"], combined_hash([report.config_hash(), *shown])
+        ),
+        description=report.title,
+    )
+    def page(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
+        from ehr_assets.reports.page import write_report
+        from ehr_assets.reports.tables import CohortInputs, RecipeInputs
+
+        def build(step: Step) -> Outcome:
+            def path(key: AssetKey):
+                return step.inputs[asset_name(key)].path
+
+            cohorts = [
+                CohortInputs(
+                    name=c,
+                    title=catalog.cohorts[c].title,
+                    meds=path(meds_events_key(c)),
+                    nodes=path(decision_nodes_key(c)),
+                    labels=path(task_labels_key(c)),
+                    splits=path(subject_splits_key(c)),
+                    baseline=path(baseline_metrics_key(c)),
+                    oracle=path(oracle_metrics_key(c)) if c in simulated else None,
+                )
+                for c in report.cohorts
+            ]
+            recipes = [
+                RecipeInputs(
+                    name=r,
+                    title=catalog.recipes[r].title,
+                    checkpoint=path(checkpoint_key(r)),
+                    metrics=path(probe_metrics_key(r)),
+                    settings=catalog.recipes[r].model_dump(mode="json", exclude={"name", "title"}),
+                )
+                for r in report.recipes
+            ]
+            lineage = [
+                {"asset": name, "data version": d.data_version[:16], "code version": d.manifest.code_version}
+                for name, d in step.inputs.items()
+            ]
+            stats = write_report(report, cohorts, recipes, lineage, step.out, step.progress)
+            return Outcome(stats)
+
+        return datasets.materialize(context, build, config=report.model_dump(mode="json"))
+
+    return [page]

@@ -1,0 +1,286 @@
+"""The figures of the report, as SVG text: forest plot, label counts, calibration, training curves, timelines.
+
+Each takes plain values and gives SVG; equal values give equal bytes (fixed hash salt, no date). Text is drawn
+as outlines, so that a page looks the same wherever it is opened. Colours are Okabe and Ito's, safe for
+colour-blind readers, and every method has its own marker too.
+"""
+
+import io
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ehr_assets.reports.tables import Method, TaskRow
+
+WIDTH = 11.0  # inches; shown about 1,050 px wide
+INK, MUTED, RULE = "#1f2933", "#66707a", "#d9dee3"
+RECIPE_COLOURS = ("#0072B2", "#CC79A7", "#56B4E9", "#009E73")
+BASELINE_COLOUR, ORACLE_COLOUR = "#D55E00", "#5b6770"
+RECIPE_MARKERS = ("o", "^", "v", "P")
+
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "svg.hashsalt": "ehr-assets",
+    "svg.fonttype": "path",
+}
+
+
+def forest(rows: Sequence[TaskRow], methods: Sequence[Method]) -> str:
+    """AUROC with 95 % intervals per task, one line per method, grouped by category."""
+    looks = method_looks(methods)
+    places, headings, y = [], [], 0.0
+    for category in dict.fromkeys(row.category for row in rows):
+        headings.append((y, category))
+        y += 0.9
+        for row in rows:
+            if row.category == category:
+                places.append((y, row))
+                y += 1.0
+        y += 0.35
+    with plt.rc_context(cast(Any, STYLE)):
+        fig, ax = plt.subplots(figsize=(WIDTH, 0.42 * y + 1.1), layout="constrained")
+        drawn = [s for _, r in places for s in r.scores.values() if s.value is not None]
+        left = min([0.45, *(s.value if s.low is None else s.low for s in drawn)])
+        right = max([0.75, *(s.value if s.high is None else s.high for s in drawn)])
+        ax.set_xlim(np.floor(left * 20) / 20, min(1.005, np.ceil(right * 20) / 20 + 0.005))
+        ax.set_ylim(y - 0.1, -0.75)
+        ax.axvline(0.5, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
+        ax.text(0.5, 1.0, "chance ", transform=ax.get_xaxis_transform(), ha="right", va="top", color=MUTED)
+        spread = 0.24 if len(methods) < 4 else 0.7 / len(methods)
+        for at, row in places:
+            ax.axhline(at, color=RULE, lw=0.5, zorder=0)
+            for i, method in enumerate(methods):
+                score, look = row.scores.get(method.key), looks[method.key]
+                if score is None or score.value is None:
+                    continue
+                line = at + (i - (len(methods) - 1) / 2) * spread
+                if score.low is not None and score.high is not None:
+                    ax.plot([score.low, score.high], [line, line], color=look["color"], lw=1.6, zorder=2)
+                ax.plot([score.value], [line], ls="", zorder=3, **look)
+            if not any(s.value is not None for s in row.scores.values()):
+                note = f"not scored: {row.n_positive} of {row.n} held-out nodes positive"
+                ax.text(0.51, at, note, va="center", color=MUTED, fontsize=9, style="italic")
+        ax.set_yticks([at for at, _ in places], [_wrapped(row.title) for _, row in places])
+        ax.tick_params(axis="y", length=0)
+        for at, category in headings:
+            ax.text(
+                -0.008,
+                at,
+                category,
+                transform=ax.get_yaxis_transform(),
+                ha="right",
+                va="center",
+                weight="bold",
+            )
+        ax.grid(axis="x", zorder=0)
+        ax.set_axisbelow(True)
+        ax.set_xlabel("AUROC on held-out subjects, 95 % interval")
+        ax.spines["left"].set_visible(False)
+        _legend(fig, [(m.label, looks[m.key]) for m in methods])
+        return svg_text(fig)
+
+
+def label_counts(rows: Sequence[TaskRow]) -> str:
+    """Nodes per task: positive, negative, not evaluable; prevalence in print."""
+    with plt.rc_context(cast(Any, STYLE)):
+        fig, ax = plt.subplots(figsize=(WIDTH, 0.38 * len(rows) + 1.2), layout="constrained")
+        places = np.arange(len(rows))
+        positive = np.array([r.labels["positive"] for r in rows], dtype=float)
+        negative = np.array([r.labels["negative"] for r in rows], dtype=float)
+        total = np.array([sum(r.labels.values()) for r in rows], dtype=float)
+        unknown = total - positive - negative
+        left = np.zeros(len(rows))
+        for values, colour, name in (
+            (positive, RECIPE_COLOURS[0], "outcome within the horizon"),
+            (negative, "#a9c9de", "no outcome, followed to the horizon"),
+            (unknown, "#e6e9ec", "not evaluable (see the label table)"),
+        ):
+            ax.barh(places, values, left=left, height=0.66, color=colour, label=name)
+            left += values
+        widest = max(total.max(initial=0), 1)
+        for place, p, n, t in zip(places, positive, negative, total, strict=True):
+            share = f"{p / (p + n):.0%}" if p + n else "none evaluable"
+            ax.text(t + 0.01 * widest, float(place), share, va="center", fontsize=9, color=INK)
+        ax.set_yticks(places, [_wrapped(r.title) for r in rows])
+        ax.tick_params(axis="y", length=0)
+        ax.set_ylim(len(rows) - 0.4, -0.6)
+        ax.set_xlim(0, widest * 1.08)
+        ax.set_xlabel("decision nodes of all splits; printed: share with the outcome among the evaluable")
+        ax.spines["left"].set_visible(False)
+        fig.legend(loc="outside upper center", ncols=3, fontsize=9.5, handlelength=1.2)
+        return svg_text(fig)
+
+
+def calibration(groups: Mapping[str, Mapping[str, tuple]], methods: Sequence[Method]) -> str | None:
+    """Observed against predicted risk, in bins of equal size, a panel per group.
+
+    groups: group -> method key -> (predicted (n,), outcome (n,)), pooled over the group's tasks.
+    """
+    looks = method_looks(methods)
+    groups = {name: found for name, found in groups.items() if found}
+    if not groups:
+        return None
+    columns = min(3, len(groups))
+    lines = -(-len(groups) // columns)
+    with plt.rc_context(cast(Any, STYLE)):
+        fig, axes = plt.subplots(
+            lines, columns, figsize=(WIDTH, 3.3 * lines + 0.5), layout="constrained", squeeze=False
+        )
+        for ax in axes.ravel()[len(groups) :]:
+            ax.set_visible(False)
+        for ax, (name, found) in zip(axes.ravel(), groups.items(), strict=False):
+            ax.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=(0, (4, 3)))
+            top = 0.1
+            for method in methods:
+                if method.key not in found:
+                    continue
+                x, y = reliability(*found[method.key])
+                ax.plot(x, y, lw=1.3, **looks[method.key])
+                top = max(top, float(np.max(x)), float(np.max(y)))
+            limit = min(1.02, top * 1.08)
+            ax.set_xlim(0, limit)
+            ax.set_ylim(0, limit)
+            ax.set_aspect("equal")
+            ax.set_title(name, fontsize=10, loc="left", weight="bold")
+            ax.grid(True)
+            ax.set_xlabel("mean predicted risk")
+            ax.set_ylabel("observed share")
+        shown = {key for found in groups.values() for key in found}
+        _legend(fig, [(m.label, looks[m.key]) for m in methods if m.key in shown])
+        return svg_text(fig)
+
+
+def reliability(predicted: np.ndarray, outcome: np.ndarray, bins: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Mean predicted and observed share in at most `bins` bins of (nearly) equal size, lowest risk first."""
+    order = np.argsort(predicted, kind="stable")
+    parts = [part for part in np.array_split(order, min(bins, max(1, len(order) // 10))) if len(part)]
+    x = np.array([np.asarray(predicted, dtype=float)[part].mean() for part in parts])
+    return x, np.array([np.asarray(outcome, dtype=float)[part].mean() for part in parts])
+
+
+def training_curves(histories: Mapping[str, Path]) -> str | None:
+    """Loss, tuning loss and learning rate by step. histories: recipe -> its `history.jsonl`."""
+    read = {name: read_history(path) for name, path in histories.items()}
+    read = {name: h for name, h in read.items() if h["loss"]}
+    if not read:
+        return None
+    with plt.rc_context(cast(Any, STYLE)):
+        fig, axes = plt.subplots(
+            2, 1, figsize=(WIDTH, 5.2), layout="constrained", sharex=True, height_ratios=[3, 1]
+        )
+        for i, (name, history) in enumerate(read.items()):
+            colour = RECIPE_COLOURS[i % len(RECIPE_COLOURS)]
+            step, loss = np.array(history["loss"]).T
+            axes[0].plot(step, loss, color=colour, lw=0.8, alpha=0.28)
+            axes[0].plot(step, smoothed(loss), color=colour, lw=1.8, label=f"{name}: train (smoothed)")
+            if history["tuning_loss"]:
+                x, y = np.array(history["tuning_loss"]).T
+                look = {"mec": colour, "mfc": "white", "marker": "D", "ms": 6.5, "mew": 1.6}
+                axes[0].plot(x, y, ls=(0, (1, 2)), color=colour, lw=1, label=f"{name}: tuning", **look)
+            if history["lr"]:
+                x, y = np.array(history["lr"]).T
+                axes[1].plot(x, y, color=colour, lw=1.5)
+            for phase, first in history["phases"][1:]:
+                axes[0].axvline(first, color=MUTED, lw=0.8, ls=(0, (2, 2)))
+                axes[0].text(
+                    first, 1.0, f" {phase}", transform=axes[0].get_xaxis_transform(), va="top", fontsize=9
+                )
+        axes[0].set_ylabel("loss (nats per token)")
+        axes[1].set_ylabel("learning rate")
+        axes[1].set_xlabel("optimizer step")
+        axes[1].set_ylim(bottom=0)
+        axes[1].ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+        for ax in axes:
+            ax.grid(True)
+        axes[0].legend(loc="upper right")
+        return svg_text(fig)
+
+
+def read_history(path: Path) -> dict[str, list]:
+    """Points (step, value) of loss, tuning_loss and lr, and the first step of each phase."""
+    out: dict[str, list] = {"loss": [], "tuning_loss": [], "lr": [], "phases": []}
+    if not path.is_file():
+        return out
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        for key in ("loss", "tuning_loss", "lr"):
+            if row.get(key) is not None:
+                out[key].append((row["step"], row[key]))
+        phase = row.get("phase")
+        if phase and (not out["phases"] or out["phases"][-1][0] != phase):
+            out["phases"].append((phase, row["step"]))
+    return out
+
+
+def smoothed(values: np.ndarray) -> np.ndarray:
+    """Centred moving mean over a twentieth of the run (the window shrinks at both ends)."""
+    half = max(1, len(values) // 40)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    at = np.arange(len(values))
+    low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(values))
+    return (sums[high] - sums[low]) / (high - low)
+
+
+def method_looks(methods: Sequence[Method]) -> dict[str, dict[str, Any]]:
+    """Colour and marker per method key."""
+    looks: dict[str, dict[str, Any]] = {}
+    recipes = 0
+    for method in methods:
+        if method.kind == "recipe":
+            i = recipes % len(RECIPE_COLOURS)
+            looks[method.key] = {"color": RECIPE_COLOURS[i], "marker": RECIPE_MARKERS[i], "ms": 6}
+            recipes += 1
+        elif method.kind == "baseline":
+            looks[method.key] = {"color": BASELINE_COLOUR, "marker": "s", "ms": 5}
+        else:
+            looks[method.key] = {"color": ORACLE_COLOUR, "marker": "D", "ms": 5, "mfc": "white", "mew": 1.4}
+    return looks
+
+
+def _wrapped(title: str, width: int = 46) -> str:
+    """Long titles in two (or more) lines of about equal length."""
+    lines = -(-len(title) // width)
+    return (
+        "\n".join(textwrap.wrap(title, len(title) // lines + 6, break_long_words=False))
+        if lines > 1
+        else title
+    )
+
+
+def _legend(fig: Figure, entries: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    handles = [Line2D([], [], lw=1.6, label=name, **look) for name, look in entries]
+    fig.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=10)
+
+
+def svg_text(fig: Figure) -> str:
+    """The finished figure as an <svg> element; closes it."""
+    buffer = io.StringIO()
+    fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    plt.close(fig)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
