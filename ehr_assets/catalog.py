@@ -62,7 +62,7 @@ def load_catalog(settings: Settings) -> Catalog:
         found: dict[str, SpecT] = {}
         for folder in [BUILT_IN[kind], *(d / kind for d in settings.spec_dirs)]:
             for path in sorted(folder.glob("*.yaml")):
-                spec = loader(path, settings.overrides.get(path.stem, {}))
+                spec = loader(path, settings.overrides.get(f"{kind}/{path.stem}", {}))
                 name = getattr(spec, "name", path.stem)
                 if name in found:
                     raise SpecError(
@@ -109,7 +109,14 @@ def _check_references(c: Catalog) -> None:
 
 
 def _check_overrides(c: Catalog, overrides: Mapping[str, Any]) -> None:
-    names = {n for kind in (c.cohorts, c.task_sets, c.corpora, c.recipes, c.reports) for n in kind}
+    kinds = {
+        "cohorts": c.cohorts,
+        "tasks": c.task_sets,
+        "corpora": c.corpora,
+        "recipes": c.recipes,
+        "reports": c.reports,
+    }
+    names = [f"{kind}/{name}" for kind, specs in kinds.items() for name in specs]
     _known("environment variable EHR_OVERRIDES", "spec", overrides, names)
 
 

@@ -3,7 +3,7 @@
 EHR_HOME                 where datasets, the Dagster instance and MLflow live (default: <checkout>/.ehr)
 EHR_SPECS                further spec directories (os.pathsep-separated), each with cohorts/, tasks/,
                          corpora/, recipes/ and reports/ folders of YAML files
-EHR_OVERRIDES            JSON: {"<spec name>": {"dotted.key": value}}, laid over the YAML files
+EHR_OVERRIDES            JSON: {"<kind>/<spec>": {"dotted.key": value}}, laid over the YAML files
 EHR_EXECUTOR             in_process (default) or multiprocess
 MLFLOW_TRACKING_URI      where trainings are tracked (default: SQLite under EHR_HOME)
 EHR_ALLOW_FAILED_CHECKS  a reason; lets assets start although an upstream check failed (see lineage/guards)
@@ -74,7 +74,7 @@ class Settings:
 def _overrides(text: str) -> Mapping[str, Mapping[str, Any]]:
     if not text:
         return {}
-    hint = 'Write e.g. {"smb_sft_demo": {"optimizer.lr": 0.0005}}.'
+    hint = 'Write e.g. {"recipes/smb_sft_demo": {"optimizer.lr": 0.0005}}.'
     try:
         data = json.loads(text)
     except json.JSONDecodeError as e:

@@ -34,7 +34,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise SpecError("The spec file does not exist.", where=str(path), do="Check the path.") from None
     except UnicodeDecodeError as e:
-        raise SpecError("The spec is not UTF-8.", where=f"{path}, byte {e.start}", do="Save it as UTF-8.") from e
+        raise SpecError(
+            "The spec is not UTF-8.", where=f"{path}, byte {e.start}", do="Save it as UTF-8."
+        ) from e
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

@@ -47,16 +47,24 @@ def run_chain(console: Console, cohort: str, recipe: str | None) -> list[Path]:
 def show_results(console: Console, reports: Sequence[Path]) -> None:
     """Prints each report's small result table and path."""
     for report in reports:
-        summary = json.loads((report / "summary.json").read_text(encoding="utf-8"))
-        table = Table(
-            title=summary["title"], title_justify="left", caption=summary["caption"], caption_justify="left"
-        )
-        for column in summary["columns"]:
-            table.add_column(column, justify="left" if column in summary["text_columns"] else "right")
-        for row in summary["rows"]:
-            table.add_row(*[str(cell) for cell in row])
+        rows = json.loads((report / "summary.json").read_text(encoding="utf-8"))["rows"]
+        methods = [m for m in ("probe", "baseline", "oracle") if any(row[m] is not None for row in rows)]
+        table = Table(title="held-out AUROC [95 % interval]", title_justify="left", box=None, pad_edge=False)
+        table.add_column("task")
+        for name in ("nodes", "positive", *methods):
+            table.add_column(name, justify="right")
+        for row in rows:
+            scores = [_score(row[m], row[f"{m}_ci"]) for m in methods]
+            table.add_row(row["task"], str(row["n"]), str(row["n_positive"]), *scores)
         console.print(table)
-        console.print(f"Report: {report / 'report.html'}", soft_wrap=True)
+        console.print(f"Report: {report / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+def _score(value: float | None, interval: Sequence[float | None]) -> str:
+    if value is None:
+        return "–"
+    low, high = interval
+    return f"{value:.2f}" + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")
 
 
 def _run(

@@ -1,0 +1,212 @@
+"""The whole chain on the embedded cohort: it runs, it is kept, it is followed, it is guarded.
+
+The tests stand in an order: later ones break things that earlier ones need.
+"""
+
+import json
+import re
+import sqlite3
+
+import polars as pl
+import pytest
+
+CHAIN = [
+    "synthetic_oncology/raw_tables",
+    "synthetic_oncology/latent_truth",
+    "synthetic_oncology/subject_splits",
+    "synthetic_oncology/meds_events",
+    "synthetic_oncology/decision_nodes",
+    "synthetic_oncology/task_labels",
+    "synthetic_oncology/baseline_metrics",
+    "synthetic_oncology/oracle_metrics",
+    "synthetic_oncology_tagged/tokenizer",
+    "synthetic_oncology_tagged/token_corpus",
+    "smb_sft_demo/checkpoint",
+    "smb_sft_demo/node_embeddings",
+    "smb_sft_demo/probe_metrics",
+    "synthetic_oncology/report",
+]
+
+
+def test_the_demo_ends_with_a_table_and_the_reports_path(installation):
+    said = installation.demo_said
+    report = installation.path("synthetic_oncology/report") / "report.html"
+    assert report.exists()
+    assert str(report) in said
+    assert "mortality_365d" in said
+
+
+def test_everything_is_fresh_and_a_second_demo_runs_nothing(installation):
+    states = installation.states()
+    assert {a: states[a] for a in CHAIN} == dict.fromkeys(CHAIN, "fresh")
+    assert "All 14 assets are fresh; nothing to run." in installation.ehr("demo")
+
+
+def test_manifests_chain_from_the_report_to_the_raw_tables(installation):
+    seen, todo = {}, ["synthetic_oncology/report"]
+    while todo:
+        name = todo.pop()
+        manifest = installation.manifest(name)
+        seen[name] = manifest
+        assert manifest.code_version
+        assert manifest.run_id
+        assert manifest.lock_hash
+        todo += [i.asset for i in manifest.inputs if i.asset not in seen]
+    assert set(seen) == set(CHAIN)
+    for name, manifest in seen.items():
+        for used in manifest.inputs:
+            assert used.data_version == seen[used.asset].data_version, name
+
+
+def test_every_raw_row_is_accepted_or_quarantined(installation):
+    accounting = pl.read_parquet(installation.path("synthetic_oncology/meds_events") / "accounting.parquet")
+    raw = installation.path("synthetic_oncology/raw_tables") / "tables"
+    for table, read, accepted, quarantined in accounting.select(
+        "table", "read", "accepted", "quarantined"
+    ).iter_rows():
+        assert accepted + quarantined == read, table
+        lines = (raw / f"{table}.csv").read_text(encoding="utf-8").count("\n")
+        assert read == lines - 1, table
+
+
+def test_two_ranks_trained_and_streamed_to_mlflow_and_dagster(installation):
+    checkpoint = installation.path("smb_sft_demo/checkpoint")
+    history = [json.loads(line) for line in (checkpoint / "history.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in history if "loss" in row]
+    with sqlite3.connect(installation.home / "mlflow.db") as db:
+        logged = {(key, step) for key, step in db.execute("SELECT key, step FROM metrics")}
+        tags = dict(db.execute("SELECT key, value FROM tags"))
+        status = {row[0] for row in db.execute("SELECT status FROM runs")}
+    assert {("loss", s) for s in steps} | {("lr", s) for s in steps} <= logged
+    assert any(key == "tokens_per_s" for key, _ in logged)
+    assert status == {"FINISHED"}
+    assert tags["dagster.run_id"] == installation.manifest("smb_sft_demo/checkpoint").run_id
+    (events,) = (installation.home / "dagster" / "history" / "runs").glob("????????-*.db")
+    with sqlite3.connect(events) as db:
+        log = " ".join(row[0] for row in db.execute("SELECT event FROM event_logs"))
+    assert "launching 2 process(es)" in log
+    assert re.search(r"loss [\d.]+, learning rate [\d.e+-]+, [\d,]+ tokens/s", log)
+
+
+def test_the_checkpoint_loads_with_plain_peft_and_transformers(installation):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = installation.path("smb_sft_demo/checkpoint")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    base = AutoModelForCausalLM.from_pretrained(folder / "backbone")
+    model = PeftModel.from_pretrained(base, str(folder))
+    ids = tokenizer("<conditions> malignant neoplasm", return_tensors="pt")
+    assert torch.isfinite(model(**ids).logits).all()
+
+
+def test_the_report_has_its_table_and_figures_and_no_subject(installation):
+    page = (installation.path("synthetic_oncology/report") / "report.html").read_text()
+    assert len(re.findall(r"<svg|<img", page)) >= 3
+    assert "mortality" in page
+    splits = installation.path("synthetic_oncology/subject_splits") / "subject_splits.parquet"
+    text = re.sub(r"<svg.*?</svg>|data:[^\"']*", "", page, flags=re.DOTALL)
+    words = set(re.findall(r"\d+", text))
+    ids = {str(i) for i in pl.read_parquet(splits)["subject_id"]}
+    assert not {i for i in ids & words if len(i) > 4}
+
+
+def test_no_subject_id_in_any_log_or_store_of_dagster_and_mlflow(installation):
+    splits = installation.path("synthetic_oncology/subject_splits") / "subject_splits.parquet"
+    ids = [str(i).encode() for i in pl.read_parquet(splits)["subject_id"]]
+    assert min(map(len, ids)) >= 5, "ids too short to tell from other numbers"
+    stores = [*installation.home.glob("dagster/**/*"), installation.home / "mlflow.db"]
+    for store in (s for s in stores if s.is_file()):
+        words = set(re.findall(rb"(?<![\d.])\d+(?![\d.])", store.read_bytes()))
+        assert not words & set(ids), store.name
+
+
+def test_one_recipe_value_reruns_that_recipes_descendants_only(installation):
+    before = {a: installation.manifest(a).run_id for a in CHAIN}
+    recipe = {**installation.overrides["recipes/smb_sft_demo"], "probe.bootstrap": 21}
+    touched = installation.changed({"recipes/smb_sft_demo": recipe})
+    assert touched.states()["smb_sft_demo/probe_metrics"] == "stale"
+    assert "its spec changed" in touched.ehr("status")
+    touched.ehr("demo")
+    after = {a: touched.manifest(a).run_id for a in CHAIN}
+    assert {a for a in CHAIN if before[a] != after[a]} == {
+        "smb_sft_demo/probe_metrics",
+        "synthetic_oncology/report",
+    }
+    installation.overrides = touched.overrides
+
+
+def test_one_asset_alone_gives_the_same_content(installation):
+    asset = "synthetic_oncology_tagged/token_corpus"
+    before = installation.manifest(asset)
+    installation.run("dg", "launch", "--assets", f"key:{asset}")
+    after = installation.manifest(asset)
+    assert after.run_id != before.run_id
+    assert after.data_version == before.data_version
+    assert installation.states()[asset] == "fresh"
+
+
+def test_training_again_gives_the_same_weights(installation):
+    before = installation.manifest("smb_sft_demo/checkpoint")
+    installation.run("dg", "launch", "--assets", "key:smb_sft_demo/checkpoint")
+    after = installation.manifest("smb_sft_demo/checkpoint")
+    assert after.run_id != before.run_id
+    assert after.data_version == before.data_version
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("run", "--cohort", "synthetic_oncolgy"), "Did you mean 'synthetic_oncology'?"),
+        (("run", "--cohort", "synthetic_oncology", "--recipe", "smb_sft"), "There is no recipe"),
+        (("show", "synthetic_oncology/meds"), "There is no asset"),
+    ],
+)
+def test_unknown_names_give_one_clear_error(installation, args, said):
+    answer = installation.ehr(*args, fails=True)
+    assert said in answer
+    assert "Traceback" not in answer
+
+
+def test_a_misspelt_override_is_named(installation):
+    answer = installation.changed({"recipes/smb_sft_demo": {"optimiser.lr": 1}}).ehr("status", fails=True)
+    assert "optimiser: unknown key. Did you mean 'optimizer'?" in answer
+    assert "Traceback" not in answer
+
+
+def test_a_missing_raw_directory_is_one_clear_error(installation):
+    answer = installation.ehr("run", "--cohort", "mimic_iv", fails=True)
+    assert "EHR_MIMIC_IV_ROOT is not set" in answer
+    assert "Traceback" not in answer
+
+
+def test_a_descendant_is_refused_after_its_upstreams_check_failed_in_an_earlier_run(installation):
+    # A threshold no extraction can meet: the check fails, the run stops, the dataset stays.
+    strict = installation.changed({"cohorts/synthetic_oncology": {"source.subjects": 80, "quarantine_threshold": 0}})
+    strict.run("dg", "launch", "--assets", "key:synthetic_oncology/meds_events", fails=True)
+    assert strict.states()["synthetic_oncology/meds_events"] == "failed check"
+    answer = strict.run("dg", "launch", "--assets", "key:synthetic_oncology/decision_nodes", fails=True)
+    assert "quarantine_below_threshold: failed" in answer
+
+    reason = "trying the override"
+    overridden = strict.changed(EHR_ALLOW_FAILED_CHECKS=reason)
+    overridden.run("dg", "launch", "--assets", "key:synthetic_oncology/decision_nodes")
+    (line,) = strict.manifest("synthetic_oncology/decision_nodes").overrides
+    assert reason in line
+    assert "quarantine_below_threshold" in line
+
+
+def test_one_altered_byte_is_refused_and_repaired_by_a_rebuild(installation):
+    installation.ehr("demo")
+    path = installation.path("smb_sft_demo/node_embeddings") / "embeddings.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    probe = ("dg", "launch", "--assets", "key:smb_sft_demo/probe_metrics")
+    answer = installation.run(*probe, fails=True)
+    assert "altered after it was committed" in answer
+    assert "key:smb_sft_demo/node_embeddings" in answer
+    installation.run("dg", "launch", "--assets", "key:smb_sft_demo/node_embeddings")
+    installation.run(*probe)
+    assert installation.states()["synthetic_oncology/report"] == "fresh"
