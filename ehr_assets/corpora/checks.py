@@ -1,40 +1,41 @@
 """Dagster checks of this room: fitted on train only, subjects in their splits, tokens in order."""
 
-from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetChecksDefinition, asset_check
+from collections.abc import Mapping
+from pathlib import Path
+
+from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetChecksDefinition, AssetKey, asset_check
 
 from ehr_assets.corpora.assets import token_corpus_key, tokenizer_key
 from ehr_assets.corpora.spec import BpeTokenizer, CorpusSpec
-from ehr_assets.meds.assets import subject_splits_key
+from ehr_assets.meds.assets import meds_events_key, subject_splits_key
 from resources.storage import Datasets
 
 
 def corpus_checks(corpus: CorpusSpec) -> list[AssetChecksDefinition]:
     splits_keys = {cohort: subject_splits_key(cohort) for cohort in corpus.cohorts}
+    meds_keys = {cohort: meds_events_key(cohort) for cohort in corpus.cohorts}
     tokenizer, tokens = tokenizer_key(corpus.name), token_corpus_key(corpus.name)
 
     @asset_check(
         asset=tokenizer,
         name="fitted_on_train_only",
         blocking=True,
-        additional_deps=list(splits_keys.values()),
-        description="The tokenizer was fitted on the train subjects of its cohorts, all of them and no others.",
+        additional_deps=[*meds_keys.values(), *splits_keys.values()],
+        description="Fitted on the train subjects of its cohorts, all of them and no others.",
     )
     def fitted_on_train_only(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
-        import polars as pl
-
+        from ehr_assets.corpora.frames import train_subjects
         from ehr_assets.leakage.fits import fitted_on_subjects, read_fitted_on
+
+        def dirs(keys: Mapping[str, AssetKey]) -> dict[str, Path]:
+            return {cohort: datasets.latest(context.instance, key).path for cohort, key in keys.items()}
 
         dataset = datasets.latest(context.instance, tokenizer)
         claim = read_fitted_on(dataset.path)
         if not isinstance(corpus.tokenizer, BpeTokenizer):
-            return datasets.judge(
-                dataset, claim.get("n_subjects") == 0, {"subjects": claim.get("n_subjects", -1)}
-            )
-        train: list[int] = []
-        for key in splits_keys.values():
-            splits = pl.read_parquet(datasets.latest(context.instance, key).path / "subject_splits.parquet")
-            train += splits.filter(pl.col("split") == "train")["subject_id"].to_list()
-        finding = fitted_on_subjects(claim, train)
+            subjects = claim.get("n_subjects", -1)
+            return datasets.judge(dataset, subjects == 0, {"subjects": subjects})
+        finding = fitted_on_subjects(claim, train_subjects(dirs(meds_keys), dirs(splits_keys)))
         return datasets.judge(
             dataset,
             finding.ok,

@@ -63,7 +63,12 @@ def duration_index(microseconds: np.ndarray) -> np.ndarray:
     us = np.asarray(microseconds, np.int64)
     return np.select(
         [us < HOUR, us < DAY, us < 60 * DAY, us < YEAR],
-        [us // (5 * MINUTE), _HOURS_AT - 1 + us // HOUR, _DAYS_AT - 1 + us // DAY, _MONTHS_AT - 1 + us // MONTH],
+        [
+            us // (5 * MINUTE),
+            _HOURS_AT - 1 + us // HOUR,
+            _DAYS_AT - 1 + us // DAY,
+            _MONTHS_AT - 1 + us // MONTH,
+        ],
         default=_YEARS_AT + np.minimum(us // (YEAR // 10), _MAX_TENTHS) - 10,
     ).astype(np.int32)
 
@@ -92,16 +97,22 @@ def shortened(text: pl.Series, max_chars: int) -> pl.Series:
 
 
 def names(codes: pl.Series, dictionary: pl.DataFrame, max_chars: int) -> pl.Series:
-    """Name pieces of distinct codes: the description where `dictionary` (codes.parquet) has one, else the code."""
-    described = codes.alias("code").to_frame().join(
-        dictionary.select("code", "description").unique("code", keep="first", maintain_order=True),
-        on="code",
-        how="left",
-        maintain_order="left",
+    """Name pieces of distinct codes: the description in `dictionary` (codes.parquet), else the code."""
+    described = (
+        codes.alias("code")
+        .to_frame()
+        .join(
+            dictionary.select("code", "description").unique("code", keep="first", maintain_order=True),
+            on="code",
+            how="left",
+            maintain_order="left",
+        )
     )
     description = shortened(described["description"].cast(pl.String), max_chars)
     fallback = shortened(described["code"], max_chars)
-    text = pl.select(pl.when(description.fill_null("") != "").then(description).otherwise(fallback)).to_series()
+    text = pl.select(
+        pl.when(description.fill_null("") != "").then(description).otherwise(fallback)
+    ).to_series()
     return "\n" + text
 
 
@@ -109,20 +120,26 @@ def units(codes: pl.Series, dictionary: pl.DataFrame) -> pl.Series:
     """The unit of each distinct code, as ` g/dL` with its leading space, or an empty string."""
     if "unit" not in dictionary.columns:
         return pl.Series("unit", [""] * len(codes), dtype=pl.String)
-    found = codes.alias("code").to_frame().join(
-        dictionary.select("code", pl.col("unit").cast(pl.String)).unique("code", keep="first", maintain_order=True),
-        on="code",
-        how="left",
-        maintain_order="left",
-    )["unit"]
+    found = (
+        codes.alias("code")
+        .to_frame()
+        .join(
+            dictionary.select("code", pl.col("unit").cast(pl.String)).unique(
+                "code", keep="first", maintain_order=True
+            ),
+            on="code",
+            how="left",
+            maintain_order="left",
+        )["unit"]
+    )
     clean = shortened(found, 40).fill_null("")
     return pl.select(pl.when(clean != "").then(" " + clean).otherwise(pl.lit(""))).to_series()
 
 
 def numbers(values: pl.Series) -> pl.Series:
     """Compact decimal text of floats: two decimals at most, no trailing zeros, never `-0`."""
-    # + 0.0 turns a negative zero into zero.
-    return (values.cast(pl.Float64).round(2) + 0.0).cast(pl.String).str.strip_suffix(".0")
+    text = values.cast(pl.Float64).round(2).cast(pl.String).str.strip_suffix(".0")
+    return text.str.replace(r"^-0$", "0")
 
 
 def section_index(distinct: pl.Series) -> np.ndarray:
@@ -131,7 +148,7 @@ def section_index(distinct: pl.Series) -> np.ndarray:
     found = [known.get(s, -1) for s in distinct.to_list()]
     if -1 in found:
         raise DatasetError(
-            f"{found.count(-1)} section name(s) of these events are not one of the eight: {', '.join(SECTIONS)}.",
+            f"{found.count(-1)} section name(s) are not one of the eight: {', '.join(SECTIONS)}.",
             where="the column 'section' of a MEDS frame",
             do="Mend the section in the cohort spec and materialize meds_events again.",
         )

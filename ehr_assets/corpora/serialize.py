@@ -2,7 +2,7 @@
 
 A record reads
 
-    <demographics>⏎GENDER//F⏎Age: 63</demographics><conditions>⏎Lung cancer @-5d</conditions>+3d<measurements>…
+    <demographics>⏎GENDER//F⏎Age: 63</demographics><conditions>⏎Lung cancer @-5d</conditions>+3d<drugs>…
 
 * Rows are in *availability order*: subject, available_time, time, section, code, numeric value, text value;
   static rows first. Adjacent events that became known at the same instant and lie in the same section
@@ -24,7 +24,6 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 from meds import birth_code
 
 from ehr_assets.corpora import phrases
@@ -156,7 +155,9 @@ def serialize(events: pl.DataFrame, codes: pl.DataFrame, spec: CorpusSpec) -> Pi
     )
 
 
-def _row_pieces(rows: pl.DataFrame, codes: pl.DataFrame, spec: CorpusSpec, table: "_StringTable") -> np.ndarray:
+def _row_pieces(
+    rows: pl.DataFrame, codes: pl.DataFrame, spec: CorpusSpec, table: "_StringTable"
+) -> np.ndarray:
     """Grid [rows, 6] with name, value and lag of every row filled in; -1 elsewhere."""
     grid = np.full((rows.height, 6), -1, np.int32)
     code, distinct = _encoded(rows["code"])
@@ -177,7 +178,9 @@ def _row_pieces(rows: pl.DataFrame, codes: pl.DataFrame, spec: CorpusSpec, table
     short = phrases.shortened(distinct, spec.max_text_chars)
     base = table.add(": " + short)
     # A text of nothing but white space says nothing.
-    grid[text, _VALUE] = np.where((short != "").to_numpy()[position], base + position, -1) if len(text) else -1
+    grid[text, _VALUE] = (
+        np.where((short != "").to_numpy()[position], base + position, -1) if len(text) else -1
+    )
 
     delay = (rows["available_time"] - rows["time"]).dt.total_microseconds().fill_null(0).to_numpy()
     late = np.flatnonzero(delay > phrases.DAY)
@@ -196,7 +199,7 @@ def _lay_blocks(
     """Fills gap, opening and closing tags of the timed rows into `grid` (one row per event, in order)."""
     if not len(grid):
         return
-    code, distinct = _encoded(section)
+    code, distinct = _encoded(section.fill_null(""))
     of_section = phrases.section_index(distinct)[code]
     known = available.view(np.int64)
     follows = (which[1:] == which[:-1]) & ~static[1:] & ~static[:-1]
@@ -219,7 +222,7 @@ def _ages(
     first_timed: np.ndarray,
     kept: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per subject: position in `phrases.AGES`, when the age became known (NaT: there is none), birth's row."""
+    """Per subject: position in `phrases.AGES`, when the age became known (NaT: no age), birth's row."""
     n = len(first_timed)
     birth_row = np.full(n, -1)
     rows = np.flatnonzero(is_birth & ~np.isnat(time))[::-1]
@@ -272,7 +275,7 @@ def _encoded(values: pl.Series | np.ndarray) -> tuple[np.ndarray, pl.Series]:
         array = pa.array(values)
     else:
         array = values.to_arrow(compat_level=pl.CompatLevel.oldest())
-    encoded = pc.dictionary_encode(array)
+    encoded = array.dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
     distinct = pl.Series("", pl.from_arrow(encoded.dictionary))

@@ -64,7 +64,8 @@ def embedding_checks(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetChecks
         dataset = datasets.latest(context.instance, key)
         corpus_dir = datasets.latest(context.instance, tokens).path
         nodes = pl.concat(
-            pl.read_parquet(datasets.latest(context.instance, k).path / "nodes.parquet") for k in nodes_keys.values()
+            pl.read_parquet(datasets.latest(context.instance, k).path / "nodes.parquet")
+            for k in nodes_keys.values()
         )
         newest = newest_in_windows(corpus_dir, nodes, recipe.embedding.max_tokens)
         finding = future_in_windows(nodes, newest)
@@ -97,6 +98,8 @@ def embedding_checks(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetChecks
             pooling=recipe.embedding.pooling,
             sample=SAMPLE,
         )
-        return datasets.judge(dataset, error <= TOLERANCE, {"max_relative_error": error, "tolerance": TOLERANCE})
+        return datasets.judge(
+            dataset, error <= TOLERANCE, {"max_relative_error": error, "tolerance": TOLERANCE}
+        )
 
     return [finite_and_complete, windows_hold_no_future, same_without_the_future]

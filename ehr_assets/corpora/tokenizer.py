@@ -1,0 +1,237 @@
+"""The corpus tokenizer: fitted on train subjects or brought by a backbone, and applied piece by piece.
+
+A piece (tag, gap, name, value; see `phrases.py`) is tokenized by itself, so the tokens of a record do not
+depend on what follows, and each distinct piece is tokenized once. The sixteen tags are added tokens; the
+same characters inside an event's text never become one.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from ehr_assets.corpora.frames import iter_subjects, read_codes, subjects_in, train_subjects
+from ehr_assets.corpora.phrases import TAGS
+from ehr_assets.corpora.serialize import serialize
+from ehr_assets.corpora.spec import BpeTokenizer, CorpusSpec, FolderTokenizer
+from ehr_assets.errors import DatasetError, SpecError
+from ehr_assets.leakage.fits import FITTED_ON, fitted_on
+from ehr_assets.progress import Progress, no_progress
+
+PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
+# What BPE may merge into one token. Whole names, gaps, lags and units, so that a frequent event costs few
+# tokens and a context holds much history; of numbers, three digits at a time, the decimals with their point.
+_WORDS = "|".join(
+    [
+        r"\n[^\n]+",  # a name, or the age, with the newline before it
+        r"\+[\d.]+[a-z]+| @-[\d.]+[a-z]+",
+        r"(?<=\p{N}) (?:10\*|[^\s\p{N}])\S*$",  # the unit at the end of a number
+        r":? ?\.?\p{N}{1,3}",
+        r" ?\p{L}[\p{L}\p{M}]*",
+        r" ?[^\s\p{L}\p{N}]+",
+        r"\s",
+    ]
+)
+
+
+def train_tokenizer(
+    spec: CorpusSpec,
+    meds_dirs: Mapping[str, Path],
+    splits_dirs: Mapping[str, Path],
+    out_dir: Path,
+    progress: Progress = no_progress,
+) -> dict[str, int]:
+    """Writes the corpus' tokenizer folder, loadable by `AutoTokenizer`, and `fitted_on.json`.
+
+    kind bpe: byte-level BPE over the distinct pieces of train subjects, a piece that occurs n times counting
+    1 + floor(log2 n) times, so that rare descriptions still shape the vocabulary. kind folder: nothing is
+    fitted; the delimiters that the given tokenizer lacks are added as special tokens.
+
+    Args:
+        spec: the corpus.
+        meds_dirs: cohort → meds_events directory, for each of `spec.cohorts`.
+        splits_dirs: cohort → subject_splits directory.
+        out_dir: an existing, empty directory.
+        progress: is told the number of distinct pieces found.
+
+    Returns:
+        counts: vocabulary, pieces (distinct ones fitted on), subjects.
+
+    Raises:
+        DatasetError: a train file holds a subject that the splits do not put in train.
+        SpecError: the given tokenizer folder cannot be used.
+    """
+    out_dir = Path(out_dir)
+    if isinstance(spec.tokenizer, FolderTokenizer):
+        size = _adopt(spec.tokenizer, out_dir)
+        _write_fitted_on(out_dir, set(), split="none")
+        return {"vocabulary": size, "pieces": 0, "subjects": 0}
+    fitted: set[int] = set()
+    counts: dict[str, int] = {}
+    allowed = train_subjects(meds_dirs, splits_dirs)
+    for cohort in spec.cohorts:
+        found = subjects_in(meds_dirs[cohort], "train")
+        if found - allowed:
+            raise DatasetError(
+                f"{len(found - allowed)} subject(s) in the train files are not in train by the splits.",
+                where=f"cohort {cohort}",
+                do="Materialize the cohort's meds_events again, so that its files follow its splits.",
+            )
+        fitted |= found
+        codes = read_codes(meds_dirs[cohort])
+        for events in iter_subjects(meds_dirs[cohort], "train"):
+            pieces = serialize(events, codes, spec)
+            for word, n in zip(pieces.strings, np.bincount(pieces.piece).tolist(), strict=False):
+                counts[word] = counts.get(word, 0) + n
+            progress("pieces of train subjects", len(counts), len(counts))
+    words = {w: n for w, n in counts.items() if n and w not in TAGS}
+    tokenizer = _fit(spec.tokenizer, words)
+    _save(tokenizer, out_dir)
+    _write_fitted_on(out_dir, fitted, split="train")
+    return {"vocabulary": tokenizer.get_vocab_size(), "pieces": len(words), "subjects": len(fitted)}
+
+
+@dataclass(frozen=True)
+class PieceTokens:
+    """Token ids of distinct pieces: piece i has ids[starts[i] : starts[i + 1]].
+
+    Attributes:
+        ids: int32, all pieces' ids one after the other.
+        starts: int64 [pieces + 1].
+    """
+
+    ids: np.ndarray
+    starts: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.starts)
+
+
+class PieceTokenizer:
+    """A committed tokenizer folder, applied to pieces.
+
+    Args:
+        folder: what `train_tokenizer` wrote (any folder with a `tokenizer.json` that has the sixteen tags).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = Path(folder) / "tokenizer.json"
+        if not path.is_file():
+            raise DatasetError(
+                "This is not a tokenizer folder: it has no tokenizer.json.",
+                where=str(folder),
+                do="Materialize the corpus' tokenizer again.",
+            )
+        self._tokenizer = Tokenizer.from_file(str(path))
+        # A note that contains "<drugs>" must not open a section.
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        tags = [self._tokenizer.token_to_id(tag) for tag in TAGS]
+        if None in tags:
+            raise DatasetError(
+                f"{tags.count(None)} of the sixteen delimiter tokens are not in the vocabulary.",
+                where=str(path),
+                do="Materialize the corpus' tokenizer again.",
+            )
+        self.tag_ids: list[int] = [t for t in tags if t is not None]
+        model = self._tokenizer.model
+        self.unknown_id: int | None = None
+        if getattr(model, "unk_token", None):
+            self.unknown_id = self._tokenizer.token_to_id(model.unk_token)
+
+    @property
+    def size(self) -> int:
+        """Entries of the vocabulary, added tokens included."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def tokenize(self, strings: Sequence[str]) -> PieceTokens:
+        """Tokens of pieces whose first sixteen are the tags (as `Pieces.strings` has them), on all cores."""
+        encoded = self._tokenizer.encode_batch_fast(list(strings[len(TAGS) :]), add_special_tokens=False)
+        ids = [[tag] for tag in self.tag_ids] + [e.ids for e in encoded]
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        flat = np.fromiter(chain.from_iterable(ids), np.int32, int(lengths.sum()))
+        return PieceTokens(flat, np.concatenate([[0], np.cumsum(lengths)]))
+
+    def decode(self, token_ids: Sequence[int] | np.ndarray) -> str:
+        """The text of tokens, tags included."""
+        return self._tokenizer.decode([int(i) for i in token_ids], skip_special_tokens=False)
+
+
+def _fit(settings: BpeTokenizer, counts: Mapping[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=settings.vocab_size,
+        min_frequency=settings.min_frequency,
+        special_tokens=[PAD, BOS, EOS, *(AddedToken(t, special=True, normalized=False) for t in TAGS)],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_weighted(counts), trainer)
+    return tokenizer
+
+
+def _weighted(counts: Mapping[str, int]) -> Iterator[str]:
+    for word in sorted(counts):
+        for _ in range(int(counts[word]).bit_length()):
+            yield word
+
+
+def _save(tokenizer: Tokenizer, out_dir: Path) -> None:
+    # Written by hand rather than by `save_pretrained`: no import of transformers, and the same bytes
+    # whatever its version.
+    tokenizer.save(str(out_dir / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": PAD,
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "additional_special_tokens": list(TAGS),
+        "clean_up_tokenization_spaces": False,
+    }
+    _write_json(out_dir / "tokenizer_config.json", config)
+
+
+def _adopt(settings: FolderTokenizer, out_dir: Path) -> int:
+    from transformers import AutoTokenizer
+
+    where = f"tokenizer.path: {settings.path}"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(settings.path)
+    except (OSError, ValueError, KeyError) as e:
+        raise SpecError(
+            f"The tokenizer cannot be loaded: {type(e).__name__}.",
+            where=where,
+            do="Give a folder that holds tokenizer.json and tokenizer_config.json.",
+        ) from e
+    if not tokenizer.is_fast:
+        raise SpecError(
+            "The tokenizer has no fast (Rust) form.",
+            where=where,
+            do="Save it once as a PreTrainedTokenizerFast.",
+        )
+    vocabulary = tokenizer.get_vocab()
+    missing = [AddedToken(t, special=True, normalized=False) for t in TAGS if t not in vocabulary]
+    tokenizer.add_tokens(missing, special_tokens=True)
+    tokenizer.save_pretrained(out_dir)
+    return len(tokenizer)
+
+
+def _write_fitted_on(out_dir: Path, subjects: set[int], split: str) -> None:
+    _write_json(out_dir / FITTED_ON, fitted_on(subjects, split))
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,100 @@
+"""Which forward passes give S(t) at every node: windows grouped into passes, passes into batches.
+
+With causal attention the hidden state of a token depends on the tokens before it only. So nodes of one
+subject whose windows begin with the same tokens (same demographics block, same first timed token) are
+prefixes of the longest of them, and one pass over that one serves them all.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+
+from ehr_assets.corpora.reader import TokenCorpus, window
+from ehr_assets.errors import DatasetError
+
+
+@dataclass
+class Pass:
+    """One sequence to encode and the nodes it serves.
+
+    Attributes:
+        token_ids: int32 [T], the longest window of its nodes.
+        nodes: rows of the node table.
+        ends: for each of those nodes, how many leading tokens are its own window (1 to T).
+    """
+
+    token_ids: np.ndarray
+    nodes: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+
+
+def read_all_nodes(nodes_dirs: Mapping[str, Path]) -> pl.DataFrame:
+    """node_id, subject_id, time, cohort of all cohorts' nodes, in the order of the mapping."""
+    columns = ["node_id", "subject_id", "time"]
+    parts = [
+        pl.DataFrame(pq.read_table(Path(folder) / "nodes.parquet", columns=columns)).with_columns(
+            pl.lit(cohort).alias("cohort")
+        )
+        for cohort, folder in nodes_dirs.items()
+    ]
+    return pl.concat(parts)
+
+
+def plan_passes(corpus: TokenCorpus, nodes: pl.DataFrame, max_tokens: int) -> list[Pass]:
+    """The passes for all nodes, longest first (ties in node order).
+
+    Args:
+        corpus: has a record for each node's subject.
+        nodes: cohort, subject_id, time.
+        max_tokens: the longest window.
+
+    Raises:
+        DatasetError: nodes of subjects that are not in the corpus.
+    """
+    times = nodes["time"].to_numpy().astype("datetime64[us]")
+    passes: list[Pass] = []
+    missing = 0
+    open_passes: dict[tuple[int, bytes], Pass] = {}
+    current, record = None, None
+    for row, key in enumerate(zip(nodes["cohort"], nodes["subject_id"], strict=True)):
+        if key != current:
+            current, record, open_passes = key, corpus.find(*key), {}
+        if record is None:
+            missing += 1
+            continue
+        shown = window(record, times[row], max_tokens)
+        head = shown[shown < record.n_demographics]
+        # A window of nothing but demographics is a prefix of one that starts with the first timed token.
+        start = int(shown[len(head)]) if len(shown) > len(head) else record.n_demographics
+        group = open_passes.get((start, head.tobytes()))
+        if group is None:
+            group = open_passes[(start, head.tobytes())] = Pass(record.token_ids[:0])
+            passes.append(group)
+        if len(shown) > len(group.token_ids):
+            group.token_ids = record.token_ids[shown]
+        group.nodes.append(row)
+        group.ends.append(len(shown))
+    if missing:
+        raise DatasetError(
+            f"{missing} node(s) belong to subjects who are not in the token corpus.",
+            where=str(corpus.path),
+            do="Materialize the token corpus and the decision nodes again, from the same meds_events.",
+        )
+    return sorted(passes, key=lambda p: -len(p.token_ids))
+
+
+def batches(passes: Sequence[Pass], batch_tokens: int) -> Iterator[list[Pass]]:
+    """Runs of passes of similar length, of at most `batch_tokens` tokens with padding (or one pass)."""
+    batch: list[Pass] = []
+    for item in passes:
+        # Longest first: the first of a batch sets its width.
+        if batch and (len(batch) + 1) * len(batch[0].token_ids) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch

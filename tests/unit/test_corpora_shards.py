@@ -1,0 +1,180 @@
+"""Token corpora on disk: tokens and events aligned, the past a prefix, windows, statistics."""
+
+from datetime import datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from corpora_support import CODES, SPEC, T0, frame, known_at, random_rows, read_json, write_meds
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ehr_assets.corpora import frames
+from ehr_assets.corpora.reader import TokenCorpus, known_demographics, text_until, window
+from ehr_assets.corpora.serialize import in_availability_order, serialize
+from ehr_assets.corpora.shards import SCHEMA, write_corpus
+from ehr_assets.corpora.tokenizer import train_tokenizer
+from ehr_assets.errors import DatasetError
+
+ROWS = {
+    "train": random_rows(range(1, 9), 1),
+    "tuning": random_rows(range(11, 13), 2),
+    "held_out": random_rows(range(21, 24), 3),
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(meds_dir, tokenizer_dir, corpus_dir)"""
+    root = tmp_path_factory.mktemp("corpus")
+    meds, splits = write_meds(root, ROWS)
+    for name in ("tokenizer", "corpus"):
+        (root / name).mkdir()
+    train_tokenizer(SPEC, {"here": meds}, {"here": splits}, root / "tokenizer")
+    write_corpus(SPEC, {"here": meds}, root / "tokenizer", root / "corpus")
+    return meds, root / "tokenizer", root / "corpus"
+
+
+def test_every_subject_has_one_row_in_its_split(made):
+    corpus = TokenCorpus(made[2])
+    found = {split: [r.subject_id for r in corpus.subjects(split)] for split in frames.SPLITS}
+    assert found == {"train": list(range(1, 9)), "tuning": [11, 12], "held_out": [21, 22, 23]}
+    assert len(corpus) == 13
+    assert corpus.split_of("here", 22) == "held_out"
+    assert corpus.find("here", 999) is None
+    assert corpus.find("elsewhere", 22) is None
+    with pytest.raises(IndexError):
+        corpus.record("tuning", 2)
+
+
+def test_the_file_has_the_contracts_schema(made):
+    with pa.memory_map(str(made[2] / "train.arrow")) as source:
+        assert pa.ipc.open_file(source).schema.equals(SCHEMA)
+
+
+def test_decoded_tokens_are_the_records_text(made):
+    texts = serialize(frame(ROWS["train"]), CODES, SPEC).texts()
+    read = [text_until(made[1], r, datetime(2100, 1, 1)) for r in TokenCorpus(made[2]).subjects("train")]
+    assert read == texts
+
+
+def test_tokens_know_their_events(made):
+    from ehr_assets.corpora.tokenizer import PieceTokenizer
+
+    tokenizer = PieceTokenizer(made[1])
+    names = {"DX//C34": "\nMalignant neoplasm of lung", "LAB//hb": "\nHemoglobin", "NOTE": "\nNOTE"}
+    ordered = in_availability_order(frame(ROWS["tuning"]))
+    for record in TokenCorpus(made[2]).subjects("tuning"):
+        rows = ordered.filter(pl.col("subject_id") == record.subject_id)
+        for i, row in enumerate(rows.iter_rows(named=True)):
+            mine = record.event_index == i
+            if row["code"] in names:
+                assert tokenizer.decode(record.token_ids[mine]).startswith(names[row["code"]])
+                assert set(record.available[mine].tolist()) == {row["available_time"]}
+                assert set(record.token_time[mine].tolist()) == {row["time"]}
+        assert record.event_index.max() == rows.height - 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 50), days=st.floats(-1, 400))
+def test_the_past_is_an_exact_prefix(made, tmp_path_factory, seed, days):
+    t = T0 + timedelta(days=days)
+    events = random_rows(range(1, 3), seed, events=10)
+    root = tmp_path_factory.mktemp("prefix")
+    records = []
+    for name, part in (("whole", frame(events)), ("cut", known_at(frame(events), t))):
+        meds, _ = write_meds(root / name, {"train": part.rows()})
+        (root / name / "out").mkdir()
+        write_corpus(SPEC, {"here": meds}, made[1], root / name / "out")
+        records.append(list(TokenCorpus(root / name / "out").subjects("train")))
+    for whole, cut in zip(*records, strict=True):
+        end = whole.known(t)
+        head = known_demographics(whole, t)
+        seen = np.concatenate([head, np.arange(whole.n_demographics, end)])
+        for name in ("token_ids", "event_index", "token_time", "available"):
+            a, b = getattr(whole, name)[seen], getattr(cut, name)
+            assert np.array_equal(a.astype(np.int64), b.astype(np.int64))
+        if end > whole.n_demographics:
+            assert np.array_equal(seen, np.arange(end))
+        for size in (8, 40, 1000):
+            assert np.array_equal(
+                whole.token_ids[window(whole, t, size)],
+                cut.token_ids[window(cut, datetime(2100, 1, 1), size)],
+            )
+
+
+def test_a_window_keeps_demographics_and_the_newest_whole_events(made):
+    record = max(TokenCorpus(made[2]).subjects("train"), key=len)
+    t = record.available[-1]
+    for size in range(record.n_demographics + 60, len(record) + 3, 7):
+        shown = window(record, t, size)
+        head, body = shown[: record.n_demographics], shown[record.n_demographics :]
+        assert len(shown) <= size
+        assert head.tolist() == list(range(record.n_demographics))
+        assert body.tolist() == list(range(body[0], len(record)))
+        if body[0] > record.n_demographics:
+            before, first = record.event_index[body[0] - 1], record.event_index[body[0]]
+            new_time = record.available[body[0] - 1] != record.available[body[0]]
+            assert new_time or (before >= 0 and first >= 0 and before != first)
+    assert window(record, t, len(record)).tolist() == list(range(len(record)))
+
+
+def test_a_long_demographics_block_leaves_room_for_events(made):
+    record = TokenCorpus(made[2]).record("train", 0)
+    shown = window(record, record.available[-1], 4)
+    assert shown.tolist()[:2] == [0, 1]
+    assert shown.tolist()[2:] == [len(record) - 2, len(record) - 1]
+
+
+def test_before_the_first_event_there_is_no_age(made):
+    record = TokenCorpus(made[2]).record("train", 0)
+    first = record.available[record.n_demographics]
+    before = text_until(made[1], record, first - np.timedelta64(1, "us"))
+    assert before == "<demographics>\nGender: female</demographics>"
+    assert "Age: " in text_until(made[1], record, first)
+
+
+def test_small_chunks_give_the_same_corpus(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(frames, "_READ_ROWS", 7)
+    monkeypatch.setattr(frames.iter_subjects, "__defaults__", (10,))
+    write_corpus(SPEC, {"here": made[0]}, made[1], tmp_path)
+    for split in frames.SPLITS:
+        ours, theirs = list(TokenCorpus(tmp_path).subjects(split)), list(TokenCorpus(made[2]).subjects(split))
+        assert [r.subject_id for r in ours] == [r.subject_id for r in theirs]
+        assert all(np.array_equal(a.token_ids, b.token_ids) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_equal_inputs_give_equal_bytes(made, tmp_path):
+    write_corpus(SPEC, {"here": made[0]}, made[1], tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {
+        p.name: p.read_bytes() for p in made[2].iterdir()
+    }
+
+
+def test_statistics_count_what_is_there(made):
+    corpus = TokenCorpus(made[2])
+    lengths = np.concatenate([corpus.lengths(s) for s in frames.SPLITS])
+    found = read_json(made[2] / "statistics.json")["all"]
+    assert found["subjects"] == 13
+    assert found["events"] == sum(len(rows) for rows in ROWS.values())
+    assert found["tokens"] == lengths.sum() == sum(len(r) for s in frames.SPLITS for r in corpus.subjects(s))
+    assert found["tokens_per_subject"]["1"] == lengths.max()
+    assert found["truncated_subjects_share"] == (lengths > 60).mean()
+    assert found["unknown_tokens"] == 0
+
+
+def test_an_empty_cohort_gives_an_empty_corpus(made, tmp_path):
+    meds, _ = write_meds(tmp_path, {})
+    (tmp_path / "out").mkdir()
+    stats = write_corpus(SPEC, {"here": meds}, made[1], tmp_path / "out")
+    assert stats["subjects"] == 0
+    assert len(TokenCorpus(tmp_path / "out")) == 0
+
+
+def test_a_broken_corpus_is_named(made, tmp_path):
+    with pytest.raises(DatasetError, match=r"train\.arrow"):
+        TokenCorpus(tmp_path)
+    (tmp_path / "train.arrow").write_bytes((made[2] / "train.arrow").read_bytes()[:-20])
+    with pytest.raises(DatasetError, match=r"train\.arrow"):
+        TokenCorpus(tmp_path)

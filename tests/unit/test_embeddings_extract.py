@@ -1,0 +1,245 @@
+"""S(t): one pass equals one pass per node, and the future does not reach it."""
+
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from corpora_support import SPEC, T0, random_rows, write_meds, write_nodes
+
+from ehr_assets.corpora.reader import TokenCorpus, window
+from ehr_assets.corpora.shards import write_corpus
+from ehr_assets.corpora.tokenizer import train_tokenizer
+from ehr_assets.embeddings.encoder import Encoder
+from ehr_assets.embeddings.extract import embed_nodes
+from ehr_assets.embeddings.plan import batches, plan_passes
+from ehr_assets.embeddings.recompute import recompute_sample
+from ehr_assets.errors import DatasetError, EhrError, SpecError
+
+ROWS = {
+    "train": random_rows(range(1, 6), 1),
+    "tuning": random_rows(range(11, 13), 2),
+    "held_out": random_rows(range(21, 24), 3),
+}
+MAX_TOKENS = 64
+
+
+def nodes_of_rows() -> list[tuple[int, datetime]]:
+    """Nodes at instants of each record, before its first event, and long after its last."""
+    nodes = []
+    for rows in ROWS.values():
+        for s in sorted({r[0] for r in rows}):
+            times = sorted({r[5] for r in rows if r[0] == s and r[5] is not None and r[5] > T0})
+            chosen = [times[0] - timedelta(days=400), *times[::3], times[-1] + timedelta(days=50)]
+            nodes += [(s, t) for t in chosen]
+    return nodes
+
+
+def write_checkpoint(folder, tokenizer_dir):
+    """A random tiny Qwen3 with a random (not zero) LoRA adapter, in the layout of a checkpoint."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        intermediate_size=64,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+    )
+    base = Qwen3ForCausalLM(config)
+    base.save_pretrained(folder / "backbone")
+    lora = LoraConfig(
+        r=4, target_modules="all-linear", trainable_token_indices=[3, 4, 5], task_type="CAUSAL_LM"
+    )
+    model = get_peft_model(base, lora)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name or "token_adapter" in name:
+                parameter.normal_(0, 0.1)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tiny products on many threads mostly wait, the more so beside other tests."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("embeddings")
+    meds, splits = write_meds(root, ROWS)
+    for name in ("tokenizer", "corpus", "checkpoint", "embeddings"):
+        (root / name).mkdir()
+    train_tokenizer(SPEC, {"here": meds}, {"here": splits}, root / "tokenizer")
+    write_corpus(SPEC, {"here": meds}, root / "tokenizer", root / "corpus")
+    write_checkpoint(root / "checkpoint", root / "tokenizer")
+    nodes = write_nodes(root / "nodes", nodes_of_rows())
+    stats = embed(root, nodes, root / "embeddings")
+    return SimpleNamespace(root=root, meds=meds, nodes=nodes, stats=stats)
+
+
+def embed(root, nodes, out, **options):
+    settings = {"max_tokens": MAX_TOKENS, "batch_tokens": 256, "device": "cpu", **options}
+    return embed_nodes(root / "checkpoint", root / "corpus", {"here": nodes}, out, **settings)
+
+
+def states(folder) -> np.ndarray:
+    return pl.DataFrame(pq.read_table(folder / "embeddings.parquet"))["embedding"].to_numpy()
+
+
+def one_by_one(made, pooling: str, max_tokens: int = MAX_TOKENS) -> np.ndarray:
+    """Each node by itself, through peft's own forward and `output_hidden_states`."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(made.root / "checkpoint/backbone", dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, made.root / "checkpoint").eval()
+    corpus, found = TokenCorpus(made.root / "corpus"), []
+    for s, t in sorted(nodes_of_rows()):
+        record = corpus.find("here", s)
+        ids = torch.tensor(record.token_ids[window(record, t, max_tokens)][None].astype(np.int64))
+        with torch.no_grad():
+            hidden = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0]
+        found.append((hidden[-1] if pooling == "last" else hidden.mean(0)).numpy())
+    return np.stack(found)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_one_pass_equals_a_pass_per_node(made, tmp_path, pooling):
+    embed(made.root, made.nodes, tmp_path, pooling=pooling)
+    ours, plain = states(tmp_path), one_by_one(made, pooling)
+    assert (np.linalg.norm(ours - plain, axis=1) < 1e-5 * np.linalg.norm(plain, axis=1)).all()
+    assert len(np.unique(plain.round(4), axis=0)) > len(plain) / 2
+
+
+def test_windows_that_fit_share_one_pass_per_subject(made, tmp_path):
+    long = embed(made.root, made.nodes, tmp_path, max_tokens=512)
+    # Before its first event a record has no age, so that node cannot share.
+    assert long["passes"] == 2 * long["subjects"] == 20
+    assert long["tokens"] < long["tokens_one_by_one"] / 2
+    assert made.stats["passes"] > long["passes"]
+    assert made.stats["nodes"] == len(nodes_of_rows())
+
+
+def test_the_file_follows_the_nodes_in_the_contracts_schema(made):
+    table = pq.read_table(made.root / "embeddings/embeddings.parquet")
+    nodes = pq.read_table(made.nodes / "nodes.parquet")
+    assert (
+        table.select(["node_id", "subject_id", "time", "cohort"]).to_pydict()
+        == nodes.select(["node_id", "subject_id", "time", "cohort"]).to_pydict()
+    )
+    assert str(table.schema.field("embedding").type) == "fixed_size_list<element: float>[32]"
+    assert np.isfinite(states(made.root / "embeddings")).all()
+
+
+def test_equal_inputs_give_equal_bytes(made, tmp_path):
+    embed(made.root, made.nodes, tmp_path)
+    name = "embeddings.parquet"
+    assert (tmp_path / name).read_bytes() == (made.root / "embeddings" / name).read_bytes()
+
+
+def recomputed(made, embeddings_dir=None, sample=1000):
+    return recompute_sample(
+        SPEC,
+        made.root / "checkpoint",
+        made.root / "tokenizer",
+        {"here": made.meds},
+        {"here": made.nodes},
+        embeddings_dir or made.root / "embeddings",
+        max_tokens=MAX_TOKENS,
+        sample=sample,
+        device="cpu",
+    )
+
+
+def test_deleting_the_future_changes_nothing(made):
+    error = recomputed(made)
+    assert 0 < error < 1e-5
+    assert recomputed(made, sample=5) <= error
+
+
+def test_a_state_that_saw_the_future_is_found(made, tmp_path):
+    """Embeddings taken a day too late, as if a result counted before it was reported."""
+    late = write_nodes(tmp_path / "late", [(s, t + timedelta(days=30)) for s, t in nodes_of_rows()])
+    (tmp_path / "out").mkdir()
+    embed(made.root, late, tmp_path / "out")
+    assert recomputed(made, tmp_path / "out") > 1e-2
+
+
+def test_a_planted_future_event_changes_nothing(made, tmp_path):
+    """The corpus is made again from a copy in which every subject has one more, later, unique event."""
+    end = datetime(2090, 1, 1)
+    planted = {
+        split: [*rows, *((s, T0, "PLANTED", 1.5, None, end, "measurements") for s in {r[0] for r in rows})]
+        for split, rows in ROWS.items()
+    }
+    meds, _ = write_meds(tmp_path, planted)
+    for name in ("corpus", "out"):
+        (tmp_path / name).mkdir()
+    write_corpus(SPEC, {"here": meds}, made.root / "tokenizer", tmp_path / "corpus")
+    (tmp_path / "checkpoint").symlink_to(made.root / "checkpoint")
+    embed(tmp_path, made.nodes, tmp_path / "out")
+    np.testing.assert_array_equal(states(tmp_path / "out"), states(made.root / "embeddings"))
+
+
+def test_a_cohort_without_nodes_gives_an_empty_file(made, tmp_path):
+    nodes = write_nodes(tmp_path / "nodes", [])
+    (tmp_path / "out").mkdir()
+    assert embed(made.root, nodes, tmp_path / "out")["nodes"] == 0
+    assert pq.read_table(tmp_path / "out/embeddings.parquet").num_rows == 0
+    made_empty = SimpleNamespace(root=made.root, meds=made.meds, nodes=nodes)
+    assert recomputed(made_empty, tmp_path / "out") == 0
+
+
+def test_nodes_of_unknown_subjects_are_counted(made, tmp_path):
+    nodes = write_nodes(tmp_path / "nodes", [(1, T0), (987_654, T0), (987_655, T0)])
+    with pytest.raises(DatasetError, match=r"2 node\(s\) belong to subjects who are not") as error:
+        embed(made.root, nodes, tmp_path)
+    assert "987" not in str(error.value)
+
+
+def test_windows_longer_than_the_backbone_are_refused(made, tmp_path):
+    with pytest.raises(SpecError, match="512 positions"):
+        embed(made.root, made.nodes, tmp_path, max_tokens=513)
+
+
+def test_a_checkpoint_of_another_vocabulary_is_refused(made, tmp_path, monkeypatch):
+    made_encoder = Encoder(made.root / "checkpoint", "cpu")
+    made_encoder.vocabulary = 20
+    monkeypatch.setattr("ehr_assets.embeddings.extract.Encoder", lambda *_: made_encoder)
+    with pytest.raises(DatasetError, match="20 tokens only"):
+        embed(made.root, made.nodes, tmp_path)
+
+
+def test_a_folder_that_is_no_checkpoint_is_named(made, tmp_path):
+    with pytest.raises(EhrError, match="adapter_config"):
+        Encoder(tmp_path, "cpu")
+
+
+def test_batches_hold_every_pass_once_within_the_budget(made):
+    nodes = pl.DataFrame(pq.read_table(made.nodes / "nodes.parquet"))
+    passes = plan_passes(TokenCorpus(made.root / "corpus"), nodes, MAX_TOKENS)
+    assert sorted(n for p in passes for n in p.nodes) == list(range(nodes.height))
+    assert all(1 <= end <= len(p.token_ids) <= MAX_TOKENS for p in passes for end in p.ends)
+    groups = list(batches(passes, 200))
+    assert [id(p) for g in groups for p in g] == [id(p) for p in passes]
+    assert all(len(g) * max(len(p.token_ids) for p in g) <= 200 or len(g) == 1 for g in groups)
