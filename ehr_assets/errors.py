@@ -44,7 +44,7 @@ class DatasetError(EhrError):
     """A dataset that is missing, half-written or altered, or that could not be written."""
 
 
-class GateRefusal(EhrError):
+class GateRefusedError(EhrError):
     """An asset refused to start because an upstream check failed or was never run."""
 
 

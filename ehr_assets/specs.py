@@ -1,4 +1,4 @@
-"""Loading YAML specs (cohorts, tasks, corpora, recipes, reports) with errors that name file, key and reason."""
+"""Loading YAML specs (cohorts, tasks, corpora, recipes, reports); errors name file, key and reason."""
 
 import difflib
 import hashlib

@@ -70,7 +70,7 @@ class Datasets(ConfigurableResource):
     """
 
     home: str
-    gates: dict[str, list[str]] = {}
+    gates: dict[str, list[str]]
 
     @property
     def store(self) -> DatasetStore:

@@ -48,7 +48,7 @@ def _simulated(cohort: CohortSpec) -> AssetsDefinition:
                 raw,
                 code_version=version,
                 kinds={"csv"},
-                description="Raw OMOP-shaped tables of simulated subjects, as a hospital would hand them over.",
+                description="OMOP-shaped raw tables of simulated subjects, as a hospital would hand over.",
             ),
             AssetSpec(
                 truth,

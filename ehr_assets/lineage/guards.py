@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from dagster import AssetCheckKey, AssetKey, DagsterInstance
 
-from ehr_assets.errors import GateRefusal
+from ehr_assets.errors import GateRefusedError
 from ehr_assets.lineage.datasets import Dataset
 
 DATA_VERSION_KEY = "data_version"
@@ -24,7 +24,7 @@ def require_passed_checks(instance: DagsterInstance, upstream: Dataset, checks: 
     reason given in ``EHR_ALLOW_FAILED_CHECKS``. It belongs in the descendant's manifest.
 
     Raises:
-        GateRefusal: a check failed or has no result for this data version, and no override is set.
+        GateRefusedError: a check failed or has no result for this data version, and no override is set.
     """
     asset = upstream.manifest.asset
     problems = failing_checks(instance, asset, upstream.data_version, checks)
@@ -34,7 +34,7 @@ def require_passed_checks(instance: DagsterInstance, upstream: Dataset, checks: 
     if reason:
         line = f"{asset}@{upstream.data_version[:12]} used although {'; '.join(problems)}. Reason: {reason}"
         return [*upstream.manifest.overrides, line]
-    raise GateRefusal(
+    raise GateRefusedError(
         f"'{asset}' has not passed its checks: {'; '.join(problems)}.",
         where=f"{asset}, data version {upstream.data_version[:12]}",
         do=(

@@ -44,7 +44,7 @@ def meds_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
         code_version=code_version(
             ["meds/splits.py", *READERS], cohort.config_hash("splits", "subjects", "tables")
         ),
-        description="Which subject is in train, tuning or held_out: a salted hash of the person, nothing else.",
+        description="Who is in train, tuning or held_out: by a salted hash of the person alone.",
     )
     def subject_splits(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
         from ehr_assets.cohorts.origin import tables_root

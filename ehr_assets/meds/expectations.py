@@ -135,8 +135,8 @@ def _datasource(path: Path, tables: Mapping[str, Path | Sequence[Path]]):
 @cache  # Great Expectations keeps a registry of data source types and refuses to see one twice
 def _datasource_type() -> Any:
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    from great_expectations.datasource.fluent import SQLDatasource
-    from great_expectations.execution_engine import SqlAlchemyExecutionEngine
+    from great_expectations.datasource.fluent.sql_datasource import SQLDatasource
+    from great_expectations.execution_engine.sqlalchemy_execution_engine import SqlAlchemyExecutionEngine
 
     class DuckDBExecutionEngine(SqlAlchemyExecutionEngine):
         """Keeps its connection open: duckdb-engine loses a result when its connection closes first."""

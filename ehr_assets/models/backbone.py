@@ -1,4 +1,4 @@
-"""The language model that becomes a world model: built or loaded, given the corpus's tokens, wrapped with LoRA.
+"""The language model that becomes a world model: built or loaded, given tokens, wrapped with LoRA.
 
 Only networks here. Files are read by `load_backbone` through transformers alone; checkpoints are
 `training/checkpoint.py`'s matter.
@@ -72,7 +72,7 @@ def fit_vocabulary(model: PreTrainedModel, vocab_size: int) -> None:
     New rows are the mean of the old ones, so that a new token starts out unremarkable and the result does not
     depend on a random draw.
     """
-    old = model.get_input_embeddings().weight.shape[0]
+    old = len(_token_matrices(model)[0])
     if vocab_size <= old:
         return
     model.resize_token_embeddings(vocab_size, mean_resizing=False)
@@ -82,7 +82,13 @@ def fit_vocabulary(model: PreTrainedModel, vocab_size: int) -> None:
 
 
 def with_lora(
-    model: PreTrainedModel, *, r: int, alpha: int, dropout: float, trainable_tokens: Sequence[int], base_name: str
+    model: PreTrainedModel,
+    *,
+    r: int,
+    alpha: int,
+    dropout: float,
+    trainable_tokens: Sequence[int],
+    base_name: str,
 ) -> PeftModel:
     """LoRA on all linear layers, and trained embeddings for the given token ids (SMB Table 7, §3.2).
 
@@ -94,7 +100,7 @@ def with_lora(
     ids = sorted(trainable_tokens)
     tokens: Any = ids
     if ids and len(_token_matrices(model)) > 1:
-        tokens = {_name_of(model, model.get_input_embeddings()): ids, _name_of(model, _head(model)): ids}
+        tokens = {_name_of(model, part): ids for part in (model.get_input_embeddings(), _head(model))}
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=r,
@@ -108,17 +114,18 @@ def with_lora(
     return wrapped  # type: ignore[return-value]
 
 
-def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def hidden_states(model: nn.Module, input_ids: Tensor) -> Tensor:
     """The final layer's hidden states, after the last norm.
 
     Args:
-        input_ids, attention_mask: ``[batch, tokens]``; right-padded.
+        input_ids: ``[batch, tokens]``, padded on the right: causal attention never looks there, so no mask is
+            needed, and attention may use its fastest kernel.
 
     Returns:
         ``[batch, tokens, hidden]``. Position i has seen tokens 0..i only; the last real one is S(t).
     """
     decoder: Any = _causal_lm(model).base_model
-    return decoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    return decoder(input_ids=input_ids, use_cache=False).last_hidden_state
 
 
 def token_logits(model: nn.Module, hidden: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Objectives: what a world model is trained to do. Each is a small class with a name and its equation's number.
+"""Objectives: what a world model is trained to do. Each is a small class with a name.
 
-An objective takes the model and a batch and gives one scalar to be minimised. It may own parameters of its own
-(it is a module): whatever it registers is trained with the model. Recipes name objectives; `OBJECTIVES` finds
-them. To add one: write the class here, decorate it, and add its name to `training/recipe.py`.
+An objective takes the model and a batch and gives one scalar to be minimised. It may own parameters (it is
+a module): whatever it registers is trained with the model. Recipes name objectives; `OBJECTIVES` finds them.
+To add one: write the class here, decorate it, and add its name to `training/recipe.py`.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 
 from ehr_assets.models.backbone import hidden_states, token_logits
 
@@ -22,16 +22,16 @@ class Batch:
 
     Attributes:
         input_ids: ``[batch, tokens]`` int64.
-        attention_mask: ``[batch, tokens]`` int64, 0 on padding.
+        real: ``[batch, tokens]`` bool, false on padding.
         continuation: ``[batch, tokens]`` bool, true on y; at least one per example, never the first token.
     """
 
     input_ids: Tensor
-    attention_mask: Tensor
+    real: Tensor
     continuation: Tensor
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.continuation.to(device))
+        return Batch(self.input_ids.to(device), self.real.to(device), self.continuation.to(device))
 
 
 class Objective(nn.Module):
@@ -56,7 +56,7 @@ def objective(cls: type[Objective]) -> type[Objective]:
 class SFT(Objective):
     """Next-token prediction of the continuation given the context (SMB eq 4).
 
-    ``L_SFT = -1/m sum_t log p(y_t | y_<t, x)``, the mean over y's own m tokens, then over the batch's examples:
+    ``L_SFT = -1/m sum_t log p(y_t | y_<t, x)``, the mean over y's own m tokens, then over the batch:
     every example weighs the same, however long its continuation, so the loss does not depend on how examples
     were gathered into batches or spread over processes.
     """
@@ -64,12 +64,12 @@ class SFT(Objective):
     name = "sft"
 
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
-        hidden = hidden_states(model, batch.input_ids, batch.attention_mask)
-        # Token i is predicted from position i - 1. Only the positions that predict y go through the output head:
-        # its logits are the largest tensor of the step.
+        hidden = hidden_states(model, batch.input_ids)
+        # Token i is predicted from position i - 1. Only the positions that predict y go through the output
+        # head: its logits are the largest tensor of the step.
         row, position = batch.continuation.nonzero(as_tuple=True)
         logits = token_logits(model, hidden[row, position - 1])
-        nll = F.cross_entropy(logits.float(), batch.input_ids[row, position], reduction="none")
+        nll = cross_entropy(logits.float(), batch.input_ids[row, position], reduction="none")
         share = 1 / (batch.continuation.sum(dim=1)[row] * len(batch.input_ids))
         return (nll * share).sum()
 

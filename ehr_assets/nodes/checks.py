@@ -45,7 +45,7 @@ def node_checks(cohort: CohortSpec, tasks: TaskSet) -> list[AssetChecksDefinitio
         blocking=True,
         additional_deps=[meds],
         description=(
-            f"No label rests on the first {tasks.buffer_hours:g} h after t or on anything beyond the horizon; "
+            f"No label rests on the first {tasks.buffer_hours:g} h after t or on what follows the horizon; "
             "negatives were followed to the horizon; none is given near death."
         ),
     )
@@ -82,7 +82,7 @@ def node_checks(cohort: CohortSpec, tasks: TaskSet) -> list[AssetChecksDefinitio
     @asset_check(
         asset=labels_key,
         name="tasks_have_both_classes",
-        description="Every task has positives and negatives somewhere (a warning: such a task teaches nothing).",
+        description="Every task has positives and negatives somewhere (a warning only).",
     )
     def tasks_have_both_classes(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
         import polars as pl

@@ -12,9 +12,9 @@ from rich.table import Table
 from ehr_assets.settings import PROJECT_ROOT, Settings
 
 PACKAGES = (
-    "dagster dagster-aws torch transformers peft deepspeed polars great-expectations duckdb mlflow "
-    "scikit-learn xgboost lifelines meds"
-).split()
+    *("dagster", "dagster-aws", "torch", "transformers", "peft", "deepspeed", "polars", "meds"),
+    *("great-expectations", "duckdb", "mlflow", "scikit-learn", "xgboost", "lifelines"),
+)
 
 
 def examine(console: Console) -> bool:

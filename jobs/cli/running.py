@@ -19,7 +19,7 @@ from jobs.status import AssetStatus, State, locate
 from resources.storage import asset_name
 
 
-class RunFailed(EhrError):
+class RunFailedError(EhrError):
     """The Dagster run did not succeed; carries what its failed steps said."""
 
 
@@ -28,7 +28,7 @@ def run_chain(console: Console, cohort: str, recipe: str | None) -> list[Path]:
 
     Raises:
         SpecError: unknown cohort or recipe.
-        RunFailed: a step failed or a blocking check did not pass.
+        RunFailedError: a step failed or a blocking check did not pass.
     """
     project = Project()
     reports = project.reports_for(cohort, recipe)
@@ -74,17 +74,18 @@ def _run(
     with view:
         run_id, success = run_assets(project.instance, todo, view.on_event)
     if not success:
-        raise RunFailed(
+        raise RunFailedError(
             "The run did not finish:\n    " + "\n    ".join(view.failures or ["see the run's log"]),
             where=f"Dagster run {run_id}",
             do="Mend what is named above and run the command again: finished work is kept.",
         )
 
 
+MARKS = {"done": "[green]✓[/]", "kept": "[green]=[/]", "failed": "[red]✗[/]", "waiting": "[dim]·[/]"}
+
+
 class _RunView:
     """A line per asset: waiting, running with its newest message, done, failed."""
-
-    MARKS = {"done": "[green]✓[/]", "kept": "[green]=[/]", "failed": "[red]✗[/]", "waiting": "[dim]·[/]"}
 
     def __init__(self, console: Console, names: list[str], why: dict[str, list[str]]) -> None:
         self.console, self.names, self.why = console, names, why
@@ -162,16 +163,14 @@ class _RunView:
         self.state[name] = state
         self.seconds[name] = time.monotonic() - self.started.get(name, time.monotonic())
         if not self.console.is_terminal:
-            self.console.print(f"{self.MARKS[state]} {name} ({self.seconds[name]:.1f} s)")
+            self.console.print(f"{MARKS[state]} {name} ({self.seconds[name]:.1f} s)")
 
     def _draw(self, final: bool = False) -> Group:
         table = Table.grid(padding=(0, 1))
         for name in self.names:
             state = self.state[name]
             mark = (
-                self.spinner
-                if state == "running" and not final
-                else Text.from_markup(self.MARKS.get(state, " "))
+                self.spinner if state == "running" and not final else Text.from_markup(MARKS.get(state, " "))
             )
             took = f"{self.seconds[name]:.1f} s" if name in self.seconds else ""
             table.add_row(mark, name, took, self._note(name, state))

@@ -71,7 +71,8 @@ class Installation:
 
     def changed(self, overrides=None, **variables):
         """The same installation with other overrides or environment variables."""
-        return Installation(self.home, {**self.overrides, **(overrides or {})}, {**self.variables, **variables})
+        both = {**self.overrides, **(overrides or {})}
+        return Installation(self.home, both, {**self.variables, **variables})
 
     def path(self, asset):
         return Path(self.ehr("show", asset, "--path").strip())

@@ -183,7 +183,8 @@ def test_a_missing_raw_directory_is_one_clear_error(installation):
 
 def test_a_descendant_is_refused_after_its_upstreams_check_failed_in_an_earlier_run(installation):
     # A threshold no extraction can meet: the check fails, the run stops, the dataset stays.
-    strict = installation.changed({"cohorts/synthetic_oncology": {"source.subjects": 80, "quarantine_threshold": 0}})
+    cohort = {**installation.overrides["cohorts/synthetic_oncology"], "quarantine_threshold": 0}
+    strict = installation.changed({"cohorts/synthetic_oncology": cohort})
     strict.run("dg", "launch", "--assets", "key:synthetic_oncology/meds_events", fails=True)
     assert strict.states()["synthetic_oncology/meds_events"] == "failed check"
     answer = strict.run("dg", "launch", "--assets", "key:synthetic_oncology/decision_nodes", fails=True)

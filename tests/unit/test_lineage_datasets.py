@@ -1,4 +1,4 @@
-"""Datasets on disk: what is committed is found again unchanged; what is half-written or altered is refused."""
+"""Datasets on disk: what is committed is found again unchanged; what is altered is refused."""
 
 import errno
 import os
