@@ -31,8 +31,8 @@ class MlflowTracking(ConfigurableResource):
         """Opens a run and returns its id. Nested `params` are flattened to dotted names."""
         from mlflow.entities import Param, RunTag
 
-        client = self._client()
         with _said_clearly(self.uri):
+            client = self._client()
             found = client.get_experiment_by_name(self.experiment)
             experiment = found.experiment_id if found else client.create_experiment(self.experiment)
             run = client.create_run(experiment, run_name=run_name)
@@ -77,6 +77,8 @@ class MlflowTracking(ConfigurableResource):
 def _said_clearly(uri: str) -> Iterator[None]:
     try:
         yield
+    except TrainingError:
+        raise
     except Exception as e:
         raise TrainingError(
             f"The MLflow tracking store cannot be used: {type(e).__name__}.",

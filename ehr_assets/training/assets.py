@@ -37,30 +37,22 @@ def training_assets(recipe: RecipeSpec) -> list[AssetsDefinition]:
     ) -> MaterializeResult:
         def build(step: Step) -> Outcome:
             inputs = {name: d.data_version for name, d in step.inputs.items()}
-            run_id = tracking.start(
-                recipe.name,
-                tags={
-                    "dagster.run_id": step.run_id,
-                    "git.revision": git_revision() or "none",
-                    **{f"data_version.{name.replace('/', '.')}": v for name, v in inputs.items()},
-                },
-                params=recipe.training_settings(),
-            )
-            job = {
-                "recipe": recipe.model_dump(mode="json"),
-                "token_corpus": str(step.inputs[asset_name(corpus)].path),
-                "tokenizer": str(step.inputs[asset_name(tokenizer)].path),
-                "out_dir": str(step.out),
-                "start_from": str(step.inputs[asset_name(continued[0])].path) if continued else None,
-                "tracking": {"uri": tracking.uri, "run_id": run_id},
-                "facts": {f"data version of {name}": v for name, v in inputs.items()},
+            tags = {
+                "dagster.run_id": step.run_id,
+                "git.revision": git_revision() or "none",
+                **{f"data_version.{name.replace('/', '.')}": v for name, v in inputs.items()},
             }
-            try:
+            with tracking.run(recipe.name, tags, recipe.training_settings()) as run_id:
+                job = {
+                    "recipe": recipe.model_dump(mode="json"),
+                    "token_corpus": str(step.inputs[asset_name(corpus)].path),
+                    "tokenizer": str(step.inputs[asset_name(tokenizer)].path),
+                    "out_dir": str(step.out),
+                    "start_from": str(step.inputs[asset_name(continued[0])].path) if continued else None,
+                    "tracking": {"uri": tracking.uri, "run_id": run_id},
+                    "facts": {f"data version of {name}": v for name, v in inputs.items()},
+                }
                 stats = launcher.train(context, job, num_processes=recipe.engine.num_processes)
-            except BaseException:
-                tracking.finish(run_id, "FAILED")
-                raise
-            tracking.finish(run_id, "FINISHED")
             return Outcome(
                 stats=stats,
                 metadata={"mlflow_run_id": run_id, "training curve": MetadataValue.md(_curve(step))},

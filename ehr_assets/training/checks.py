@@ -16,7 +16,7 @@ def training_checks(recipe: RecipeSpec) -> list[AssetChecksDefinition]:
         name="fitted_on_train_only",
         blocking=True,
         additional_deps=[tokens],
-        description="The examples were drawn from the train subjects of the corpus, all of them and no others.",
+        description="Examples were drawn from the corpus' train subjects and no others.",
     )
     def fitted_on_train_only(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
         from ehr_assets.corpora.reader import TokenCorpus
@@ -45,14 +45,19 @@ def training_checks(recipe: RecipeSpec) -> list[AssetChecksDefinition]:
         from ehr_assets.training.curves import read_history
 
         dataset = datasets.latest(context.instance, key)
-        losses = [v for row in read_history(dataset.path) for k in ("loss", "tuning_loss") if (v := row.get(k)) is not None]
+        losses = [
+            v
+            for row in read_history(dataset.path)
+            for k in ("loss", "tuning_loss")
+            if (v := row.get(k)) is not None
+        ]
         bad = sum(not math.isfinite(v) for v in losses)
         return datasets.judge(dataset, bool(losses) and not bad, {"losses": len(losses), "not_finite": bad})
 
     @asset_check(
         asset=key,
         name="tuning_loss_fell",
-        description="The last tuning loss is below the first training loss (a warning: else nothing was learned).",
+        description="The last tuning loss is below the first training loss (a warning only).",
     )
     def tuning_loss_fell(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
         from ehr_assets.training.curves import read_history

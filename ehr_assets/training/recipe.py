@@ -1,9 +1,9 @@
 """Recipes: what is trained, on which corpus, from which backbone, in which phases. Data, not code.
 
-A recipe is one YAML file. This module only reads and validates it (pydantic and yaml), so that definitions load
-fast and a mistake is found then, not after an hour of training. What the values do is said where they are used:
-`training/examples.py` (data), `models/backbone.py` (backbone, adapter), `training/process.py` (phases, optimizer,
-engine).
+A recipe is one YAML file. This module only reads and validates it (pydantic and yaml), so that definitions
+load fast and a mistake is found then, not after an hour of training. What the values do is said where they
+are used: `training/examples.py` (data), `models/backbone.py` (backbone, adapter), `training/process.py`
+(phases), `training/start.py` (optimizer, engine).
 """
 
 from collections.abc import Iterable, Mapping
@@ -69,18 +69,18 @@ class AdapterSpec(Spec):
 
     r: Positive = 64
     alpha: Positive = 128
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     trainable_tokens: Literal["all", "delimiters"] = "delimiters"
 
 
 class DataSpec(Spec):
     """How a subject's record is cut into context x and continuation y (`training/examples.py`)."""
 
-    max_tokens: int = Field(3300, ge=8)
+    max_tokens: int = Field(default=3300, ge=8)
     examples_per_subject: Positive = 4
     min_context_tokens: Positive = 32
     continuation_fraction: tuple[Fraction, Fraction] = (0.1, 0.5)
-    seed: int = Field(1, ge=0)
+    seed: int = Field(default=1, ge=0)
 
     @model_validator(mode="after")
     def _x_and_y_fit(self) -> "DataSpec":
@@ -108,8 +108,9 @@ class PhaseSpec(Spec):
     def _known(cls, value: dict[str, float]) -> dict[str, float]:
         for name in value:
             if name not in OBJECTIVES:
+                known = ", ".join(OBJECTIVES)
                 raise ValueError(
-                    f"unknown objective '{name}' (there are: {', '.join(OBJECTIVES)}).{closest(name, OBJECTIVES)}"
+                    f"unknown objective '{name}' (there are: {known}).{closest(name, OBJECTIVES)}"
                 )
         if not any(value.values()):
             raise ValueError("all weights are zero: nothing would be trained")
@@ -125,11 +126,11 @@ class PhaseSpec(Spec):
 class OptimizerSpec(Spec):
     """AdamW with a cosine schedule per phase (SMB Table 7: betas 0.9, 0.95; decay 0.1; 3 % warmup)."""
 
-    lr: float = Field(1e-4, gt=0)
+    lr: float = Field(default=1e-4, gt=0)
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
-    weight_decay: float = Field(0.1, ge=0)
-    warmup_fraction: float = Field(0.03, ge=0, lt=1)
-    clip: float = Field(1.0, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    warmup_fraction: float = Field(default=0.03, ge=0, lt=1)
+    clip: float = Field(default=1.0, gt=0)
 
 
 class EngineSpec(Spec):
@@ -161,7 +162,7 @@ class RecipeSpec(Spec):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     title: str
-    extends: None = Field(None, description="merged away by load_recipe")
+    extends: None = Field(default=None, description="merged away by load_recipe")
     corpus: str = Field(min_length=1)
     continues: str | None = None
     backbone: Backbone
@@ -170,7 +171,7 @@ class RecipeSpec(Spec):
     phases: tuple[PhaseSpec, ...] = Field(min_length=1)
     optimizer: OptimizerSpec = OptimizerSpec()
     engine: EngineSpec = EngineSpec()
-    seed: int = Field(1, ge=0)
+    seed: int = Field(default=1, ge=0)
     embedding: EmbeddingSpec = EmbeddingSpec()
     probe: ProbeSpec = ProbeSpec()
 
@@ -250,7 +251,7 @@ def _find(name: str, folders: list[Path], asked_by: Path | None) -> Path:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` wins; mappings merge key by key; lists and scalars replace. A backbone of another kind replaces."""
+    """`over` wins; mappings merge key by key, unless their `kind` differs; lists and scalars replace."""
     out = dict(base)
     for key, value in over.items():
         old = out.get(key)

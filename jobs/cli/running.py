@@ -143,6 +143,8 @@ class _RunView:
             return
         if data.user_failure_data:
             text = data.user_failure_data.description or ""
+        elif data.error and data.error.cls_name == "DagsterAssetCheckFailedError":
+            return  # the check's own event has told it
         else:
             cause = data.error.cause if data.error and data.error.cause else data.error
             text = cause.message.strip() if cause else "failed"

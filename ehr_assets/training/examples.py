@@ -1,0 +1,201 @@
+"""Training examples: a subject's tokens cut into context x and continuation y at event boundaries.
+
+Nothing is drawn ahead of time: example k of a subject in an epoch is a pure function of (seed, epoch,
+subject, k), so any rank can make any example, and a run can be taken up anywhere. What becomes of an example
+is `models/objectives.py`'s matter.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ehr_assets.corpora.reader import Record, TokenCorpus
+from ehr_assets.errors import TrainingError
+from ehr_assets.models.objectives import Batch
+from ehr_assets.training.recipe import DataSpec, EngineSpec, RecipeSpec
+
+TUNING_EPOCH = 0
+"""The tuning loss is always taken on the same examples, whatever the epoch."""
+
+FIRST_EPOCH = 1
+
+
+@dataclass(frozen=True)
+class Example:
+    """One subject's context followed by its continuation.
+
+    Attributes:
+        token_ids: ``[tokens]`` int64: the demographics block, the most recent context, the continuation.
+        n_context: how many of them are context (x); the rest is continuation (y), never empty.
+    """
+
+    token_ids: np.ndarray
+    n_context: int
+
+
+def event_boundaries(record: Record) -> np.ndarray:
+    """Positions p, in increasing order, such that cutting the tokens before p splits no event.
+
+    A cut may fall where the availability time changes, or, within one moment, between two neighbouring tokens
+    of different events. Section tags and time gaps (event index -1) are thus never torn from their events.
+    The record's end is a boundary; the demographics block and its front edge hold none.
+    """
+    event, time = record.event_index, record.available
+    new_time = time[1:] != time[:-1]
+    new_event = (event[1:] != event[:-1]) & (event[1:] >= 0) & (event[:-1] >= 0)
+    cuts = np.flatnonzero(new_time | new_event) + 1
+    return np.append(cuts[cuts > record.n_demographics], len(event))
+
+
+def cut_example(record: Record, data: DataSpec, rng: np.random.Generator) -> Example | None:
+    """Cuts one example at a random event boundary; None when the record is too short for one.
+
+    The cut is uniform over the boundaries that leave `min_context_tokens` before them and one event after.
+    The continuation may take a fraction of the window drawn from `continuation_fraction` and ends with an
+    event (a single event longer than that is itself cut). The context keeps the demographics block (half the
+    window of it, if it is longer) and, of the rest, the most recent whole events that fit.
+    """
+    bounds = event_boundaries(record)
+    n = len(record)
+    cuts = _cuts(record, bounds, data)
+    if not len(cuts):
+        return None
+    cut = int(rng.choice(cuts))
+    head = min(record.n_demographics, max(data.max_tokens // 2, 1))  # as corpora.reader.window cuts it
+    room = int(rng.uniform(*data.continuation_fraction) * min(data.max_tokens, n))
+    room = min(
+        max(1, room), data.max_tokens - head - 1
+    )  # a token of context beside the demographics at least
+    ends = bounds[(bounds > cut) & (bounds <= cut + room)]
+    end = int(ends[-1]) if len(ends) else min(cut + room, n)
+
+    start = max(record.n_demographics, cut - (data.max_tokens - head - (end - cut)))
+    if start > record.n_demographics:  # begin with a whole event, unless the last one alone is too long
+        start = int(next((b for b in bounds if start <= b < cut), start))
+    tokens = np.concatenate([record.token_ids[:head], record.token_ids[start:end]]).astype(np.int64)
+    return Example(tokens, n_context=head + cut - start)
+
+
+def _cuts(record: Record, bounds: np.ndarray, data: DataSpec) -> np.ndarray:
+    """The boundaries at which the context may end."""
+    return bounds[(bounds >= data.min_context_tokens) & (bounds < len(record))]
+
+
+class Examples:
+    """The examples of one split, spread over ranks.
+
+    Args:
+        corpus, split: whose records.
+        data: how to cut them.
+        per_subject: examples a subject gives per epoch.
+        vocab_size: token ids must lie below it.
+
+    Attributes:
+        rows: the records that are long enough, as positions in the split.
+        too_short: how many are not.
+
+    Raises:
+        TrainingError: when a token id lies outside the vocabulary.
+    """
+
+    def __init__(
+        self, corpus: TokenCorpus, split: str, data: DataSpec, per_subject: int, vocab_size: int = 2**31
+    ) -> None:
+        self.corpus, self.split, self.data, self.per_subject = corpus, split, data, per_subject
+        self.rows: list[int] = []
+        for row, record in enumerate(corpus.subjects(split)):
+            if len(record) and int(record.token_ids.max()) >= vocab_size:
+                raise TrainingError(
+                    f"The token corpus uses ids beyond the tokenizer's {vocab_size} tokens.",
+                    where=f"split {split}",
+                    do="Materialize tokenizer and token corpus again: they do not belong together.",
+                )
+            if len(_cuts(record, event_boundaries(record), data)):
+                self.rows.append(row)
+        self.too_short = corpus.count(split) - len(self.rows)
+
+    def __len__(self) -> int:
+        """Examples per epoch."""
+        return len(self.rows) * self.per_subject
+
+    def subject_ids(self, rows: Iterable[int]) -> list[int]:
+        return [self.corpus.record(self.split, row).subject_id for row in rows]
+
+    def example(self, row: int, epoch: int, k: int) -> Example:
+        """Example `k` of a subject in an epoch."""
+        record = self.corpus.record(self.split, row)
+        subject = record.subject_id % 2**64  # seeds cannot be negative, ids can
+        example = cut_example(record, self.data, np.random.default_rng([self.data.seed, epoch, subject, k]))
+        assert example is not None, "rows holds only records that can be cut"
+        return example
+
+    def order(self, epoch: int) -> np.ndarray:
+        """``[examples, 2]`` of (row, k): the epoch's shuffled order, the same on every rank."""
+        pairs = np.array([(row, k) for row in self.rows for k in range(self.per_subject)])
+        return np.random.default_rng([self.data.seed, epoch]).permutation(pairs)
+
+    def batches(self, epoch: int, batch: int, rank: int, world: int) -> Iterator["RankBatch"]:
+        """This rank's batches of an epoch: equally many for every rank, the last filled up from the front."""
+        order = self.order(epoch)
+        whole = batch * world
+        order = np.resize(order, (-(-len(order) // whole) * whole, 2))
+        for start in range(0, len(order), whole):
+            pairs = order[start : start + whole]
+            mine = [self.example(int(row), epoch, int(k)) for row, k in pairs[rank::world]]
+            yield RankBatch(mine, rows=pairs[:, 0].tolist())
+
+
+@dataclass(frozen=True)
+class RankBatch:
+    """One rank's examples of a step, and the rows of all ranks' (to know who was trained on)."""
+
+    examples: Sequence[Example]
+    rows: Sequence[int]
+
+
+def steps_per_epoch(examples: int, engine: EngineSpec) -> int:
+    """Optimizer steps after which every example was drawn once."""
+    per_step = engine.micro_batch * engine.num_processes * engine.gradient_accumulation
+    return max(1, math.ceil(examples / per_step))
+
+
+def trained_subjects(corpus: TokenCorpus, recipe: RecipeSpec) -> list[int]:
+    """The train subjects, ascending, that a run of the recipe on this corpus trains on.
+
+    Worked out from corpus and recipe alone, to be held against a checkpoint's `fitted_on.json`. Subjects
+    whose record is too short to be cut are not among them.
+    """
+    data, engine = recipe.data, recipe.engine
+    examples = Examples(corpus, "train", data, data.examples_per_subject)
+    per_epoch = steps_per_epoch(len(examples), engine)
+    steps = sum(phase.steps or (phase.epochs or 0) * per_epoch for phase in recipe.phases)
+    whole = engine.micro_batch * engine.num_processes
+    batches, rows = steps * engine.gradient_accumulation, set[int]()
+    for epoch in itertools.count(FIRST_EPOCH):
+        if batches <= 0 or len(rows) == len(examples.rows):
+            break
+        order = examples.order(epoch)
+        rows.update(order[: batches * whole, 0].tolist())
+        batches -= math.ceil(len(order) / whole)
+    return sorted(set(examples.subject_ids(rows)))
+
+
+def collate(examples: Sequence[Example], pad: int) -> Batch:
+    """Right-pads examples to the longest of them.
+
+    Returns:
+        A `Batch` of ``[len(examples), longest]`` tensors.
+    """
+    longest = max(len(e.token_ids) for e in examples)
+    input_ids = torch.full((len(examples), longest), pad, dtype=torch.int64)
+    real, continuation = (torch.zeros_like(input_ids, dtype=torch.bool) for _ in range(2))
+    for i, e in enumerate(examples):
+        n = len(e.token_ids)
+        input_ids[i, :n] = torch.from_numpy(e.token_ids)
+        real[i, :n] = True
+        continuation[i, e.n_context : n] = True
+    return Batch(input_ids, real, continuation)

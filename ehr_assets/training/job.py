@@ -1,0 +1,37 @@
+"""The job file: everything one training run is told, as JSON. Written by the asset, read by every rank."""
+
+from pydantic import Field
+
+from ehr_assets.specs import Spec
+from ehr_assets.training.recipe import RecipeSpec
+
+
+class Tracking(Spec):
+    """An MLflow run that is already open."""
+
+    uri: str
+    run_id: str
+
+
+class TrainingJob(Spec):
+    """One training run.
+
+    Attributes:
+        recipe: what to train.
+        token_corpus: folder with `{train,tuning}.arrow`.
+        tokenizer: the corpus's tokenizer folder.
+        out_dir: where the checkpoint is written; exists and is empty.
+        start_from: checkpoint folder of the recipe that this one continues.
+        tracking: where losses also go; None for nowhere.
+        facts: what the model card shall say of the origins (data versions, git revision), name to text.
+        log_every: steps between two lines in the run's log.
+    """
+
+    recipe: RecipeSpec
+    token_corpus: str
+    tokenizer: str
+    out_dir: str
+    start_from: str | None = None
+    tracking: Tracking | None = None
+    facts: dict[str, str] = Field(default_factory=dict)
+    log_every: int = 10

@@ -1,0 +1,132 @@
+"""What a rank needs before its first step: the other ranks, the model, DeepSpeed's engine."""
+
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed as dist
+from transformers import AutoTokenizer
+
+from ehr_assets.corpora.phrases import TAGS
+from ehr_assets.errors import TrainingError
+from ehr_assets.models.backbone import build_backbone, fit_vocabulary, load_backbone, with_lora
+from ehr_assets.models.objectives import Trained
+from ehr_assets.training.checkpoint import BACKBONE, load_checkpoint, save_backbone
+from ehr_assets.training.job import TrainingJob
+from ehr_assets.training.lean_deepspeed import import_deepspeed, import_muon_uncompiled
+from ehr_assets.training.recipe import ConfigBackbone, RecipeSpec
+
+deepspeed = import_deepspeed()
+import_muon_uncompiled()
+
+
+def join_ranks() -> tuple[int, int]:
+    """(rank, number of ranks), once all have met. Started by hand, this process is the only rank."""
+    if "RANK" not in os.environ:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
+        os.environ.update(alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(device())
+    deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+    return dist.get_rank(), dist.get_world_size()
+
+
+def load_tokenizer(folder: str) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as e:
+        raise TrainingError(
+            "The tokenizer cannot be loaded.", where=folder, do="Materialize the corpus's tokenizer again."
+        ) from e
+
+
+def prepare_model(job: TrainingJob, tokenizer: Any, save_to: Path | None) -> Any:
+    """The backbone with its adapter: continued from a checkpoint, built from a configuration, or loaded."""
+    recipe = job.recipe
+    spec, adapter = recipe.backbone, recipe.adapter
+    if job.start_from:
+        model, known = load_checkpoint(Path(job.start_from), trainable=True)
+        was: Any = model.peft_config["default"]
+        if known.get_vocab() != tokenizer.get_vocab() or (was.r, was.lora_alpha) != (
+            adapter.r,
+            adapter.alpha,
+        ):
+            raise TrainingError(
+                f"This recipe cannot continue '{recipe.continues}': its tokenizer or adapter differs.",
+                where="continues",
+                do="Give both recipes the same corpus, adapter.r and adapter.alpha.",
+            )
+        if save_to and isinstance(spec, ConfigBackbone):
+            shutil.copytree(Path(job.start_from) / BACKBONE, save_to / BACKBONE)
+    else:
+        if isinstance(spec, ConfigBackbone):
+            sizes = spec.model_dump(exclude={"kind", "architecture"})
+            backbone = build_backbone(vocab_size=len(tokenizer), **sizes)
+            if save_to:
+                save_backbone(backbone, save_to)
+        else:
+            backbone = load_backbone(spec.path)
+            fit_vocabulary(backbone, len(tokenizer))
+        delimiters = tokenizer.convert_tokens_to_ids(list(TAGS))
+        model = with_lora(
+            backbone,
+            r=adapter.r,
+            alpha=adapter.alpha,
+            dropout=adapter.dropout,
+            trainable_tokens=range(len(tokenizer)) if adapter.trainable_tokens == "all" else delimiters,
+            base_name=BACKBONE if isinstance(spec, ConfigBackbone) else spec.path,
+        )
+    base: Any = model.get_base_model()
+    longest = base.config.max_position_embeddings
+    if recipe.data.max_tokens > longest:
+        raise TrainingError(
+            f"data.max_tokens ({recipe.data.max_tokens}) is more than the backbone can place ({longest}).",
+            where="data.max_tokens",
+            do=f"Lower it to {longest} or less.",
+        )
+    return model if bf16(recipe) else model.float()
+
+
+def start_engine(trained: Trained, recipe: RecipeSpec) -> Any:
+    """DeepSpeed's engine around everything that is trained (SMB Table 7: AdamW, ZeRO-1, bf16)."""
+    spec = recipe.optimizer
+    trained.to(device())
+    optimizer = torch.optim.AdamW(
+        [p for p in trained.parameters() if p.requires_grad],
+        lr=spec.lr,
+        betas=spec.betas,
+        weight_decay=spec.weight_decay,
+    )
+    config = {
+        "train_micro_batch_size_per_gpu": recipe.engine.micro_batch,
+        "gradient_accumulation_steps": recipe.engine.gradient_accumulation,
+        "gradient_clipping": spec.clip,
+        "zero_optimization": {"stage": recipe.engine.zero_stage},
+        "bf16": {"enabled": bf16(recipe)},
+        "steps_per_print": sys.maxsize,
+    }
+    engine, *_ = deepspeed.initialize(
+        model=trained, optimizer=optimizer, config=config, dist_init_required=False
+    )
+    engine.train()
+    return engine
+
+
+def bf16(recipe: RecipeSpec) -> bool:
+    """Whether to train in bf16: as the recipe says, `auto` being a GPU that has it."""
+    if recipe.engine.precision == "auto":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return recipe.engine.precision == "bf16"
+
+
+def device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")

@@ -1,0 +1,34 @@
+"""What the launcher tests launch in place of training: a rank without torch, told what to do by the job."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from dagster_pipes import open_dagster_pipes
+
+
+def main(path: str) -> None:
+    job = json.loads(Path(path).read_text())
+    if job["do"] == "report" and os.environ["RANK"] == "0":
+        with open_dagster_pipes() as pipes:
+            pipes.log.info("a line from rank 0")
+            names = ("WORLD_SIZE", "OMP_NUM_THREADS", "DS_ACCELERATOR")
+            pipes.report_custom_message({name: os.environ.get(name) for name in names})
+    if job["do"] == "crash" and os.environ["RANK"] == "1":
+        raise RuntimeError("the reason in full")
+    if job["do"] in ("crash", "hang"):
+        if job["do"] == "hang":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as stubborn as can be
+        child = subprocess.Popen(["sleep", "600"])
+        mine = Path(job["pids"]) / os.environ["RANK"]
+        mine.with_suffix(".new").write_text(f"{os.getpid()} {child.pid} {os.getppid()}")
+        mine.with_suffix(".new").rename(mine)
+        time.sleep(600)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

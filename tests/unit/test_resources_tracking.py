@@ -1,0 +1,43 @@
+"""The MLflow resource: runs opened and closed, and what is said when it cannot be used."""
+
+import pytest
+from mlflow import MlflowClient
+
+from ehr_assets.errors import TrainingError
+from resources.tracking import MAX_PARAM, MlflowTracking
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory) -> MlflowTracking:
+    return MlflowTracking(uri=f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/deeper/mlflow.db")
+
+
+def test_a_run_holds_flattened_params_and_tags(tracking):
+    run_id = tracking.start("demo", {"git.revision": "abc"}, {"a": {"b": 1}, "long": "x" * 9000})
+    run = MlflowClient(tracking.uri).get_run(run_id)
+    assert run.info.run_name == "demo"
+    assert run.data.params == {"a.b": "1", "long": "x" * MAX_PARAM}
+    assert run.data.tags["git.revision"] == "abc"
+    assert run.info.status == "RUNNING"
+    tracking.finish(run_id, "FAILED")
+    assert MlflowClient(tracking.uri).get_run(run_id).info.status == "FAILED"
+
+
+def test_runs_share_the_experiment(tracking):
+    ids = [tracking.start(name, {}, {}) for name in ("one", "two")]
+    experiments = {MlflowClient(tracking.uri).get_run(i).info.experiment_id for i in ids}
+    assert len(experiments) == 1
+    assert MlflowClient(tracking.uri).get_experiment(experiments.pop()).name == "ehr-assets"
+
+
+def test_a_plain_folder_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="plain folders"):
+        MlflowTracking(uri=str(tmp_path)).start("demo", {}, {})
+
+
+def test_a_store_that_cannot_be_used_is_one_clear_error(tmp_path):
+    (tmp_path / "mlflow.db").write_text("this is not a database, it only has its name " * 100)
+    with pytest.raises(TrainingError, match="tracking store cannot be used"):
+        MlflowTracking(uri=f"sqlite:///{tmp_path}/mlflow.db").start("demo", {}, {})
