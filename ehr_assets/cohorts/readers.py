@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from ehr_assets.cohorts.sources import CHUNK, CsvSource
+from ehr_assets.cohorts.sources import CHUNK, NUL_SIGN, CsvSource
 from ehr_assets.errors import RawTableError
 from ehr_assets.specs import closest
 
@@ -139,7 +139,10 @@ def _read_csv(path: Path, columns: list[str], encoding: str, on_bytes: ByteProgr
             )
             for batch in stream:
                 numbers, ahead = _numbers(first, batch.num_rows, [number for number, _ in ragged])
-                yield RawBatch(_framed(batch, numbers), ragged[:ahead])
+                frame = _framed(batch, numbers)
+                if source.with_nuls:
+                    frame = frame.with_columns(pl.col(columns).str.replace_all(NUL_SIGN, "\0", literal=True))
+                yield RawBatch(frame, ragged[:ahead])
                 del ragged[:ahead]
                 first += batch.num_rows + ahead
                 on_bytes(source.position, source.size)

@@ -14,6 +14,7 @@ import pyarrow as pa
 from ehr_assets.errors import RawTableError
 
 CHUNK = 1 << 20
+NUL_SIGN = "\ufdd0"  # a Unicode noncharacter, meant for such internal use
 _BOMS = (  # longest first: UTF-32-LE starts like UTF-16-LE
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -24,6 +25,9 @@ _BOMS = (  # longest first: UTF-32-LE starts like UTF-16-LE
 
 class CsvSource(io.RawIOBase):
     """A file-like object over a CSV file that gives UTF-8 without a byte-order mark, then `tail`.
+
+    NUL characters come as `NUL_SIGN` (`with_nuls` tells whether any came): pyarrow's parser (25.0) overlooks
+    quotes and delimiters within eight bytes behind a NUL.
 
     Args:
         path: ends in .csv or .csv.gz.
@@ -36,6 +40,7 @@ class CsvSource(io.RawIOBase):
     def __init__(self, path: Path, encoding: str = "utf-8", tail: bytes = b"") -> None:
         self.path, self.encoding = path, encoding
         self.failure: RawTableError | None = None
+        self.with_nuls = False
         self.size = path.stat().st_size
         self._file = path.open("rb")
         self._gzip = path.suffix == ".gz"
@@ -85,6 +90,8 @@ class CsvSource(io.RawIOBase):
             raise self._fail(*self._other_encoding(self._line + bad.count(b"\n"))) from None
         except UnicodeError:  # UTF-16 and UTF-32 without their mark
             raise self._fail(*self._other_encoding(self._line)) from None
+        if "\0" in text:
+            text, self.with_nuls = text.replace("\0", NUL_SIGN), True
         data = text.encode("utf-8")
         self._line += data.count(b"\n")
         return data + self._tail if self._ended else data

@@ -10,7 +10,6 @@ from ehr_assets.training.assets import checkpoint_key
 from ehr_assets.training.recipe import RecipeSpec
 from resources.storage import Datasets, Outcome, Step, asset_name
 
-
 ROOMS = ["embeddings", "models", "corpora/reader.py", "training/checkpoint.py"]
 
 

@@ -21,11 +21,11 @@ def training_checks(recipe: RecipeSpec) -> list[AssetChecksDefinition]:
     def fitted_on_train_only(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
         from ehr_assets.corpora.reader import TokenCorpus
         from ehr_assets.leakage.fits import fitted_on_subjects, read_fitted_on
+        from ehr_assets.training.examples import trained_subjects
 
         dataset = datasets.latest(context.instance, key)
         corpus = TokenCorpus(datasets.latest(context.instance, tokens).path)
-        train = [record.subject_id for record in corpus.subjects("train")]
-        finding = fitted_on_subjects(read_fitted_on(dataset.path), train)
+        finding = fitted_on_subjects(read_fitted_on(dataset.path), trained_subjects(corpus, recipe))
         return datasets.judge(
             dataset,
             finding.ok,

@@ -16,12 +16,14 @@ import torch
 from ehr_assets.corpora.reader import Record, TokenCorpus
 from ehr_assets.errors import TrainingError
 from ehr_assets.models.objectives import Batch
-from ehr_assets.training.recipe import DataSpec, EngineSpec, RecipeSpec
+from ehr_assets.training.recipe import DataSpec, RecipeSpec
 
 TUNING_EPOCH = 0
 """The tuning loss is always taken on the same examples, whatever the epoch."""
 
 FIRST_EPOCH = 1
+POOL_STEPS = 16
+"""Steps whose examples are sorted by length together: enough to spare most padding, few enough to mix."""
 
 
 @dataclass(frozen=True)
@@ -138,29 +140,40 @@ class Examples:
         pairs = np.array([(row, k) for row in self.rows for k in range(self.per_subject)])
         return np.random.default_rng([self.data.seed, epoch]).permutation(pairs)
 
-    def batches(self, epoch: int, batch: int, rank: int, world: int) -> Iterator["RankBatch"]:
-        """This rank's batches of an epoch: equally many for every rank, the last filled up from the front."""
+    def steps(self, epoch: int, size: int) -> Iterator["Step"]:
+        """An epoch in optimizer steps of `size` examples, the same on every rank; the last filled up.
+
+        Within pools of a few steps, examples of like length go together, which spares padding (a fifth of
+        the demo's tokens). How a step is shared out over ranks and micro-batches changes nothing about it.
+        """
         order = self.order(epoch)
-        whole = batch * world
-        order = np.resize(order, (-(-len(order) // whole) * whole, 2))
-        for start in range(0, len(order), whole):
-            pairs = order[start : start + whole]
-            mine = [self.example(int(row), epoch, int(k)) for row, k in pairs[rank::world]]
-            yield RankBatch(mine, rows=pairs[:, 0].tolist())
+        order = np.resize(order, (math.ceil(len(order) / size) * size, 2))
+        shuffle = np.random.default_rng([self.data.seed, epoch, 1])
+        for start in range(0, len(order), POOL_STEPS * size):
+            pairs = order[start : start + POOL_STEPS * size].tolist()
+            pool = [(row, self.example(row, epoch, k)) for row, k in pairs]
+            pool.sort(key=lambda drawn: len(drawn[1].token_ids))
+            for step in shuffle.permutation(len(pool) // size):
+                rows, examples = zip(*pool[step * size : (step + 1) * size], strict=True)
+                yield Step(rows, examples)
 
 
 @dataclass(frozen=True)
-class RankBatch:
-    """One rank's examples of a step, and the rows of all ranks' (to know who was trained on)."""
+class Step:
+    """The examples of one optimizer step on all ranks, with the rows they come from."""
 
-    examples: Sequence[Example]
     rows: Sequence[int]
+    examples: Sequence[Example]
 
+    @property
+    def tokens(self) -> int:
+        return sum(len(e.token_ids) for e in self.examples)
 
-def steps_per_epoch(examples: int, engine: EngineSpec) -> int:
-    """Optimizer steps after which every example was drawn once."""
-    per_step = engine.micro_batch * engine.num_processes * engine.gradient_accumulation
-    return max(1, math.ceil(examples / per_step))
+    def share(self, micro_batch: int, rank: int, world: int) -> Iterator[Sequence[Example]]:
+        """A rank's micro-batches, all of equal size when a step has a whole number of them per rank."""
+        mine = self.examples[rank::world]
+        for start in range(0, len(mine), micro_batch):
+            yield mine[start : start + micro_batch]
 
 
 def trained_subjects(corpus: TokenCorpus, recipe: RecipeSpec) -> list[int]:
@@ -169,18 +182,16 @@ def trained_subjects(corpus: TokenCorpus, recipe: RecipeSpec) -> list[int]:
     Worked out from corpus and recipe alone, to be held against a checkpoint's `fitted_on.json`. Subjects
     whose record is too short to be cut are not among them.
     """
-    data, engine = recipe.data, recipe.engine
-    examples = Examples(corpus, "train", data, data.examples_per_subject)
-    per_epoch = steps_per_epoch(len(examples), engine)
-    steps = sum(phase.steps or (phase.epochs or 0) * per_epoch for phase in recipe.phases)
-    whole = engine.micro_batch * engine.num_processes
-    batches, rows = steps * engine.gradient_accumulation, set[int]()
+    examples = Examples(corpus, "train", recipe.data, recipe.data.examples_per_subject)
+    size = recipe.engine.examples_per_step
+    steps = sum(phase.length(len(examples), size) for phase in recipe.phases)
+    rows: set[int] = set()
     for epoch in itertools.count(FIRST_EPOCH):
-        if batches <= 0 or len(rows) == len(examples.rows):
+        if steps <= 0 or len(rows) == len(examples.rows):
             break
-        order = examples.order(epoch)
-        rows.update(order[: batches * whole, 0].tolist())
-        batches -= math.ceil(len(order) / whole)
+        for step in itertools.islice(examples.steps(epoch, size), steps):
+            rows.update(step.rows)
+            steps -= 1
     return sorted(set(examples.subject_ids(rows)))
 
 

@@ -27,9 +27,8 @@ from ehr_assets.training.examples import (
     FIRST_EPOCH,
     TUNING_EPOCH,
     Examples,
-    RankBatch,
+    Step,
     collate,
-    steps_per_epoch,
 )
 from ehr_assets.training.job import TrainingJob
 from ehr_assets.training.recipe import OptimizerSpec
@@ -71,36 +70,27 @@ def train(job: TrainingJob, rank: int, world: int, watch: Watch) -> None:
     step = tokens = seen = 0
     first_loss = loss = tuning_loss = None
     trained_rows: set[int] = set()
-    accumulate, micro = recipe.engine.gradient_accumulation, recipe.engine.micro_batch
-    per_epoch = steps_per_epoch(len(examples), recipe.engine)
-    stream = batches_forever(examples, micro, rank, world)
+    size = recipe.engine.examples_per_step
+    per_epoch = math.ceil(len(examples) / size)
+    stream = steps_forever(examples, size)
     for phase in recipe.phases:
-        steps = phase.steps or (phase.epochs or 0) * per_epoch
+        steps = phase.length(len(examples), size)
         for i in range(1, steps + 1):
             lr = learning_rate(i, steps, recipe.optimizer)
             for group in engine.optimizer.param_groups:
                 group["lr"] = lr
+            drawn = next(stream)
             sums: dict[str, torch.Tensor] = {}
-            for _ in range(accumulate):
-                part = next(stream)
-                batch = collate(part.examples, pad).to(device())
-                total, losses = engine(batch, phase.objectives)
-                engine.backward(total)  # scales by 1 / accumulate
+            for part in drawn.share(recipe.engine.micro_batch, rank, world):
+                total, losses = engine(collate(part, pad).to(device()), phase.objectives)
+                engine.backward(total)  # scales by 1 / gradient_accumulation
                 engine.step()  # moves the weights at the last of them
-                for name, value in {
-                    "loss": total.detach(),
-                    "tokens": batch.real.sum(),
-                    **losses,
-                }.items():
+                for name, value in {"loss": total.detach(), **losses}.items():
                     sums[name] = sums.get(name, 0) + value.float()
-                trained_rows.update(part.rows)
-                seen += len(part.rows)
-            means = mean_over_ranks(sums, accumulate, world)
-            step, loss, tokens = (
-                step + 1,
-                means.pop("loss"),
-                tokens + round(means.pop("tokens") * world * accumulate),
-            )
+            means = mean_over_ranks(sums, recipe.engine.gradient_accumulation, world)
+            step, loss = step + 1, means.pop("loss")
+            tokens, seen = tokens + drawn.tokens, seen + size
+            trained_rows.update(drawn.rows)
             first_loss = loss if first_loss is None else first_loss
             grad_norm = float(engine.get_global_grad_norm())
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
@@ -146,10 +136,10 @@ def learning_rate(i: int, steps: int, spec: OptimizerSpec) -> float:
     return spec.lr * 0.5 * (1 + math.cos(math.pi * (i - warmup) / (steps - warmup + 1)))
 
 
-def batches_forever(examples: Examples, micro: int, rank: int, world: int) -> Iterator[RankBatch]:
-    """This rank's micro-batches, epoch after epoch."""
+def steps_forever(examples: Examples, size: int) -> Iterator[Step]:
+    """Epoch after epoch."""
     for epoch in itertools.count(FIRST_EPOCH):
-        yield from examples.batches(epoch, micro, rank, world)
+        yield from examples.steps(epoch, size)
 
 
 def loss_on(

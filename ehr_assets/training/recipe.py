@@ -6,6 +6,7 @@ are used: `training/examples.py` (data), `models/backbone.py` (backbone, adapter
 (phases), `training/start.py` (optimizer, engine).
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -122,6 +123,10 @@ class PhaseSpec(Spec):
             raise ValueError("give exactly one of epochs and steps")
         return self
 
+    def length(self, examples: int, examples_per_step: int) -> int:
+        """Optimizer steps of this phase, when an epoch has so many examples."""
+        return self.steps or (self.epochs or 0) * max(1, math.ceil(examples / examples_per_step))
+
 
 class OptimizerSpec(Spec):
     """AdamW with a cosine schedule per phase (SMB Table 7: betas 0.9, 0.95; decay 0.1; 3 % warmup)."""
@@ -141,6 +146,11 @@ class EngineSpec(Spec):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     micro_batch: Positive = 8
     gradient_accumulation: Positive = 1
+
+    @property
+    def examples_per_step(self) -> int:
+        """Over all processes."""
+        return self.micro_batch * self.num_processes * self.gradient_accumulation
 
 
 class EmbeddingSpec(Spec):

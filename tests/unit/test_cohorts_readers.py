@@ -169,8 +169,9 @@ def test_a_quote_never_closed_does_not_swallow_the_rest(tmp_path, monkeypatch):
     assert "never closed" in refusal(path)  # beyond a block
 
 
-def test_a_nul_byte_stays_in_its_value(tmp_path):
-    assert rows(write(tmp_path / "t.csv", b"a,b\n1,x\0y\n2,z\n"))[0] == {1: ("1", "x\0y"), 2: ("2", "z")}
+def test_a_nul_byte_stays_in_its_value_and_hides_no_quote_behind_it(tmp_path):
+    path = write(tmp_path / "t.csv", b'a,b\n1,x\0y\n"L\0","P\n"\n2,z\n')
+    assert rows(path)[0] == {1: ("1", "x\0y"), 2: ("L\0", "P\n"), 3: ("2", "z")}
 
 
 def test_progress_ends_at_the_file_size(tmp_path):

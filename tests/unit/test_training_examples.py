@@ -10,6 +10,7 @@ from ehr_assets.corpora.reader import Record, TokenCorpus
 from ehr_assets.errors import TrainingError
 from ehr_assets.training.examples import (
     FIRST_EPOCH,
+    Example,
     Examples,
     collate,
     cut_example,
@@ -103,22 +104,28 @@ def test_examples_are_a_function_of_seed_epoch_subject_and_k(corpus):
     assert sum(o.token_ids.tolist() != a.token_ids.tolist() for o in others) >= 3
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_ranks_share_an_epoch_out_evenly(corpus, world):
+@pytest.mark.parametrize(("world", "micro"), [(1, 6), (1, 2), (2, 3), (3, 1)])
+def test_ranks_and_micro_batches_share_a_step_out(corpus, world, micro):
     examples = Examples(corpus, "train", DATA, 2)
-    per_rank = [list(examples.batches(FIRST_EPOCH, 2, rank, world)) for rank in range(world)]
-    assert len({len(batches) for batches in per_rank}) == 1
-    drawn = [
-        tuple(per_rank[rank][step].examples[i].token_ids.tolist())
-        for step in range(len(per_rank[0]))
-        for i in range(2)
-        for rank in range(world)
-    ]
-    alone = [tuple(e.token_ids.tolist()) for b in examples.batches(FIRST_EPOCH, 1, 0, 1) for e in b.examples]
-    assert drawn[: len(alone)] == alone, "the order does not depend on the number of ranks"
-    assert len(alone) == len(examples) == 18
-    assert drawn[len(alone) :] == alone[: len(drawn) - len(alone)]
-    assert {row for b in per_rank[0] for row in b.rows} == set(range(9))
+    steps = list(examples.steps(FIRST_EPOCH, 6))
+    assert len(steps) == 3
+    for step in steps:
+        shares = [share for rank in range(world) for share in step.share(micro, rank, world)]
+        assert {len(share) for share in shares} == {micro}, "the mean of their means is the step's mean"
+        assert sorted(key(e) for share in shares for e in share) == sorted(map(key, step.examples))
+
+
+def test_an_epoch_draws_every_example_and_fills_the_last_step_up(corpus):
+    examples = Examples(corpus, "train", DATA, 2)
+    steps = list(examples.steps(FIRST_EPOCH, 4))
+    assert [len(step.examples) for step in steps] == [4] * 5
+    drawn = {key(e) for step in steps for e in step.examples}
+    assert drawn == {key(examples.example(row, FIRST_EPOCH, k)) for row in range(9) for k in range(2)}
+    assert sum(step.tokens for step in steps) > sum(n for step in steps for n, *_ in map(key, step.examples))
+
+
+def key(example: Example) -> tuple[int, ...]:
+    return (example.n_context, *example.token_ids.tolist())
 
 
 def test_short_records_are_counted_not_cut(tmp_path):
@@ -150,4 +157,4 @@ def test_trained_subjects_follow_the_recipes_length(corpus):
     few = trained_subjects(corpus, RecipeSpec.model_validate(recipe_data(phases=short)))
     assert set(few) < set(everyone)
     first = Examples(corpus, "train", RecipeSpec.model_validate(recipe_data()).data, 2)
-    assert set(few) == {everyone[row] for row in next(first.batches(FIRST_EPOCH, 4, 0, 1)).rows}
+    assert set(few) == {everyone[row] for row in next(first.steps(FIRST_EPOCH, 4)).rows}
