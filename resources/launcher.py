@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,10 +28,14 @@ from dagster import (
     OpExecutionContext,
     PipesTempFileContextInjector,
     PipesTempFileMessageReader,
+    PreviewWarning,
     open_pipes_session,
 )
 
 from ehr_assets.errors import TrainingError
+
+# Pipes calls a preview method of its own.
+warnings.filterwarnings("ignore", category=PreviewWarning, module=r"dagster\._core\.pipes")
 
 TRAINING_MODULE = "ehr_assets.training.process"
 TAIL_LINES = 30

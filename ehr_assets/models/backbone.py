@@ -12,8 +12,11 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from ehr_assets.errors import TrainingError
+
+transformers_logging.disable_progress_bar()  # the bars people watch are ours
 
 
 def build_backbone(

@@ -1,6 +1,7 @@
 """`ehr demo` and `ehr run`: one Dagster run over what is not fresh, watched live."""
 
 import json
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,21 +51,27 @@ def show_results(console: Console, reports: Sequence[Path]) -> None:
         rows = json.loads((report / "summary.json").read_text(encoding="utf-8"))["rows"]
         methods = [m for m in ("probe", "baseline", "oracle") if any(row[m] is not None for row in rows)]
         table = Table(title="held-out AUROC [95 % interval]", title_justify="left", box=None, pad_edge=False)
-        table.add_column("task")
-        for name in ("nodes", "positive", *methods):
-            table.add_column(name, justify="right")
+        table.add_column("task", no_wrap=True)
+        for name in ("nodes", "pos.", *methods):
+            table.add_column(name, justify="right", no_wrap=True)
         for row in rows:
-            scores = [_score(row[m], row[f"{m}_ci"]) for m in methods]
+            scores = [_score(row[m], row[f"{m}_ci"] if m == "probe" else None) for m in methods]
             table.add_row(row["task"], str(row["n"]), str(row["n_positive"]), *scores)
+        scored = [row for row in rows if all(row[m] is not None for m in methods)]
+        if scored:
+            means = [_score(statistics.mean(row[m] for row in scored)) for m in methods]
+            table.add_row(f"mean of {len(scored)} tasks", "", "", *means, style="bold")
         console.print(table)
         console.print(f"Report: {report / 'report.html'}", soft_wrap=True, highlight=False)
 
 
-def _score(value: float | None, interval: Sequence[float | None]) -> str:
+def _score(value: float | None, interval: Sequence[float | None] | None = None) -> str:
     if value is None:
         return "–"
-    low, high = interval
-    return f"{value:.2f}" + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")
+    low, high = interval or (None, None)
+    if low is None or high is None:
+        return f"{value:.2f}"
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("[0.", "[.").replace(" 0.", " .")
 
 
 def _run(
