@@ -47,8 +47,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def parse_spec(model: type[SpecT], data: Mapping[str, Any], where: str) -> SpecT:
-    """Validates `data` as `model`; the error lists every offending key with its reason."""
+def parse_spec(
+    model: type[SpecT], data: Mapping[str, Any], where: str, overrides: Mapping[str, Any] | None = None
+) -> SpecT:
+    """Validates `data`, with `overrides` laid over it, as `model`.
+
+    Args:
+        where: what the data was read from.
+        overrides: by dotted keys, e.g. ``{"source.subjects": 60}``.
+
+    Raises:
+        SpecError: listing every offending key with its reason.
+    """
+    if overrides:
+        data = _overridden(data, overrides)
+        where = f"{where}, with overrides of {', '.join(overrides)}"
     try:
         return model.model_validate(data)
     except ValidationError as e:
@@ -60,8 +73,7 @@ def parse_spec(model: type[SpecT], data: Mapping[str, Any], where: str) -> SpecT
         ) from None
 
 
-def apply_overrides(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a copy of `data` with dotted keys replaced, e.g. ``{"source.subjects": 60}``."""
+def _overridden(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     out = json.loads(json.dumps(data, default=str))
     for dotted, value in overrides.items():
         *parents, last = dotted.split(".")
@@ -85,7 +97,8 @@ def _problem(model: type[BaseModel], err: Any) -> str:
     key = ".".join(loc)
     if err["type"] == "extra_forbidden":
         return f"{key}: unknown key.{closest(loc[-1], _field_names(model, err['loc'][:-1]))}"
-    return f"{key}: {err['msg']}" if key else err["msg"]
+    reason = err["msg"].removeprefix("Value error, ")
+    return f"{key}: {reason}" if key else reason
 
 
 def _field_names(model: type[BaseModel], path: Iterable[Any]) -> set[str]:

@@ -120,15 +120,27 @@ def _own_status(
         return AssetStatus(key, State.MISSING, ["its dataset is gone from the storage root"])
     tags = found.tags or {}
     reasons = _code_reasons(tags.get(CODE_VERSION_TAG), graph.code_versions[key])
+    waiting: dict[str, list[str]] = {}
     for dep in graph.deps[key]:
         above = upstream[dep]
         used = tags.get(INPUT_TAG + dep.to_user_string())
         if above.state in (State.MISSING, State.STALE):
-            reasons.append(f"{above.name} is {above.state}")
+            waiting.setdefault(f"{above.state} upstream", []).append(_seen_from(key, dep))
         elif used != above.data_version:
-            reasons.append(f"{above.name} has new data")
+            waiting.setdefault("new data upstream", []).append(_seen_from(key, dep))
+    reasons += [f"{what}: {_shortened(names)}" for what, names in waiting.items()]
     state = State.STALE if reasons else State.FRESH
     return AssetStatus(key, state, reasons, dataset, tags.get(DATA_VERSION_TAG))
+
+
+def _shortened(names: list[str], most: int = 2) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _seen_from(key: AssetKey, other: AssetKey) -> str:
+    """The name of an asset, without the group where that is the reader's own."""
+    return other.path[-1] if other.path[:-1] == key.path[:-1] else asset_name(other)
 
 
 def _code_reasons(recorded: str | None, current: str | None) -> list[str]:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ehr_assets.cohorts.templates import Template, template_columns
 from ehr_assets.nodes.spec import Name, NodesSpec, Section
-from ehr_assets.specs import Spec, apply_overrides, parse_spec, read_yaml
+from ehr_assets.specs import Spec, parse_spec, read_yaml
 
 SECTIONS: tuple[str, ...] = get_args(Section)  # also the order of sections within one moment
 BIRTH, DEATH = "MEDS_BIRTH", "MEDS_DEATH"
@@ -273,4 +273,4 @@ class CohortSpec(Spec):
 
 def load_cohort(path: Path, overrides: Mapping[str, Any] = {}) -> CohortSpec:
     """The cohort file at `path`, dotted overrides applied. Raises SpecError naming file, key and reason."""
-    return parse_spec(CohortSpec, apply_overrides(read_yaml(path), overrides), where=str(path))
+    return parse_spec(CohortSpec, read_yaml(path), str(path), overrides)

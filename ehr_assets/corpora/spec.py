@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from ehr_assets.specs import Spec, apply_overrides, parse_spec, read_yaml
+from ehr_assets.specs import Spec, parse_spec, read_yaml
 
 # 256 bytes, the sixteen delimiters, padding, begin and end.
 SMALLEST_VOCABULARY = 256 + 16 + 3
@@ -71,4 +71,4 @@ class CorpusSpec(Spec):
 
 def load_corpus(path: Path, overrides: Mapping[str, Any] | None = None) -> CorpusSpec:
     """The corpus spec in a YAML file, with dotted `overrides` applied; SpecError names what is wrong."""
-    return parse_spec(CorpusSpec, apply_overrides(read_yaml(Path(path)), overrides or {}), str(path))
+    return parse_spec(CorpusSpec, read_yaml(Path(path)), str(path), overrides)

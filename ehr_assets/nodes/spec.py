@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from ehr_assets.errors import SpecError
-from ehr_assets.specs import Spec, apply_overrides, closest, parse_spec, read_yaml
+from ehr_assets.specs import Spec, closest, parse_spec, read_yaml
 
 TASK_SETS = Path(__file__).parent / "tasks"
 
@@ -202,7 +202,7 @@ class TaskSet(Spec):
 
 def load_task_set(path: Path, overrides: Mapping[str, Any] = {}) -> TaskSet:
     """The task file at `path`, with dotted overrides. Raises SpecError naming file, key and reason."""
-    return parse_spec(TaskSet, apply_overrides(read_yaml(path), overrides), where=str(path))
+    return parse_spec(TaskSet, read_yaml(path), str(path), overrides)
 
 
 def task_set_path(name: str, folder: Path = TASK_SETS) -> Path:

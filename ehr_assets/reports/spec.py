@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from ehr_assets.specs import Spec, apply_overrides, parse_spec, read_yaml
+from ehr_assets.specs import Spec, parse_spec, read_yaml
 
 SPECS = Path(__file__).parent / "specs"
 
@@ -33,4 +33,4 @@ def load_report(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     Raises:
         SpecError: naming the file, the key and the reason.
     """
-    return parse_spec(ReportSpec, apply_overrides(read_yaml(Path(path)), overrides or {}), str(path))
+    return parse_spec(ReportSpec, read_yaml(Path(path)), str(path), overrides)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ehr_assets.errors import SpecError
-from ehr_assets.specs import Spec, apply_overrides, closest, parse_spec, read_yaml
+from ehr_assets.specs import Spec, closest, parse_spec, read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -231,7 +231,7 @@ def load_recipe(
     folders = [Path(folder) for folder in search]
     file = Path(path) if str(path).endswith((".yaml", ".yml")) else _find(str(path), folders, asked_by=None)
     merged = _resolve(file, folders, seen=())
-    return parse_spec(RecipeSpec, apply_overrides(merged, overrides or {}), str(file))
+    return parse_spec(RecipeSpec, merged, str(file), overrides)
 
 
 def _resolve(file: Path, folders: list[Path], seen: tuple[Path, ...]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`ehr status` and `ehr show`: what there is, without running anything."""
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from ehr_assets.catalog import unknown
 from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
@@ -15,11 +15,11 @@ def show_status(console: Console) -> None:
     """Prints a line per asset: state, data version, reasons."""
     project = Project()
     table = Table(box=None, pad_edge=False)
-    for column in ("asset", "state", "data version", "why"):
-        table.add_column(column)
+    for column in ("asset", "state", "version", "why"):
+        table.add_column(column, no_wrap=column != "why")
     for s in project.statuses().values():
         table.add_row(
-            s.name, f"[{STYLES[s.state]}]{s.state}[/]", (s.data_version or "")[:12], "; ".join(s.reasons)
+            s.name, f"[{STYLES[s.state]}]{s.state}[/]", (s.data_version or "")[:8], "; ".join(s.reasons)
         )
     console.print(table)
 
@@ -42,7 +42,7 @@ def show_asset(console: Console, name: str, *, path_only: bool) -> None:
         console.print(str(path), soft_wrap=True, highlight=False)
         return
     m = Manifest.read(path / MANIFEST_NAME)
-    table = Table(box=None, show_header=False, pad_edge=False)
+    table = Table("key", Column("value", overflow="fold"), box=None, show_header=False, pad_edge=False)
     why = f" ({'; '.join(status.reasons)})" if status.reasons else ""
     rows = {
         "asset": name,

@@ -16,24 +16,28 @@ from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
 
 BIN = Path(sys.executable).parent
 
+REPOSITORY = Path(__file__).parents[2]
+
+SMALL_RECIPE = {
+    "backbone.hidden_size": 32,
+    "backbone.num_hidden_layers": 2,
+    "backbone.num_attention_heads": 2,
+    "backbone.num_key_value_heads": 1,
+    "backbone.intermediate_size": 64,
+    "adapter.r": 8,
+    "adapter.alpha": 16,
+    "data.max_tokens": 256,
+    "data.examples_per_subject": 1,
+    "phases": [{"name": "sft", "objectives": {"sft": 1.0}, "epochs": 1, "steps": None}],
+    "engine.num_processes": 2,
+    "embedding.max_tokens": 256,
+    "probe.bootstrap": 20,
+    "probe.min_positives": 2,
+}
 SMALL = {
     "cohorts/synthetic_oncology": {"source.subjects": 80},
-    "recipes/smb_sft_demo": {
-        "backbone.hidden_size": 32,
-        "backbone.num_hidden_layers": 2,
-        "backbone.num_attention_heads": 2,
-        "backbone.num_key_value_heads": 1,
-        "backbone.intermediate_size": 64,
-        "adapter.r": 8,
-        "adapter.alpha": 16,
-        "data.max_tokens": 128,
-        "data.examples_per_subject": 1,
-        "phases": [{"name": "sft", "objectives": {"sft": 1.0}, "epochs": 1, "steps": None}],
-        "engine.num_processes": 2,
-        "embedding.max_tokens": 256,
-        "probe.bootstrap": 20,
-        "probe.min_positives": 2,
-    },
+    "recipes/smb_sft_demo": SMALL_RECIPE,
+    "recipes/smb_sft_mimic_demo": {**SMALL_RECIPE, "engine.num_processes": 1},
 }
 
 
@@ -75,7 +79,8 @@ class Installation:
         return Installation(self.home, both, {**self.variables, **variables})
 
     def path(self, asset):
-        return Path(self.ehr("show", asset, "--path").strip())
+        """The newest dataset's directory, found without the seconds that `ehr show ASSET --path` takes."""
+        return max(p for p in (self.home / "datasets" / asset).iterdir() if (p / MANIFEST_NAME).exists())
 
     def manifest(self, asset):
         return Manifest.read(self.path(asset) / MANIFEST_NAME)
@@ -91,4 +96,18 @@ def installation(tmp_path_factory):
     """The whole chain, run once by `ehr demo` with two DeepSpeed ranks on the CPU."""
     made = Installation(tmp_path_factory.mktemp("chain") / "home", SMALL, {})
     made.demo_said = made.ehr("demo")  # pyright: ignore[reportAttributeAccessIssue]
+    return made
+
+
+@pytest.fixture(scope="session")
+def mimic_installation(tmp_path_factory):
+    """The whole chain on MIMIC-IV tables, run once by `ehr run`."""
+    root = Path(
+        os.environ.get("EHR_MIMIC_IV_ROOT") or REPOSITORY.parent / "shared" / "data" / "mimic_iv_demo"
+    )
+    if not (root / "hosp").is_dir():
+        pytest.skip("no MIMIC-IV tables: set EHR_MIMIC_IV_ROOT to their directory")
+    home = tmp_path_factory.mktemp("mimic_iv") / "home"
+    made = Installation(home, SMALL, {"EHR_MIMIC_IV_ROOT": str(root)})
+    made.run_said = made.ehr("run", "--cohort", "mimic_iv")  # pyright: ignore[reportAttributeAccessIssue]
     return made
