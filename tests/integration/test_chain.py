@@ -105,7 +105,7 @@ def test_the_checkpoint_loads_with_plain_peft_and_transformers(installation):
 def test_the_report_has_its_table_and_figures_and_no_subject(installation):
     page = (installation.path("synthetic_oncology/report") / "report.html").read_text()
     assert len(re.findall(r"<svg|<img", page)) >= 3
-    assert "Death of any cause, 365 d" in page
+    assert "Death of any cause" in page
     splits = installation.path("synthetic_oncology/subject_splits") / "subject_splits.parquet"
     text = re.sub(r"<svg.*?</svg>|data:[^\"']*", "", page, flags=re.DOTALL)
     words = set(re.findall(r"\d+", text))
@@ -118,6 +118,7 @@ def test_no_subject_id_in_any_log_or_store_of_dagster_and_mlflow(installation):
     ids = [str(i).encode() for i in pl.read_parquet(splits)["subject_id"]]
     assert min(map(len, ids)) >= 5, "ids too short to tell from other numbers"
     stores = [*installation.home.glob("dagster/**/*"), installation.home / "mlflow.db"]
+    assert sum(s.stat().st_size for s in stores if s.is_file()) > 1_000_000, "the run left its logs here"
     for store in (s for s in stores if s.is_file()):
         words = set(re.findall(rb"(?<![\d.])\d+(?![\d.])", store.read_bytes()))
         assert not words & set(ids), store.name
