@@ -1,4 +1,4 @@
-"""The whole chain on real tables in MIMIC-IV's published layout; what they mean is `unit/test_meds_mimic.py`."""
+"""The whole chain on real tables in MIMIC-IV's layout. What their rows become: `unit/test_meds_mimic.py`."""
 
 import polars as pl
 
