@@ -39,7 +39,7 @@ def report_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition
     @asset(
         key=report_key(report.name),
         deps=deps,
-        group_name=report.name,
+        group_name="reports",
         kinds={"html"},
         code_version=code_version(
             ["reports", "nodes/frames.py"], combined_hash([report.config_hash(), *shown])

@@ -80,9 +80,9 @@ def dev(port: Annotated[int, typer.Option(help="Port of the web UI.")] = 3000) -
     from jobs.instance import prepare_home
 
     prepare_home(Settings.from_env())
-    dg = Path(sys.executable).with_name("dg")
+    dagster = Path(sys.executable).with_name("dagster")
     os.chdir(PROJECT_ROOT)
-    os.execv(dg, [str(dg), "dev", "--port", str(port)])
+    os.execv(dagster, [str(dagster), "dev", "--workspace", "workspace.yaml", "--port", str(port)])
 
 
 def run_command() -> None:
