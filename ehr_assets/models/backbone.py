@@ -4,6 +4,7 @@ Only networks here. Files are read by `load_backbone` through transformers alone
 `training/checkpoint.py`'s matter.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from transformers.utils import logging as transformers_logging
 from ehr_assets.errors import TrainingError
 
 transformers_logging.disable_progress_bar()  # the bars people watch are ours
+# peft 0.21 asks transformers 5 for an attribute by its old name.
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
 
 
 def build_backbone(

@@ -11,7 +11,6 @@ import json
 import math
 import random
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -175,8 +174,6 @@ def seed_everything(seed: int) -> None:
 
 def main(path: str) -> int:
     """Exit code 0, or 1 with the reason in `JOB.error.json` when a person can do something about it."""
-    # DeepSpeed asks transformers for an attribute by its old name.
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
     job = TrainingJob.model_validate_json(Path(path).read_text(encoding="utf-8"))
     try:
         rank, world = join_ranks()

@@ -1,0 +1,62 @@
+"""Timing two ways of doing the same thing so that a noisy machine treats both alike."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One size of a benchmark: what was done how often, and the medians in seconds."""
+
+    size: str
+    amount: float
+    ours: float
+    reference: float
+
+
+def interleaved(
+    ours: Callable[[], object], reference: Callable[[], object], repeats: int
+) -> tuple[float, float]:
+    """Median wall seconds of both, run in turn; one run of each before the clock starts."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for repeat in range(repeats + 1):
+        for way, seconds in zip((ours, reference), times, strict=True):
+            start = time.perf_counter()
+            way()
+            if repeat:
+                seconds.append(time.perf_counter() - start)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def growth(rows: Sequence[Row], of: Callable[[Row], float]) -> float:
+    """The exponent of time over amount, by least squares on logarithms: 1 is linear."""
+    x = [math.log(row.amount) for row in rows]
+    y = [math.log(of(row)) for row in rows]
+    return statistics.linear_regression(x, y).slope
+
+
+def show(console: Console, title: str, reference: str, unit: str, rows: Sequence[Row]) -> None:
+    """Prints a table: seconds, rate and ratio at each size, and how both grow."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in ("size", unit, "ours", "reference", "reference / ours", f"{unit} per s"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            row.size,
+            f"{row.amount:,.0f}",
+            f"{row.ours:.3f} s",
+            f"{row.reference:.3f} s",
+            f"{row.reference / row.ours:.2f}",
+            f"{row.amount / row.ours:,.0f}",
+        )
+    console.print(table)
+    console.print(f"reference: {reference}", style="dim")
+    if len(rows) > 1:
+        ours, other = growth(rows, lambda r: r.ours), growth(rows, lambda r: r.reference)
+        console.print(f"growth with {unit}: ours ~ n^{ours:.2f}, reference ~ n^{other:.2f}\n", style="dim")
