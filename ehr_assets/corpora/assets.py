@@ -24,7 +24,7 @@ def input_dirs(step: Step, cohorts: list[str], key: Callable[[str], AssetKey]) -
     return {cohort: step.inputs[asset_name(key(cohort))].path for cohort in cohorts}
 
 
-SERIALIZATION = ["corpora/serialize.py", "corpora/phrases.py", "corpora/frames.py", "corpora/tokenizer.py"]
+SERIALIZATION = ["corpora/serialize.py", "corpora/phrases.py", "meds/reading.py", "corpora/tokenizer.py"]
 
 
 def corpus_assets(corpus: CorpusSpec) -> list[AssetsDefinition]:

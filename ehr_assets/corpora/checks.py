@@ -24,8 +24,8 @@ def corpus_checks(corpus: CorpusSpec) -> list[AssetChecksDefinition]:
         description="Fitted on the train subjects of its cohorts, all of them and no others.",
     )
     def fitted_on_train_only(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
-        from ehr_assets.corpora.frames import train_subjects
         from ehr_assets.leakage.fits import fitted_on_subjects, read_fitted_on
+        from ehr_assets.meds.reading import train_subjects
 
         def dirs(keys: Mapping[str, AssetKey]) -> dict[str, Path]:
             return {cohort: datasets.latest(context.instance, key).path for cohort, key in keys.items()}

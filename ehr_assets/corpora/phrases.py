@@ -18,18 +18,9 @@ days below 60 days, to months of 30.4375 days below a year of 365.25 days, to a 
 import numpy as np
 import polars as pl
 
+from ehr_assets.cohorts.spec import SECTIONS
 from ehr_assets.errors import DatasetError
 
-SECTIONS = (
-    "demographics",
-    "conditions",
-    "measurements",
-    "observations",
-    "procedures",
-    "drugs",
-    "notes",
-    "death",
-)
 OPENING_TAGS = tuple(f"<{s}>" for s in SECTIONS)
 CLOSING_TAGS = tuple(f"</{s}>" for s in SECTIONS)
 # Piece ids: the opening tag of section i is i, its closing tag 8 + i.

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from ehr_assets.corpora.frames import iter_subjects, read_codes, subjects_in, train_subjects
 from ehr_assets.corpora.phrases import TAGS
 from ehr_assets.corpora.serialize import serialize
 from ehr_assets.corpora.spec import BpeTokenizer, CorpusSpec, FolderTokenizer
 from ehr_assets.errors import DatasetError, SpecError
 from ehr_assets.leakage.fits import FITTED_ON, fitted_on
+from ehr_assets.meds.reading import iter_subjects, read_codes, subjects_in, train_subjects
 from ehr_assets.progress import Progress, no_progress
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"

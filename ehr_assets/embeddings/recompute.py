@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from ehr_assets.corpora.frames import events_of, read_codes
 from ehr_assets.corpora.phrases import SECTIONS
 from ehr_assets.corpora.reader import Record, window
 from ehr_assets.corpora.serialize import serialize
@@ -22,6 +21,7 @@ from ehr_assets.corpora.tokenizer import PieceTokenizer
 from ehr_assets.embeddings.encoder import Encoder, Pooling, workers
 from ehr_assets.embeddings.plan import read_all_nodes
 from ehr_assets.errors import DatasetError
+from ehr_assets.meds.reading import events_of, read_codes
 from ehr_assets.progress import Progress, no_progress
 
 _END_OF_TIME = np.datetime64("9999-12-31", "us")

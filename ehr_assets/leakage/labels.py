@@ -56,7 +56,7 @@ def labels_keep_window(
     Args:
         labels: node_id, subject_id, prediction_time, task, boolean_value, event_time, observed.
         horizon_days: task -> horizon in days (from tasks.json).
-        follow_up: subject_id, last_time, death_time (`ehr_assets.nodes.frames.follow_up`).
+        follow_up: subject_id, last_time, death_time (`ehr_assets.meds.reading.follow_up`).
         extension_days: task -> follow-up in days beyond last_time; tasks not named have none.
     """
     horizons = pl.DataFrame(

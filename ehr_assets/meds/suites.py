@@ -3,18 +3,8 @@
 Views: `events` (all shards, with filename and file_row_number), `codes`, `splits`.
 """
 
+from ehr_assets.cohorts.spec import SECTIONS
 from ehr_assets.meds.expectations import Expectation, no_rows
-
-SECTIONS = (
-    "demographics",
-    "conditions",
-    "measurements",
-    "observations",
-    "procedures",
-    "drugs",
-    "notes",
-    "death",
-)
 
 _SECTION_LIST = ", ".join(f"'{s}'" for s in SECTIONS)
 

@@ -53,7 +53,7 @@ def node_checks(cohort: CohortSpec, tasks: TaskSet) -> list[AssetChecksDefinitio
         import polars as pl
 
         from ehr_assets.leakage.labels import labels_keep_window
-        from ehr_assets.nodes.frames import follow_up, scan_events
+        from ehr_assets.meds.reading import follow_up, scan_events
         from ehr_assets.nodes.labels import extension_days
 
         dataset = datasets.latest(context.instance, labels_key)

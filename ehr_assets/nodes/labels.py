@@ -14,19 +14,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ehr_assets.nodes.frames import (
-    DEATH,
-    MICROSECONDS_PER_DAY,
-    event_codes,
-    follow_up,
-    matching_codes,
-    microseconds,
-    read_nodes,
-    scan_events,
-    select_events,
-    shifted,
-    write_parquet,
-)
+from ehr_assets.meds.reading import DEATH, event_codes, follow_up, matching_codes, scan_events, select_events
+from ehr_assets.nodes.frames import MICROSECONDS_PER_DAY, microseconds, read_nodes, shifted, write_parquet
 from ehr_assets.nodes.spec import EventPattern, NodesSpec, TaskSet, TaskSpec, ValueCondition
 from ehr_assets.progress import Progress, no_progress
 

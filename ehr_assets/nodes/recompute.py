@@ -7,7 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
-from ehr_assets.nodes.frames import EVENT_SCHEMA, read_nodes, scan_events, write_parquet
+from ehr_assets.meds.reading import EVENT_SCHEMA, scan_events
+from ehr_assets.nodes.frames import read_nodes, write_parquet
 from ehr_assets.nodes.spec import NodesSpec
 from ehr_assets.nodes.triggers import find_nodes
 

@@ -12,18 +12,8 @@ from typing import Any, assert_never
 import polars as pl
 import pyarrow as pa
 
-from ehr_assets.nodes.frames import (
-    DEATH,
-    MICROSECONDS_PER_DAY,
-    TIMESTAMP,
-    event_codes,
-    matching_codes,
-    microseconds,
-    scan_events,
-    select_events,
-    shifted,
-    write_parquet,
-)
+from ehr_assets.meds.reading import DEATH, event_codes, matching_codes, scan_events, select_events
+from ehr_assets.nodes.frames import MICROSECONDS_PER_DAY, TIMESTAMP, microseconds, shifted, write_parquet
 from ehr_assets.nodes.spec import (
     DecreaseTrigger,
     EventTrigger,

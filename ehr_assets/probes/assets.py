@@ -83,7 +83,7 @@ def cohort_probe_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
         group_name=cohort.name,
         kinds={"xgboost", "scikitlearn", "parquet"},
         code_version=code_version(
-            [*SHARED, "probes/baselines.py", "probes/features.py", "leakage/windows.py", "nodes/frames.py"],
+            [*SHARED, "probes/baselines.py", "probes/features.py", "leakage/windows.py", "meds/reading.py"],
             "",
         ),
         description="XGBoost and logistic regression on flattened features of what was known at each node.",

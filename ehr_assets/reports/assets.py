@@ -42,7 +42,7 @@ def report_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition
         group_name="reports",
         kinds={"html"},
         code_version=code_version(
-            ["reports", "nodes/frames.py"], combined_hash([report.config_hash(), *shown])
+            ["reports", "meds/reading.py"], combined_hash([report.config_hash(), *shown])
         ),
         description=report.title,
     )

@@ -15,7 +15,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from ehr_assets.nodes.frames import BIRTH, DEATH, scan_events
+from ehr_assets.meds.reading import BIRTH, DEATH, scan_events
 from ehr_assets.reports.figures import INK, MUTED, RECIPE_COLOURS, RULE, STYLE, WIDTH, svg_text
 
 SECTIONS = ("conditions", "measurements", "observations", "procedures", "drugs", "notes")

@@ -7,7 +7,8 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from ehr_assets.nodes.frames import EVENT_SCHEMA, read_nodes
+from ehr_assets.meds.reading import EVENT_SCHEMA
+from ehr_assets.nodes.frames import read_nodes
 from ehr_assets.nodes.labels import label_nodes
 from ehr_assets.nodes.spec import NodesSpec, TaskSet
 from ehr_assets.nodes.triggers import find_nodes

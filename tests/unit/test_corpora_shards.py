@@ -10,12 +10,12 @@ from corpora_support import CODES, SPEC, T0, frame, known_at, random_rows, read_
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_assets.corpora import frames
 from ehr_assets.corpora.reader import TokenCorpus, known_demographics, text_until, window
 from ehr_assets.corpora.serialize import in_availability_order, serialize
 from ehr_assets.corpora.shards import SCHEMA, write_corpus
 from ehr_assets.corpora.tokenizer import train_tokenizer
 from ehr_assets.errors import DatasetError
+from ehr_assets.meds import reading
 
 ROWS = {
     "train": random_rows(range(1, 9), 1),
@@ -38,7 +38,7 @@ def made(tmp_path_factory):
 
 def test_every_subject_has_one_row_in_its_split(made):
     corpus = TokenCorpus(made[2])
-    found = {split: [r.subject_id for r in corpus.subjects(split)] for split in frames.SPLITS}
+    found = {split: [r.subject_id for r in corpus.subjects(split)] for split in reading.SPLITS}
     assert found == {"train": list(range(1, 9)), "tuning": [11, 12], "held_out": [21, 22, 23]}
     assert len(corpus) == 13
     assert corpus.split_of("here", 22) == "held_out"
@@ -136,10 +136,10 @@ def test_before_the_first_event_there_is_no_age(made):
 
 
 def test_small_chunks_give_the_same_corpus(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(frames, "_READ_ROWS", 7)
-    monkeypatch.setattr(frames.iter_subjects, "__defaults__", (10,))
+    monkeypatch.setattr(reading, "_READ_ROWS", 7)
+    monkeypatch.setattr(reading.iter_subjects, "__defaults__", (10,))
     write_corpus(SPEC, {"here": made[0]}, made[1], tmp_path)
-    for split in frames.SPLITS:
+    for split in reading.SPLITS:
         ours, theirs = list(TokenCorpus(tmp_path).subjects(split)), list(TokenCorpus(made[2]).subjects(split))
         assert [r.subject_id for r in ours] == [r.subject_id for r in theirs]
         assert all(np.array_equal(a.token_ids, b.token_ids) for a, b in zip(ours, theirs, strict=True))
@@ -154,11 +154,11 @@ def test_equal_inputs_give_equal_bytes(made, tmp_path):
 
 def test_statistics_count_what_is_there(made):
     corpus = TokenCorpus(made[2])
-    lengths = np.concatenate([corpus.lengths(s) for s in frames.SPLITS])
+    lengths = np.concatenate([corpus.lengths(s) for s in reading.SPLITS])
     found = read_json(made[2] / "statistics.json")["all"]
     assert found["subjects"] == 13
     assert found["events"] == sum(len(rows) for rows in ROWS.values())
-    assert found["tokens"] == lengths.sum() == sum(len(r) for s in frames.SPLITS for r in corpus.subjects(s))
+    assert found["tokens"] == lengths.sum() == sum(len(r) for s in reading.SPLITS for r in corpus.subjects(s))
     assert found["tokens_per_subject"]["1"] == lengths.max()
     assert found["truncated_subjects_share"] == (lengths > 60).mean()
     assert found["unknown_tokens"] == 0

@@ -14,7 +14,7 @@ from ehr_assets.leakage.fits import fitted_on, fitted_on_subjects, read_fitted_o
 from ehr_assets.leakage.labels import labels_keep_window
 from ehr_assets.leakage.subjects import splits_agree, splits_disjoint, subjects_hash
 from ehr_assets.leakage.windows import events_known_at, future_in_windows
-from ehr_assets.nodes.frames import follow_up, scan_events
+from ehr_assets.meds.reading import follow_up, scan_events
 
 SPLITS = pl.DataFrame({"subject_id": [1, 2, 3, 4], "split": ["train", "train", "tuning", "held_out"]})
 

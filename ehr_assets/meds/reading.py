@@ -1,6 +1,12 @@
-"""Reading MEDS datasets for the corpora: whole subjects in bounded chunks, codes, splits."""
+"""Reading a committed MEDS dataset (`meds_events`): lazily, by whole subjects in bounded chunks, by code.
 
-from collections.abc import Iterator, Mapping
+Every room to the right reads events through this module; schemas and writing are `frames.py`.
+Codes are matched as the house does it everywhere: the regexes run once over the few distinct codes of
+`metadata/codes.parquet` (Python's `re.search`), and events are then selected by exact code.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -9,11 +15,41 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ehr_assets.errors import DatasetError
+from ehr_assets.meds.splits import SPLITS
 
-SPLITS = ("train", "tuning", "held_out")
-COLUMNS = ["subject_id", "time", "code", "numeric_value", "text_value", "available_time", "section"]
+BIRTH = "MEDS_BIRTH"
+DEATH = "MEDS_DEATH"
+EVENT_SCHEMA = pl.Schema(
+    {
+        "subject_id": pl.Int64(),
+        "time": pl.Datetime("us"),
+        "code": pl.String(),
+        "numeric_value": pl.Float32(),
+        "text_value": pl.String(),
+        "available_time": pl.Datetime("us"),
+        "section": pl.String(),
+    }
+)
 _CHUNK_ROWS = 1_000_000
 _READ_ROWS = 262_144
+
+
+def scan_events(meds_dir: Path, split: str | None = None) -> pl.LazyFrame:
+    """The events of one split, or of all splits, as a lazy frame with the columns of `EVENT_SCHEMA`.
+
+    A split without files has no rows. Raises DatasetError when `meds_dir` holds no MEDS data at all.
+    """
+    data = Path(meds_dir) / "data"
+    if not data.is_dir():
+        raise DatasetError(
+            "This is not a MEDS dataset: it has no data/ folder.",
+            where=str(meds_dir),
+            do="Materialize the cohort's meds_events again.",
+        )
+    files = sorted(data.glob(f"{split or '*'}/*.parquet"))
+    if not files:
+        return EVENT_SCHEMA.to_frame(eager=False)
+    return pl.scan_parquet(files).select(EVENT_SCHEMA.names())
 
 
 def split_files(meds_dir: Path, split: str) -> list[Path]:
@@ -35,7 +71,7 @@ def iter_subjects(meds_dir: Path, split: str, chunk_rows: int = _CHUNK_ROWS) -> 
     for path in split_files(meds_dir, split):
         held: list[pa.Table] = []
         rows = 0
-        for batch in pq.ParquetFile(path).iter_batches(_READ_ROWS, columns=COLUMNS):
+        for batch in pq.ParquetFile(path).iter_batches(_READ_ROWS, columns=EVENT_SCHEMA.names()):
             held.append(pa.Table.from_batches([batch]))
             rows += batch.num_rows
             if rows < chunk_rows:
@@ -54,7 +90,7 @@ def events_of(meds_dir: Path, subjects: pl.Series) -> pl.DataFrame:
     """All rows of some subjects, from every split, in file order (each subject's rows stay in theirs)."""
     wanted = pa.array(subjects.to_list(), pa.int64())
     parts = [
-        _frame(pq.read_table(path, columns=COLUMNS, filters=pc.field("subject_id").isin(wanted)))
+        _frame(pq.read_table(path, columns=EVENT_SCHEMA.names(), filters=pc.field("subject_id").isin(wanted)))
         for split in SPLITS
         for path in split_files(meds_dir, split)
     ]
@@ -77,6 +113,46 @@ def read_codes(meds_dir: Path) -> pl.DataFrame:
             do="Materialize the cohort's meds_events again.",
         )
     return pl.from_arrow(pq.read_table(path))  # type: ignore[return-value]
+
+
+def event_codes(meds_dir: Path) -> list[str]:
+    """The distinct codes of the dataset, sorted, as metadata/codes.parquet lists them."""
+    return read_codes(meds_dir)["code"].unique().sort().to_list()
+
+
+def matching_codes(codes: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """The codes in which at least one of the regexes is found, in their given order."""
+    compiled = [re.compile(p) for p in patterns]
+    return [code for code in codes if any(p.search(code) for p in compiled)]
+
+
+def select_events(events: pl.LazyFrame, codes: Iterable[str], columns: Sequence[str]) -> pl.DataFrame:
+    """The timed events with one of the codes, collected, with `columns` only, in the order of the files."""
+    wanted = sorted(set(codes))
+    return (
+        events.filter(pl.col("code").is_in(wanted) & pl.col("time").is_not_null())
+        .select(columns)
+        .collect(engine="streaming")
+    )
+
+
+def follow_up(events: pl.LazyFrame) -> pl.DataFrame:
+    """Per subject: last_time (of any timed event but birth), death_time, death_available_time; null if none.
+
+    Sorted by subject_id; subjects with only static rows are included.
+    """
+    timed = pl.col("time").is_not_null() & (pl.col("code") != BIRTH)
+    dead = pl.col("code") == DEATH
+    return (
+        events.group_by("subject_id")
+        .agg(
+            pl.col("time").filter(timed).max().alias("last_time"),
+            pl.col("time").filter(dead).min().alias("death_time"),
+            pl.col("available_time").filter(dead).min().alias("death_available_time"),
+        )
+        .sort("subject_id")
+        .collect(engine="streaming")
+    )
 
 
 def subjects_in(meds_dir: Path, split: str) -> set[int]:
