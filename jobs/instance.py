@@ -1,11 +1,14 @@
 """The Dagster instance under EHR_HOME: the one that the UI, `dg` and the `ehr` command share."""
 
+import errno
 import os
 import shutil
+import sqlite3
+from pathlib import Path
 
 from dagster import DagsterInstance
 
-from ehr_assets.errors import SpecError
+from ehr_assets.errors import DatasetError, EhrError, SpecError
 from ehr_assets.settings import PROJECT_ROOT, Settings
 
 INSTANCE_CONFIG = PROJECT_ROOT / "infra" / "dagster.yaml"
@@ -31,3 +34,22 @@ def prepare_home(settings: Settings) -> None:
 def open_instance(settings: Settings) -> DagsterInstance:
     prepare_home(settings)
     return DagsterInstance.get()
+
+
+def storage_problem(error: BaseException | None, home: Path) -> EhrError | None:
+    """The error to show when `error`, or what it arose from, is a disk that cannot be written; else None.
+
+    With a full disk it is mostly Dagster's own database that notices first.
+    """
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or isinstance(error, sqlite3.OperationalError):
+            free = shutil.disk_usage(home).free if home.exists() else 0
+            return DatasetError(
+                f"The storage root cannot be written: {error} ({free / 1e6:,.0f} MB are free there).",
+                where=f"EHR_HOME: {home}",
+                do="Free space or move EHR_HOME, then run the command again. Finished datasets are kept; "
+                "what was being written is not used.",
+            )
+        error = error.__cause__ or error.__context__
+    return None

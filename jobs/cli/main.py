@@ -89,8 +89,13 @@ def run_command() -> None:
     """Entry point: an error that a user can act on is printed as it is, without a traceback."""
     try:
         app()
-    except EhrError as e:
-        errors.print(f"Error: {e}", style="red", markup=False, highlight=False)
+    except Exception as e:
+        from jobs.instance import storage_problem
+
+        known = e if isinstance(e, EhrError) else storage_problem(e, Settings.from_env().home)
+        if known is None:
+            raise
+        errors.print(f"Error: {known}", style="red", markup=False, highlight=False)
         sys.exit(1)
 
 
