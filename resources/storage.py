@@ -5,8 +5,7 @@ function, commits, and reports to Dagster. Assets stay a few lines long.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +45,30 @@ class Step:
     run_id: str
 
 
-@dataclass
-class Outcome:
-    """What a stage's body gives back. `stats` go into the manifest: counts only, never a raw value."""
+Stats = dict[str, Any]
+"""What a stage's body gives back for the manifest: counts and scores, never a raw value."""
 
-    stats: dict[str, Any] = field(default_factory=dict)
-    metadata: dict[str, Any] = field(default_factory=dict)
+
+def _nothing_more(dataset: Dataset) -> Mapping[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What Dagster's pages show of a dataset beside its stats, when it is made and when it is kept.
+
+    Args:
+        schema_of: the first table of this name (or folder) gives the column schema.
+        column_lineage: of that table.
+        more: metadata read off the dataset, pictures for instance.
+    """
+
     schema_of: str | None = None
     column_lineage: TableColumnLineage | None = None
-    volatile: tuple[str, ...] = ()
+    more: Callable[[Dataset], Mapping[str, Any]] = _nothing_more
+
+
+NOTHING_MORE = Shown()
 
 
 def asset_name(key: AssetKey) -> str:
@@ -91,13 +105,21 @@ class Datasets(ConfigurableResource):
     def materialize(
         self,
         context: AssetExecutionContext,
-        body: Callable[[Step], Outcome],
+        body: Callable[[Step], Stats],
         *,
         key: AssetKey | None = None,
         config: dict[str, Any] | None = None,
         seed: int | None = None,
+        volatile: tuple[str, ...] = (),
+        shown: Shown = NOTHING_MORE,
     ) -> MaterializeResult:
         """Runs `body` between opened gates and a committed dataset.
+
+        Args:
+            key: of the asset, where the definition makes several.
+            config, seed: for the manifest.
+            volatile: files that differ between equal runs (clock readings); not in the content hash.
+            shown: what Dagster's pages show of it.
 
         Every error a user can act on becomes a `Failure` without retries whose description stands alone.
         """
@@ -112,10 +134,10 @@ class Datasets(ConfigurableResource):
             ]
             if kept := self._unchanged(context, key, code_version, entries, overrides):
                 context.log.info(f"{asset_name(key)}: inputs, code and settings unchanged; kept.")
-                return self._result(key, kept, Outcome(metadata={"kept": True}))
+                return self._result(key, kept, shown, {"kept": True})
             started = now()
             with self.store.staging() as staged:
-                outcome = self._run_body(context, body, staged, inputs)
+                stats = self._run_body(context, body, staged, inputs)
                 dataset = self.store.commit(
                     staged,
                     asset=asset_name(key),
@@ -124,12 +146,12 @@ class Datasets(ConfigurableResource):
                     inputs=entries,
                     config=config,
                     seed=seed,
-                    stats=outcome.stats,
+                    stats=stats,
                     overrides=overrides,
                     run_id=context.run_id,
-                    volatile=outcome.volatile,
+                    volatile=volatile,
                 )
-            return self._result(key, dataset, outcome, started)
+            return self._result(key, dataset, shown)
         except EhrError as e:
             raise Failure(description=str(e), allow_retries=False) from e
 
@@ -194,10 +216,10 @@ class Datasets(ConfigurableResource):
     def _run_body(
         self,
         context: AssetExecutionContext,
-        body: Callable[[Step], Outcome],
+        body: Callable[[Step], Stats],
         staged: Path,
         inputs: Mapping[str, Dataset],
-    ) -> Outcome:
+    ) -> Stats:
         try:
             return body(Step(staged, inputs, _LogProgress(context.log), context.log, context.run_id))
         except EhrError:
@@ -209,7 +231,7 @@ class Datasets(ConfigurableResource):
             raise
 
     def _result(
-        self, key: AssetKey, dataset: Dataset, outcome: Outcome, started: datetime | None = None
+        self, key: AssetKey, dataset: Dataset, shown: Shown, also: Mapping[str, Any] | None = None
     ) -> MaterializeResult:
         m = dataset.manifest
         metadata: dict[str, Any] = {
@@ -218,17 +240,18 @@ class Datasets(ConfigurableResource):
             "bytes": m.total_bytes,
             "files": len(m.files),
             **{k: v for k, v in m.stats.items() if isinstance(v, int | float | str | bool)},
-            **outcome.metadata,
+            **shown.more(dataset),
+            **(also or {}),
         }
         if m.row_counts:
             metadata["dagster/row_count"] = sum(m.row_counts.values())
-        table = outcome.schema_of and next(
-            (s for n, s in m.schemas.items() if n.startswith(outcome.schema_of)), None
+        table = shown.schema_of and next(
+            (s for n, s in m.schemas.items() if n.startswith(shown.schema_of)), None
         )
         if table:
             metadata["dagster/column_schema"] = TableSchema([TableColumn(n, t) for n, t in table.items()])
-        if outcome.column_lineage:
-            metadata["dagster/column_lineage"] = outcome.column_lineage
+        if shown.column_lineage:
+            metadata["dagster/column_lineage"] = shown.column_lineage
         if m.overrides:
             metadata["overrides"] = MetadataValue.md("\n".join(f"- {line}" for line in m.overrides))
         return MaterializeResult(asset_key=key, data_version=DataVersion(m.data_version), metadata=metadata)

@@ -15,7 +15,7 @@ from dagster import (
 
 from ehr_assets.cohorts.spec import CohortSpec, SyntheticSource
 from ehr_assets.lineage.hashing import code_version
-from resources.storage import Datasets, Outcome, Step
+from resources.storage import Datasets, Shown, Stats, Step
 
 
 def raw_tables_key(cohort: str) -> AssetKey:
@@ -67,23 +67,29 @@ def _simulated(cohort: CohortSpec) -> AssetsDefinition:
             truth_dir = both / "truth"
             truth_dir.mkdir()
 
-            def tables(step: Step) -> Outcome:
+            def tables(step: Step) -> Stats:
                 (step.out / "tables").mkdir()
-                counts = simulate(
+                return simulate(
                     step.out / "tables",
                     truth_dir,
                     subjects=source.subjects,
                     seed=source.seed,
                     progress=step.progress,
                 )
-                return Outcome(stats=counts)
 
-            def latent(step: Step) -> Outcome:
+            def latent(step: Step) -> Stats:
                 shutil.copytree(truth_dir, step.out, dirs_exist_ok=True)
-                return Outcome(schema_of="latent_states")
+                return {}
 
             yield datasets.materialize(context, tables, key=raw, config=config, seed=source.seed)
-            yield datasets.materialize(context, latent, key=truth, config=config, seed=source.seed)
+            yield datasets.materialize(
+                context,
+                latent,
+                key=truth,
+                config=config,
+                seed=source.seed,
+                shown=Shown(schema_of="latent_states"),
+            )
 
     return simulated_tables
 
@@ -101,8 +107,8 @@ def _found(cohort: CohortSpec) -> AssetsDefinition:
     def raw_tables(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
         from ehr_assets.cohorts.origin import write_inventory
 
-        def build(step: Step) -> Outcome:
-            return Outcome(stats=write_inventory(cohort, step.out, step.progress))
+        def build(step: Step) -> Stats:
+            return write_inventory(cohort, step.out, step.progress)
 
         return datasets.materialize(context, build, config=cohort.source.model_dump(mode="json"))
 

@@ -183,7 +183,7 @@ class JoinSpec(Spec):
     @model_validator(mode="before")
     @classmethod
     def _on_is_a_key(cls, value: Any) -> Any:
-        # YAML 1.1 reads an unquoted `on` as true (which `apply_overrides` then spells "true").
+        # YAML 1.1 reads an unquoted `on` as true (which overriding, through JSON, spells "true").
         if isinstance(value, Mapping):
             return {"on" if key in (True, "true") else key: v for key, v in value.items()}
         return value

@@ -8,7 +8,7 @@ from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, Materiali
 from ehr_assets.corpora.spec import CorpusSpec
 from ehr_assets.lineage.hashing import code_version
 from ehr_assets.meds.assets import meds_events_key, subject_splits_key
-from resources.storage import Datasets, Outcome, Step, asset_name
+from resources.storage import Datasets, Shown, Stats, Step, asset_name
 
 
 def tokenizer_key(corpus: str) -> AssetKey:
@@ -43,10 +43,10 @@ def corpus_assets(corpus: CorpusSpec) -> list[AssetsDefinition]:
     def tokenizer(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
         from ehr_assets.corpora.tokenizer import train_tokenizer
 
-        def build(step: Step) -> Outcome:
+        def build(step: Step) -> Stats:
             meds_dirs = input_dirs(step, corpus.cohorts, meds_events_key)
             splits_dirs = input_dirs(step, corpus.cohorts, subject_splits_key)
-            return Outcome(train_tokenizer(corpus, meds_dirs, splits_dirs, step.out, step.progress))
+            return train_tokenizer(corpus, meds_dirs, splits_dirs, step.out, step.progress)
 
         return datasets.materialize(context, build, config=config)
 
@@ -61,12 +61,11 @@ def corpus_assets(corpus: CorpusSpec) -> list[AssetsDefinition]:
     def token_corpus(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
         from ehr_assets.corpora.shards import write_corpus
 
-        def build(step: Step) -> Outcome:
+        def build(step: Step) -> Stats:
             meds_dirs = input_dirs(step, corpus.cohorts, meds_events_key)
             tokenizer_dir = step.inputs[asset_name(tokenizer_key(corpus.name))].path
-            stats = write_corpus(corpus, meds_dirs, tokenizer_dir, step.out, step.progress)
-            return Outcome(stats, schema_of="train")
+            return write_corpus(corpus, meds_dirs, tokenizer_dir, step.out, step.progress)
 
-        return datasets.materialize(context, build, config=config)
+        return datasets.materialize(context, build, config=config, shown=Shown(schema_of="train"))
 
     return [tokenizer, token_corpus]

@@ -8,7 +8,7 @@ from ehr_assets.lineage.hashing import code_version
 from ehr_assets.nodes.assets import decision_nodes_key
 from ehr_assets.training.assets import checkpoint_key
 from ehr_assets.training.recipe import RecipeSpec
-from resources.storage import Datasets, Outcome, Step, asset_name
+from resources.storage import Datasets, Shown, Stats, Step, asset_name
 
 ROOMS = ["embeddings", "models", "corpora/reader.py", "training/checkpoint.py"]
 
@@ -33,8 +33,8 @@ def embedding_assets(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetsDefin
     def node_embeddings(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
         from ehr_assets.embeddings.extract import embed_nodes
 
-        def build(step: Step) -> Outcome:
-            stats = embed_nodes(
+        def build(step: Step) -> Stats:
+            return embed_nodes(
                 step.inputs[asset_name(checkpoint)].path,
                 step.inputs[asset_name(tokens)].path,
                 input_dirs(step, corpus.cohorts, decision_nodes_key),
@@ -43,8 +43,9 @@ def embedding_assets(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetsDefin
                 pooling=settings.pooling,
                 progress=step.progress,
             )
-            return Outcome(stats, schema_of="embeddings")
 
-        return datasets.materialize(context, build, config=settings.model_dump(mode="json"))
+        return datasets.materialize(
+            context, build, config=settings.model_dump(mode="json"), shown=Shown(schema_of="embeddings")
+        )
 
     return [node_embeddings]

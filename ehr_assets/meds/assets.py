@@ -14,7 +14,7 @@ from ehr_assets.cohorts.assets import raw_tables_key
 from ehr_assets.cohorts.spec import CohortSpec, EventSpec
 from ehr_assets.cohorts.templates import template_columns
 from ehr_assets.lineage.hashing import code_version
-from resources.storage import Datasets, Outcome, Step, asset_name
+from resources.storage import Datasets, Shown, Stats, Step, asset_name
 
 READERS = [
     "cohorts/readers.py",
@@ -50,11 +50,16 @@ def meds_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
         from ehr_assets.cohorts.origin import tables_root
         from ehr_assets.meds.splits import write_splits
 
-        def build(step: Step) -> Outcome:
+        def build(step: Step) -> Stats:
             root = tables_root(cohort, step.inputs[asset_name(raw)].path)
-            return Outcome(stats=write_splits(cohort, root, step.out), schema_of="subject_splits")
+            return write_splits(cohort, root, step.out)
 
-        return datasets.materialize(context, build, config=cohort.splits.model_dump(mode="json"))
+        return datasets.materialize(
+            context,
+            build,
+            config=cohort.splits.model_dump(mode="json"),
+            shown=Shown(schema_of="subject_splits"),
+        )
 
     @asset(
         key=meds_events_key(cohort.name),
@@ -71,13 +76,17 @@ def meds_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
         from ehr_assets.cohorts.origin import tables_root
         from ehr_assets.meds.extract import extract_meds
 
-        def build(step: Step) -> Outcome:
+        def build(step: Step) -> Stats:
             root = tables_root(cohort, step.inputs[asset_name(raw)].path)
             split_file = step.inputs[asset_name(splits)].path / "subject_splits.parquet"
-            stats = extract_meds(cohort, root, split_file, step.out, step.progress)
-            return Outcome(stats, schema_of="data/", column_lineage=_column_lineage(cohort))
+            return extract_meds(cohort, root, split_file, step.out, step.progress)
 
-        return datasets.materialize(context, build, config=cohort.model_dump(mode="json", include={"tables"}))
+        return datasets.materialize(
+            context,
+            build,
+            config=cohort.model_dump(mode="json", include={"tables"}),
+            shown=Shown(schema_of="data/", column_lineage=_column_lineage(cohort)),
+        )
 
     return [subject_splits, meds_events]
 

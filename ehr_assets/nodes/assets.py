@@ -1,12 +1,16 @@
 """Dagster assets of this room: `<cohort>/decision_nodes` and `<cohort>/task_labels`."""
 
+from collections.abc import Callable
+from typing import Any
+
 from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, MaterializeResult, asset
 
 from ehr_assets.cohorts.spec import CohortSpec
+from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version, combined_hash
 from ehr_assets.meds.assets import meds_events_key
 from ehr_assets.nodes.spec import TaskSet
-from resources.storage import Datasets, Outcome, Step, asset_name
+from resources.storage import Datasets, Shown, Stats, Step, asset_name
 
 
 def decision_nodes_key(cohort: str) -> AssetKey:
@@ -35,12 +39,15 @@ def node_assets(cohort: CohortSpec, tasks: TaskSet) -> list[AssetsDefinition]:
     def decision_nodes(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
         from ehr_assets.nodes.triggers import find_nodes
 
-        def build(step: Step) -> Outcome:
-            stats = find_nodes(spec, cohort.name, step.inputs[asset_name(meds)].path, step.out, step.progress)
-            return Outcome(stats, metadata={"by_trigger": stats["by_trigger"]}, schema_of="nodes")
+        def build(step: Step) -> Stats:
+            return find_nodes(spec, cohort.name, step.inputs[asset_name(meds)].path, step.out, step.progress)
 
-        config = spec.model_dump(mode="json", include={"triggers", "indications"})
-        return datasets.materialize(context, build, config=config)
+        return datasets.materialize(
+            context,
+            build,
+            config=spec.model_dump(mode="json", include={"triggers", "indications"}),
+            shown=Shown(schema_of="nodes", more=_stat("by_trigger")),
+        )
 
     config = {
         "tasks": tasks.model_dump(mode="json"),
@@ -61,8 +68,8 @@ def node_assets(cohort: CohortSpec, tasks: TaskSet) -> list[AssetsDefinition]:
     def task_labels(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
         from ehr_assets.nodes.labels import label_nodes
 
-        def build(step: Step) -> Outcome:
-            stats = label_nodes(
+        def build(step: Step) -> Stats:
+            return label_nodes(
                 tasks,
                 spec,
                 step.inputs[asset_name(nodes)].path,
@@ -70,8 +77,13 @@ def node_assets(cohort: CohortSpec, tasks: TaskSet) -> list[AssetsDefinition]:
                 step.out,
                 step.progress,
             )
-            return Outcome(stats, metadata={"tasks": stats["tasks"]}, schema_of="labels")
 
-        return datasets.materialize(context, build, config=config)
+        return datasets.materialize(
+            context, build, config=config, shown=Shown(schema_of="labels", more=_stat("tasks"))
+        )
 
     return [decision_nodes, task_labels]
+
+
+def _stat(name: str) -> Callable[[Dataset], dict[str, Any]]:
+    return lambda dataset: {name: dataset.manifest.stats[name]}

@@ -1,16 +1,24 @@
 """Dagster assets of this room: `<recipe>/probe_metrics`, and of cohorts the baselines and the oracle."""
 
-from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, MaterializeResult, asset
+from dagster import (
+    AssetExecutionContext,
+    AssetKey,
+    AssetsDefinition,
+    MaterializeResult,
+    MetadataValue,
+    asset,
+)
 
 from ehr_assets.cohorts.assets import is_simulated, latent_truth_key
 from ehr_assets.cohorts.spec import CohortSpec
 from ehr_assets.corpora.spec import CorpusSpec
 from ehr_assets.embeddings.assets import node_embeddings_key
+from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version
 from ehr_assets.meds.assets import meds_events_key, subject_splits_key
 from ehr_assets.nodes.assets import decision_nodes_key, task_labels_key
 from ehr_assets.training.recipe import RecipeSpec
-from resources.storage import Datasets, Outcome, Step, asset_name
+from resources.storage import Datasets, Shown, Stats, Step, asset_name
 
 FITTING = ["probes/frames.py", "probes/classifiers.py", "probes/survival.py", "probes/threads.py"]
 SCORING = ["probes/scoring.py", "probes/metrics.py", "leakage/subjects.py", "leakage/fits.py"]
@@ -39,6 +47,18 @@ def _dirs(step: Step, cohort: str):
     return CohortDirs(*(step.inputs[asset_name(key)].path for key in _labelled_nodes(cohort)))
 
 
+def _scores(dataset: Dataset) -> dict[str, MetadataValue]:
+    """Mean AUROC per method as numbers, which Dagster plots over materializations; all of them as a table."""
+    from ehr_assets.probes.summary import auroc_means, auroc_table, read_metrics
+
+    metrics = read_metrics(dataset.path)
+    means = {f"mean AUROC, {name}": MetadataValue.float(v) for name, v in auroc_means(metrics).items()}
+    return {**means, "AUROC on held-out": MetadataValue.md(auroc_table(metrics))}
+
+
+SCORES = Shown(schema_of="metrics", more=_scores)
+
+
 def recipe_probe_assets(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetsDefinition]:
     embeddings = node_embeddings_key(recipe.name)
 
@@ -53,8 +73,8 @@ def recipe_probe_assets(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetsDe
     def probe_metrics(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
         from ehr_assets.probes.linear import probe_recipe
 
-        def build(step: Step) -> Outcome:
-            stats = probe_recipe(
+        def build(step: Step) -> Stats:
+            return probe_recipe(
                 recipe.name,
                 step.inputs[asset_name(embeddings)].path,
                 {cohort: _dirs(step, cohort) for cohort in corpus.cohorts},
@@ -64,10 +84,13 @@ def recipe_probe_assets(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetsDe
                 seed=recipe.seed,
                 progress=step.progress,
             )
-            return Outcome(stats, schema_of="metrics")
 
         return datasets.materialize(
-            context, build, config=recipe.probe.model_dump(mode="json"), seed=recipe.seed
+            context,
+            build,
+            config=recipe.probe.model_dump(mode="json"),
+            seed=recipe.seed,
+            shown=SCORES,
         )
 
     return [probe_metrics]
@@ -91,13 +114,12 @@ def cohort_probe_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
     def baseline_metrics(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
         from ehr_assets.probes.baselines import baseline_metrics
 
-        def build(step: Step) -> Outcome:
+        def build(step: Step) -> Stats:
             meds_dir = step.inputs[asset_name(meds)].path
             dirs = _dirs(step, cohort.name)
-            stats = baseline_metrics(cohort.name, meds_dir, dirs, step.out, progress=step.progress)
-            return Outcome(stats, schema_of="metrics")
+            return baseline_metrics(cohort.name, meds_dir, dirs, step.out, progress=step.progress)
 
-        return datasets.materialize(context, build)
+        return datasets.materialize(context, build, shown=SCORES)
 
     if not is_simulated(cohort):
         return [baseline_metrics]
@@ -114,12 +136,11 @@ def cohort_probe_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
     def oracle_metrics(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
         from ehr_assets.probes.oracle import oracle_metrics
 
-        def build(step: Step) -> Outcome:
+        def build(step: Step) -> Stats:
             truth_dir = step.inputs[asset_name(truth)].path
             dirs = _dirs(step, cohort.name)
-            stats = oracle_metrics(cohort.name, truth_dir, dirs, step.out, progress=step.progress)
-            return Outcome(stats, schema_of="metrics")
+            return oracle_metrics(cohort.name, truth_dir, dirs, step.out, progress=step.progress)
 
-        return datasets.materialize(context, build)
+        return datasets.materialize(context, build, shown=SCORES)
 
     return [baseline_metrics, oracle_metrics]

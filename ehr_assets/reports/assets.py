@@ -1,16 +1,17 @@
 """Dagster assets of this room: `<report>/report`, the page at the end of the chain."""
 
-from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, MaterializeResult, asset
+from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, MaterializeResult, MetadataValue, asset
 
 from ehr_assets.catalog import Catalog
 from ehr_assets.cohorts.assets import is_simulated
+from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version, combined_hash
 from ehr_assets.meds.assets import meds_events_key, subject_splits_key
 from ehr_assets.nodes.assets import decision_nodes_key, task_labels_key
 from ehr_assets.probes.assets import baseline_metrics_key, oracle_metrics_key, probe_metrics_key
 from ehr_assets.reports.spec import ReportSpec
 from ehr_assets.training.assets import checkpoint_key
-from resources.storage import Datasets, Outcome, Step, asset_name
+from resources.storage import Datasets, Shown, Stats, Step, asset_name
 
 
 def report_key(report: str) -> AssetKey:
@@ -50,7 +51,7 @@ def report_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition
         from ehr_assets.reports.page import write_report
         from ehr_assets.reports.tables import CohortInputs, RecipeInputs
 
-        def build(step: Step) -> Outcome:
+        def build(step: Step) -> Stats:
             def path(key: AssetKey):
                 return step.inputs[asset_name(key)].path
 
@@ -81,9 +82,14 @@ def report_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition
                 {"asset": name, "data version": d.data_version[:16], "code version": d.manifest.code_version}
                 for name, d in step.inputs.items()
             ]
-            stats = write_report(report, cohorts, recipes, lineage, step.out, step.progress)
-            return Outcome(stats)
+            return write_report(report, cohorts, recipes, lineage, step.out, step.progress)
 
-        return datasets.materialize(context, build, config=report.model_dump(mode="json"))
+        return datasets.materialize(
+            context, build, config=report.model_dump(mode="json"), shown=Shown(more=_page)
+        )
 
     return [page]
+
+
+def _page(dataset: Dataset) -> dict[str, MetadataValue]:
+    return {"page": MetadataValue.path(str(dataset.path / "report.html"))}

@@ -3,10 +3,11 @@
 from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, MaterializeResult, MetadataValue, asset
 
 from ehr_assets.corpora.assets import token_corpus_key, tokenizer_key
+from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version, git_revision
 from ehr_assets.training.recipe import RecipeSpec
 from resources.launcher import DeepSpeedLauncher
-from resources.storage import Datasets, Outcome, Step, asset_name
+from resources.storage import Datasets, Shown, Stats, Step, asset_name
 from resources.tracking import MlflowTracking
 
 TRAINING_ROOMS = ["training", "models", "corpora/reader.py"]
@@ -35,7 +36,7 @@ def training_assets(recipe: RecipeSpec) -> list[AssetsDefinition]:
         launcher: DeepSpeedLauncher,
         tracking: MlflowTracking,
     ) -> MaterializeResult:
-        def build(step: Step) -> Outcome:
+        def build(step: Step) -> Stats:
             inputs = {name: d.data_version for name, d in step.inputs.items()}
             tags = {
                 "dagster.run_id": step.run_id,
@@ -53,18 +54,22 @@ def training_assets(recipe: RecipeSpec) -> list[AssetsDefinition]:
                     "facts": {f"data version of {name}": v for name, v in inputs.items()},
                 }
                 stats = launcher.train(context, job, num_processes=recipe.engine.num_processes)
-            return Outcome(
-                stats=stats,
-                metadata={"mlflow_run_id": run_id, "training curve": MetadataValue.md(_curve(step))},
-                volatile=("timing.jsonl",),
-            )
+            return {**stats, "mlflow_run_id": run_id}
 
-        return datasets.materialize(context, build, config=recipe.training_settings(), seed=recipe.seed)
+        return datasets.materialize(
+            context,
+            build,
+            config=recipe.training_settings(),
+            seed=recipe.seed,
+            volatile=("timing.jsonl",),
+            shown=Shown(more=_curve),
+        )
 
     return [checkpoint]
 
 
-def _curve(step: Step) -> str:
+def _curve(dataset: Dataset) -> dict[str, MetadataValue]:
     from ehr_assets.training.curves import curve_png
 
-    return f"![training curve](data:image/png;base64,{curve_png(step.out)})"
+    picture = f"![training curve](data:image/png;base64,{curve_png(dataset.path)})"
+    return {"training curve": MetadataValue.md(picture)}

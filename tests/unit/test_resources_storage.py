@@ -12,7 +12,7 @@ from dagster import (
 )
 
 from ehr_assets.errors import RawTableError
-from resources.storage import DATASET_KEY, ONLY_IF_CHANGED_TAG, Datasets, Outcome
+from resources.storage import DATASET_KEY, ONLY_IF_CHANGED_TAG, Datasets
 
 UP, DOWN = AssetKey(["c", "up"]), AssetKey(["c", "down"])
 
@@ -57,7 +57,7 @@ class Chain:
                 raise self.error
             self.built.append(name)
             (step.out / "file.txt").write_text(self.content if name == "up" else "constant")
-            return Outcome(stats={"n": 1})
+            return {"n": 1}
 
         return body
 
