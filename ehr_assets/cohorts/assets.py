@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 from dagster import (
     AssetExecutionContext,
@@ -15,6 +16,7 @@ from dagster import (
 
 from ehr_assets.cohorts.spec import CohortSpec, SyntheticSource
 from ehr_assets.lineage.hashing import code_version
+from ehr_assets.progress import Progress
 from resources.storage import Datasets, Shown, Stats, Step
 
 
@@ -37,21 +39,24 @@ def cohort_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
 def _simulated(cohort: CohortSpec) -> AssetsDefinition:
     source = cohort.source
     assert isinstance(source, SyntheticSource)
-    version = code_version(["cohorts/synthetic"], cohort.config_hash("source"))
+    version = code_version(["cohorts/synthetic/registry.py"], cohort.config_hash("source"))
     raw, truth = raw_tables_key(cohort.name), latent_truth_key(cohort.name)
 
     @multi_asset(
         name=f"{cohort.name}__simulated_tables",
+        can_subset=True,
         group_name=cohort.name,
         specs=[
             AssetSpec(
                 raw,
+                skippable=True,
                 code_version=version,
                 kinds={"csv"},
                 description="OMOP-shaped raw tables of simulated subjects, as a hospital would hand over.",
             ),
             AssetSpec(
                 truth,
+                skippable=True,
                 code_version=version,
                 kinds={"parquet"},
                 description="The simulator's latent states. Only the oracle ceiling may read them.",
@@ -67,29 +72,27 @@ def _simulated(cohort: CohortSpec) -> AssetsDefinition:
             truth_dir = both / "truth"
             truth_dir.mkdir()
 
-            def tables(step: Step) -> Stats:
-                (step.out / "tables").mkdir()
+            def run(tables_dir: Path, truth_dir: Path, progress: Progress) -> dict[str, int]:
+                tables_dir.mkdir()
                 return simulate(
-                    step.out / "tables",
-                    truth_dir,
-                    subjects=source.subjects,
-                    seed=source.seed,
-                    progress=step.progress,
+                    tables_dir, truth_dir, subjects=source.subjects, seed=source.seed, progress=progress
                 )
 
+            def tables(step: Step) -> Stats:
+                return run(step.out / "tables", truth_dir, step.progress)
+
             def latent(step: Step) -> Stats:
+                if raw not in context.selected_asset_keys:  # simulated again, for its truth alone
+                    run(both / "tables", truth_dir, step.progress)
                 shutil.copytree(truth_dir, step.out, dirs_exist_ok=True)
                 return {}
 
-            yield datasets.materialize(context, tables, key=raw, config=config, seed=source.seed)
-            yield datasets.materialize(
-                context,
-                latent,
-                key=truth,
-                config=config,
-                seed=source.seed,
-                shown=Shown(schema_of="latent_states"),
-            )
+            bodies = {raw: (tables, Shown()), truth: (latent, Shown(schema_of="latent_states"))}
+            for key, (body, shown) in bodies.items():
+                if key in context.selected_asset_keys:
+                    yield datasets.materialize(
+                        context, body, key=key, config=config, seed=source.seed, shown=shown
+                    )
 
     return simulated_tables
 
@@ -99,9 +102,7 @@ def _found(cohort: CohortSpec) -> AssetsDefinition:
         key=raw_tables_key(cohort.name),
         group_name=cohort.name,
         kinds={"csv"},
-        code_version=code_version(
-            ["cohorts/inventory.py", "cohorts/origin.py"], cohort.config_hash("source", "tables")
-        ),
+        code_version=code_version(["cohorts/origin.py"], cohort.config_hash("source", "tables")),
         description="The raw tables where they lie, as an inventory of their hashes. Nothing is copied.",
     )
     def raw_tables(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:

@@ -7,16 +7,14 @@ Only pydantic models and their loading live here (light imports: specs are read 
 import codecs
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ehr_assets.cohorts.templates import Template, template_columns
-from ehr_assets.nodes.spec import Name, NodesSpec, Section
+from ehr_assets.contracts import Section
+from ehr_assets.nodes.spec import Name, NodesSpec
 from ehr_assets.specs import Spec, parse_spec, read_yaml
-
-SECTIONS: tuple[str, ...] = get_args(Section)  # also the order of sections within one moment
-BIRTH, DEATH = "MEDS_BIRTH", "MEDS_DEATH"
 
 
 def _encoding(name: str) -> str:
@@ -94,12 +92,14 @@ class TimeSpec(Spec):
     """Where a time is read from: a column (ISO date or date-time), or a year minus a number of years.
 
     `at` (kind date): the moment of the day that stands for the day; default: its start for `time`, its end
-    for `available`.
+    for `available`. `plus_days` (in `available`): that much later, for records that tell only when something
+    was begun.
     """
 
     column: Column | None = None
     kind: Literal["timestamp", "date"] = "timestamp"
     at: Literal["start_of_day", "end_of_day"] | None = None
+    plus_days: int = Field(default=0, ge=0)
     year: Column | None = None
     minus_years: Column | None = None
 
@@ -154,6 +154,8 @@ class EventSpec(Spec):
             raise ValueError("give `time`, or `static: true`")
         if self.value and (self.numeric_value or self.text_value):
             raise ValueError("give either `value`, or `numeric_value` and `text_value`")
+        if any(t.plus_days for t in self.time or []):
+            raise ValueError("`plus_days` belongs to `available`")
         if any(t.year for t in self.available or []):
             raise ValueError("`available` cannot be read from a year")
         return self

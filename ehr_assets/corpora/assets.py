@@ -24,9 +24,6 @@ def input_dirs(step: Step, cohorts: list[str], key: Callable[[str], AssetKey]) -
     return {cohort: step.inputs[asset_name(key(cohort))].path for cohort in cohorts}
 
 
-SERIALIZATION = ["corpora/serialize.py", "corpora/phrases.py", "meds/reading.py", "corpora/tokenizer.py"]
-
-
 def corpus_assets(corpus: CorpusSpec) -> list[AssetsDefinition]:
     meds = [meds_events_key(c) for c in corpus.cohorts]
     splits = [subject_splits_key(c) for c in corpus.cohorts]
@@ -37,7 +34,7 @@ def corpus_assets(corpus: CorpusSpec) -> list[AssetsDefinition]:
         deps=[*meds, *splits],
         group_name=corpus.name,
         kinds={"huggingface"},
-        code_version=code_version(SERIALIZATION, corpus.config_hash()),
+        code_version=code_version(["corpora/tokenizer.py"], corpus.config_hash()),
         description="Byte-level BPE with the delimiter tokens of SMB, Table 1; fitted on train subjects.",
     )
     def tokenizer(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
@@ -55,7 +52,7 @@ def corpus_assets(corpus: CorpusSpec) -> list[AssetsDefinition]:
         deps=[*meds, tokenizer_key(corpus.name)],
         group_name=corpus.name,
         kinds={"polars", "arrow"},
-        code_version=code_version([*SERIALIZATION, "corpora/shards.py"], corpus.config_hash()),
+        code_version=code_version(["corpora/shards.py"], corpus.config_hash()),
         description="Every subject as tokens in the order they became known, each with its event and times.",
     )
     def token_corpus(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from ehr_assets.contracts import SPLITS
 from ehr_assets.corpora.reader import TokenCorpus
-from ehr_assets.meds.reading import SPLITS
 
 
 def subjects_by_file(corpus_dir: Path) -> pl.DataFrame:

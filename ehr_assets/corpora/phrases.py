@@ -18,7 +18,7 @@ days below 60 days, to months of 30.4375 days below a year of 365.25 days, to a 
 import numpy as np
 import polars as pl
 
-from ehr_assets.cohorts.spec import SECTIONS
+from ehr_assets.contracts import SECTIONS
 from ehr_assets.errors import DatasetError
 
 OPENING_TAGS = tuple(f"<{s}>" for s in SECTIONS)

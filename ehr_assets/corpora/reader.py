@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from ehr_assets.contracts import SPLITS
 from ehr_assets.corpora.tokenizer import PieceTokenizer
 from ehr_assets.errors import DatasetError
-from ehr_assets.meds.reading import SPLITS
 
 Instant: TypeAlias = datetime | np.datetime64[Any]
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from ehr_assets.contracts import SPLITS
 from ehr_assets.corpora.reader import TokenCorpus
 from ehr_assets.corpora.serialize import Pieces, serialize
 from ehr_assets.corpora.spec import CorpusSpec
 from ehr_assets.corpora.tokenizer import PieceTokenizer, PieceTokens
-from ehr_assets.meds.reading import SPLITS, count_rows, iter_subjects, read_codes
+from ehr_assets.meds.reading import count_rows, iter_subjects, read_codes
 from ehr_assets.progress import Progress, no_progress
 
 __all__ = ["SCHEMA", "QUANTILES", "TokenCorpus", "tokens_of", "write_corpus"]  # noqa: RUF022

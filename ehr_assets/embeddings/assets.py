@@ -10,8 +10,6 @@ from ehr_assets.training.assets import checkpoint_key
 from ehr_assets.training.recipe import RecipeSpec
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
 
-ROOMS = ["embeddings", "models", "corpora/reader.py", "training/checkpoint.py"]
-
 
 def node_embeddings_key(recipe: str) -> AssetKey:
     return AssetKey([recipe, "node_embeddings"])
@@ -27,7 +25,7 @@ def embedding_assets(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetsDefin
         group_name=recipe.name,
         kinds={"torch", "parquet"},
         pool="gpu",
-        code_version=code_version(ROOMS, recipe.config_hash("embedding")),
+        code_version=code_version(["embeddings/extract.py"], recipe.config_hash("embedding")),
         description="S(t): one vector per decision node from the frozen model, over what was known at t.",
     )
     def node_embeddings(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:

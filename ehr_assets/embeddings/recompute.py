@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from ehr_assets.corpora.phrases import SECTIONS
+from ehr_assets.contracts import SECTIONS
 from ehr_assets.corpora.reader import Record, window
 from ehr_assets.corpora.serialize import serialize
 from ehr_assets.corpora.shards import tokens_of

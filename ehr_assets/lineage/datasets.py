@@ -167,6 +167,14 @@ class DatasetStore:
             if stat.st_size != f.bytes or file_sha256(path) != f.sha256:
                 raise self._altered(dataset, f, "was altered after it was committed")
             _verified[path] = seen
+        listed = {MANIFEST_NAME, *(f.path for f in m.files)}
+        for path in dataset.path.rglob("*"):
+            if path.is_file() and path.relative_to(dataset.path).as_posix() not in listed:
+                raise DatasetError(
+                    "This dataset holds a file that its manifest does not list.",
+                    where=f"{m.asset}: {path}",
+                    do=f"Take it away, or rebuild the dataset: {rebuild_hint(m.asset)}",
+                )
         version = combined_hash(x for f in m.files if not f.volatile for x in (f.path, f.sha256))
         if version != m.data_version:
             raise DatasetError(

@@ -8,7 +8,7 @@ be read, in whichever run it was made.
 import os
 from collections.abc import Sequence
 
-from dagster import AssetCheckKey, AssetKey, DagsterInstance
+from dagster import AssetCheckEvaluation, AssetCheckKey, AssetKey, DagsterInstance
 
 from ehr_assets.errors import GateRefusedError
 from ehr_assets.lineage.datasets import Dataset
@@ -59,7 +59,7 @@ def _problem(instance: DagsterInstance, asset: str, check: str, data_version: st
     history = instance.event_log_storage.get_asset_check_execution_history(key, limit=50)
     for record in history:
         evaluation = record.evaluation
-        if evaluation is None:
+        if not isinstance(evaluation, AssetCheckEvaluation):  # planned, and perhaps never run
             continue
         version = evaluation.metadata.get(DATA_VERSION_KEY)
         if version is not None and version.value == data_version:

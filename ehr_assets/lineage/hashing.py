@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import subprocess
 from collections.abc import Iterable
 from functools import cache
@@ -28,24 +29,57 @@ def combined_hash(parts: Iterable[str]) -> str:
 
 
 @cache
-def sources_hash(*rooms: str) -> str:
-    """Hash of the Python sources of the named rooms (``"meds"``) or files (``"cohorts/readers.py"``).
+def sources_hash(*entries: str) -> str:
+    """Hash of the named files (``"meds/extract.py"``) and of every module of the project that they import.
 
-    Checks are left out: a changed check never changes the data that it judges.
+    Imports are followed by reading, not by importing, in functions too. Left out is what shapes no data: the
+    Dagster skins, errors, progress, lineage itself.
     """
     files: set[Path] = set()
-    for room in rooms:
-        path = PACKAGE_ROOT / room
-        if not path.exists():
-            raise FileNotFoundError(f"no such room: {room}")
-        files |= {path} if path.is_file() else set(path.rglob("*.py"))
-    keep = sorted(f for f in files if f.name != "checks.py")
-    return combined_hash(x for f in keep for x in (f.relative_to(PACKAGE_ROOT).as_posix(), file_sha256(f)))
+    todo = [PACKAGE_ROOT / entry for entry in entries]
+    while todo:
+        path = todo.pop()
+        if path not in files:
+            files.add(path)
+            todo += _imported(path)
+    return combined_hash(
+        x for f in sorted(files) for x in (f.relative_to(PACKAGE_ROOT).as_posix(), file_sha256(f))
+    )
 
 
-def code_version(rooms: Iterable[str], config_hash: str) -> str:
-    """``<sources>.<config>``: says at a glance whether the code or the spec of an asset changed."""
-    return f"{sources_hash(*rooms)[:12]}.{config_hash[:12]}"
+def code_version(entries: Iterable[str], config_hash: str) -> str:
+    """``<sources>.<config>``: says at a glance whether the code or the spec of an asset changed.
+
+    Args:
+        entries: the modules that an asset's body calls, as for `sources_hash`; templates may be among them.
+    """
+    return f"{sources_hash(*entries)[:12]}.{config_hash[:12]}"
+
+
+_IMPORT = re.compile(
+    r"^[ \t]*(?:from (ehr_assets[\w.]*) import (\([^)]*\)|[^\n]*)|import (ehr_assets[\w.]*))",
+    re.MULTILINE,
+)
+_SHAPES_NO_DATA = {
+    *(f"{name}.py" for name in ("errors", "progress", "settings", "catalog", "build", "definitions")),
+    "assets.py",
+    "checks.py",
+}
+
+
+@cache
+def _imported(path: Path) -> tuple[Path, ...]:
+    """The files of this package that a Python file imports, less those that shape no data."""
+    if path.suffix != ".py":
+        return ()
+    found = set()
+    for base, names, whole in _IMPORT.findall(path.read_text(encoding="utf-8")):
+        folder = PACKAGE_ROOT.parent / (base or whole).replace(".", "/")
+        members = [name.split(" as ")[0].strip(" ()\n") for name in names.split(",")]
+        candidates = [folder.with_suffix(".py"), *(folder / f"{name}.py" for name in members if name)]
+        found |= {c for c in candidates if c.is_file()}
+    shaping = (f for f in found if f.name not in _SHAPES_NO_DATA and f.parent.name != "lineage")
+    return tuple(sorted(shaping))
 
 
 @cache

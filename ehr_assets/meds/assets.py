@@ -16,14 +16,6 @@ from ehr_assets.cohorts.templates import template_columns
 from ehr_assets.lineage.hashing import code_version
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
 
-READERS = [
-    "cohorts/readers.py",
-    "cohorts/templates.py",
-    "cohorts/inventory.py",
-    "cohorts/origin.py",
-    "cohorts/sources.py",
-]
-
 
 def subject_splits_key(cohort: str) -> AssetKey:
     return AssetKey([cohort, "subject_splits"])
@@ -42,7 +34,7 @@ def meds_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
         group_name=cohort.name,
         kinds={"parquet"},
         code_version=code_version(
-            ["meds/splits.py", *READERS], cohort.config_hash("splits", "subjects", "tables")
+            ["meds/splits.py", "cohorts/origin.py"], cohort.config_hash("splits", "subjects", "tables")
         ),
         description="Who is in train, tuning or held_out: by a salted hash of the person alone.",
     )
@@ -67,7 +59,7 @@ def meds_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
         group_name=cohort.name,
         kinds={"polars", "parquet"},
         code_version=code_version(
-            ["meds", *READERS],
+            ["meds/extract.py", "cohorts/origin.py"],
             cohort.config_hash("tables", "subjects", "quarantine_threshold", "shard_subjects"),
         ),
         description="Every raw row as MEDS events with the time each could first be known, or in quarantine.",

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from ehr_assets.cohorts.spec import BIRTH, EventSpec, TimeSpec, When
+from ehr_assets.cohorts.spec import EventSpec, TimeSpec, When
 from ehr_assets.cohorts.templates import parse_template
+from ehr_assets.contracts import BIRTH
 
 TIME = pl.Datetime("us")
 DAY_END = pl.duration(days=1) - pl.duration(microseconds=1)
@@ -112,7 +113,7 @@ def _moment(source: TimeSpec, day_as: str) -> Moments:
         start, after = _new_year(valid), _new_year(valid + 1)
         return Moments(start, after - pl.duration(microseconds=1), pl.lit(False))
     assert source.column is not None
-    time = pl.col(parsed(source.column, "time"))
+    time = pl.col(parsed(source.column, "time")) + pl.duration(days=source.plus_days)
     if source.kind == "date":
         day = time.dt.truncate("1d")
         end = day + DAY_END

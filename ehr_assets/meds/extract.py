@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from meds import data_subdirectory, subject_splits_filepath
+from meds import data_subdirectory, subject_splits_filepath, train_split
 
 from ehr_assets.cohorts.readers import find_table, read_table, require_table
 from ehr_assets.cohorts.spec import CohortSpec, TableSpec
+from ehr_assets.contracts import SPLITS
 from ehr_assets.meds.frames import validate_meds, write_codes, write_dataset_json, write_parquet
+from ehr_assets.meds.reading import DEATHS_IN_DOUBT
 from ehr_assets.meds.rows import QUARANTINE, Dimension, Subjects, TablePlan, load_dimension
 from ehr_assets.meds.shards import Staging, write_shard
-from ehr_assets.meds.splits import SPLITS, read_splits, write_split_table
+from ehr_assets.meds.splits import read_splits, write_split_table
 from ehr_assets.progress import Progress, no_progress
 
 QUARANTINE_FILE = Path("quarantine") / "quarantine.parquet"
@@ -48,6 +50,7 @@ class _Harvest:
     quarantined: list[pl.DataFrame] = field(default_factory=lambda: [pl.DataFrame(schema=QUARANTINE)])
     described: dict[str, str] = field(default_factory=dict)
     units: list[pl.DataFrame] = field(default_factory=list)
+    deaths_in_doubt: set[int] = field(default_factory=set)
     absent: list[str] = field(default_factory=list)
     dimensions: dict[str, dict[str, int]] = field(default_factory=dict)
 
@@ -69,7 +72,8 @@ def extract_meds(
 
     Returns:
         Counts: subjects, events, codes, read, accepted, quarantined, quarantined_fraction, reasons
-        (reason → rows), tables (table → read, accepted, accepted_without_event, quarantined, events),
+        (reason → rows), deaths_in_doubt (subjects with a quarantined record that may have told their
+        death), tables (table → read, accepted, accepted_without_event, quarantined, events),
         absent_tables (optional ones that were not there), dimensions (joined file → rows, ragged,
         duplicate_keys).
 
@@ -101,7 +105,7 @@ def _shards(splits: pl.DataFrame, size: int) -> tuple[list[tuple[str, int]], Sub
         members = np.flatnonzero(names == split)
         of[members] = len(shards) + np.arange(members.size) // size
         shards += [(split, number) for number in range(max(1, -(-members.size // size)))]
-    return shards, Subjects(splits["subject_id"].to_numpy(), of)
+    return shards, Subjects(splits["subject_id"].to_numpy(), of, names == train_split)
 
 
 def _read(
@@ -137,6 +141,7 @@ def _read(
         for code, description in made.described.iter_rows():
             harvest.described.setdefault(code, description)
         units.append(made.units)
+        harvest.deaths_in_doubt |= made.deaths_in_doubt
         staging.add(made.events)
     harvest.units.append(pl.concat(units).group_by("code", "unit").agg(pl.col("len").sum()))
 
@@ -172,6 +177,7 @@ def _finish(
         codes |= counts.codes
         events.append(counts.events)
         harvest.quarantined.append(counts.before_birth)
+        harvest.deaths_in_doubt |= counts.deaths_in_doubt
         for table, rows in counts.before_birth["table"].value_counts().iter_rows():
             harvest.accounts[table].accepted -= rows
             harvest.accounts[table].with_events -= rows  # they all made an event: the one before birth
@@ -182,6 +188,8 @@ def _finish(
     n_codes = write_codes(codes, harvest.described, pl.concat(harvest.units), out_dir)
     write_dataset_json(spec.name, metadata.version("ehr-assets"), out_dir)
     quarantined = _write_quarantine(harvest.quarantined, names, out_dir)
+    doubtful = pa.table({"subject_id": pa.array(sorted(harvest.deaths_in_doubt), pa.int64())})
+    write_parquet(doubtful, out_dir / DEATHS_IN_DOUBT)
     per_table = dict(pl.concat(events).group_by("table").agg(pl.col("events").sum()).iter_rows())
     tables = _write_accounting(harvest.accounts, quarantined, per_table, out_dir)
     validate_meds(out_dir)
@@ -195,6 +203,7 @@ def _finish(
         **total,
         "quarantined_fraction": total["quarantined"] / total["read"] if total["read"] else 0.0,
         "reasons": dict(reasons),
+        "deaths_in_doubt": len(harvest.deaths_in_doubt),
         "tables": tables,
         "absent_tables": harvest.absent,
         "dimensions": harvest.dimensions,

@@ -23,8 +23,8 @@ from meds import (
     subject_splits_filepath,
 )
 
+from ehr_assets.contracts import SPLITS
 from ehr_assets.errors import DatasetError
-from ehr_assets.meds.splits import SPLITS
 
 MEDS_SCHEMA = pa.schema(
     [
@@ -61,12 +61,11 @@ def write_codes(codes: Iterable[str], described: dict[str, str], units: pl.DataF
     Args:
         codes: all codes of the event files.
         described: code → description.
-        units: code, unit, len: how often each unit came with each code; the most frequent one is written,
-            of equally frequent ones the first in the alphabet.
+        units: code, unit: the units seen with each code. Only a code's single unit is written: with several,
+            to name one would be wrong for the other events.
     """
-    best = units.group_by("code", "unit").agg(pl.col("len").sum())
-    best = best.sort(["code", "len", "unit"], descending=[False, True, False]).unique("code", keep="first")
-    unit_of = dict(best.select("code", "unit").iter_rows())
+    single = units.select("code", "unit").unique().filter(pl.len().over("code") == 1)
+    unit_of = dict(single.iter_rows())
     names = sorted(codes)
     table = pa.table(
         {

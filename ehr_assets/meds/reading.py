@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ehr_assets.contracts import BIRTH, DEATH, SPLITS
 from ehr_assets.errors import DatasetError
-from ehr_assets.meds.splits import SPLITS
 
-BIRTH = "MEDS_BIRTH"
-DEATH = "MEDS_DEATH"
+DEATHS_IN_DOUBT = Path("quarantine") / "deaths_in_doubt.parquet"
+"""`subject_id` of those with a quarantined record that may have told their death: nobody knows how long they
+lived beyond their last event."""
 EVENT_SCHEMA = pl.Schema(
     {
         "subject_id": pl.Int64(),
@@ -153,6 +154,12 @@ def follow_up(events: pl.LazyFrame) -> pl.DataFrame:
         .sort("subject_id")
         .collect(engine="streaming")
     )
+
+
+def deaths_in_doubt(meds_dir: Path) -> list[int]:
+    """The subjects of `DEATHS_IN_DOUBT`; none for a MEDS dataset that comes without it."""
+    path = Path(meds_dir) / DEATHS_IN_DOUBT
+    return pq.read_table(path)["subject_id"].to_pylist() if path.is_file() else []
 
 
 def subjects_in(meds_dir: Path, split: str) -> set[int]:

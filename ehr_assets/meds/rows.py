@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 
 from ehr_assets.cohorts.readers import ROW, RawBatch, find_table, read_table, require_table
-from ehr_assets.cohorts.spec import SECTIONS, EventSpec, JoinSpec, TableSpec
+from ehr_assets.cohorts.spec import EventSpec, JoinSpec, TableSpec, template_columns
+from ehr_assets.contracts import DEATH, SECTIONS
 from ehr_assets.errors import DatasetError
 from ehr_assets.meds import expressions as ex
 
@@ -23,9 +24,12 @@ BAD_TIME = "unparsable time"
 BAD_NUMBER = "unparsable number"
 LARGE_NUMBER = "number out of range"
 NUL = "NUL byte"
+NO_CODE = "no code"
+NO_TIME = "no time"
 
 QUARANTINE = pl.Schema({"table": pl.String, "row": pl.Int64, "column": pl.String, "reason": pl.String})
-SUBJECT, SHARD, KNOWN = "__subject__", "__shard__", "__known__"
+SUBJECT, SHARD, KNOWN, TRAIN = "__subject__", "__shard__", "__known__", "__train__"
+AT, BAD = "__at__", "__bad__"  # position in the splits' subjects; what is wrong with the row
 STAGED = pl.Schema(
     {
         "subject_id": pl.Int64,
@@ -45,10 +49,11 @@ STAGED = pl.Schema(
 
 @dataclass(frozen=True)
 class Subjects:
-    """The subjects of the cohort's splits: sorted ids (int64) and the shard of each (int32)."""
+    """The subjects of the cohort's splits: sorted ids (int64), the shard of each (int32), who is in train."""
 
     ids: np.ndarray
     shards: np.ndarray
+    train: np.ndarray
 
     def find(self, ids: pl.Series) -> tuple[np.ndarray, np.ndarray]:
         """Position of each id (arbitrary where unknown or null), and whether it is known."""
@@ -84,7 +89,8 @@ class Made:
         accepted: records that were not quarantined.
         with_events: those of them that made an event.
         described: code, description (first seen first).
-        units: code, unit, len.
+        units: code, unit, len; of train subjects only, since the text that models read shows units.
+        deaths_in_doubt: subjects with a quarantined record that may have told their death.
     """
 
     events: pl.DataFrame
@@ -93,6 +99,7 @@ class Made:
     with_events: int
     described: pl.DataFrame
     units: pl.DataFrame
+    deaths_in_doubt: set[int]
 
 
 def load_dimension(join: JoinSpec, root: Path, table: TableSpec) -> Dimension:
@@ -159,46 +166,68 @@ class TablePlan:
         parse = [ex.timestamp(pl.col(c)).alias(ex.parsed(c, "time")) for c in self._times]
         parse += [ex.number(pl.col(c)).alias(ex.parsed(c, "number")) for c in self._numbers]
         frame = self._with_subjects(frame.with_columns(parse))
-        bad = pl.coalesce(
-            *self._problems(), pl.lit(None, pl.Struct({"column": pl.String, "reason": pl.String}))
-        )
-        frame = frame.with_columns(bad.alias("__bad__"))
-        good = frame.filter(pl.col("__bad__").is_null())
-        problems = frame.filter(pl.col("__bad__").is_not_null()).select(
-            pl.lit(self.table.name).alias("table"),
-            pl.col(ROW).alias("row"),
-            pl.col("__bad__").struct.unnest(),
+        bad = pl.coalesce(*self._problems(), _NO_PROBLEM)
+        frame = self._without_repeats(frame.with_columns(bad.alias(BAD)))
+        made = [self._events(frame.filter(pl.col(BAD).is_null()), event) for event in self.table.events]
+        events = pl.concat([m[0] for m in made])
+        # A row that was meant to make an event and made none has not been understood.
+        silent = pl.col(BAD).is_null() & ~pl.col(ROW).is_in(events["row"].unique().implode())
+        unmet = pl.coalesce(*(_unmet(event) for event in self.table.events), _NO_PROBLEM)
+        frame = frame.with_columns(pl.when(silent).then(unmet).otherwise(BAD).alias(BAD))
+        lost = frame.filter(pl.col(BAD).is_not_null())
+        problems = lost.select(
+            pl.lit(self.table.name).alias("table"), pl.col(ROW).alias("row"), pl.col(BAD).struct.unnest()
         )
         ragged = [(self.table.name, row, None, reason) for row, reason in batch.ragged]
-        quarantined = pl.concat([problems, pl.DataFrame(ragged, schema=QUARANTINE, orient="row")])
-        made = [self._events(good, event) for event in self.table.events]
-        events = pl.concat([m[0] for m in made])
         return Made(
             events,
-            quarantined,
-            accepted=good.height,
+            pl.concat([problems, pl.DataFrame(ragged, schema=QUARANTINE, orient="row")]),
+            accepted=frame.height - lost.height,
             with_events=events["row"].n_unique(),
             described=pl.concat([m[1] for m in made]),
             units=pl.concat([m[2] for m in made]),
+            deaths_in_doubt=set(lost.filter(pl.col(KNOWN) & self._may_tell_death())[SUBJECT].to_list()),
         )
+
+    def _may_tell_death(self) -> pl.Expr:
+        told = [
+            ex.condition(event.when) & pl.any_horizontal(pl.col(c).is_not_null() for c in times)
+            for event in self.table.events
+            if event.code == DEATH and (times := [t.column for t in event.time or [] if t.column])
+        ]
+        return pl.any_horizontal(told) if told else pl.lit(False)
 
     def _with_subjects(self, frame: pl.DataFrame) -> pl.DataFrame:
         frame = frame.with_columns(ex.whole_number(pl.col(self.table.subject_id)).alias(SUBJECT))
         at, known = self.subjects.find(frame[SUBJECT])
         shards = self.subjects.shards[at] if self.subjects.ids.size else np.zeros(len(at), np.int32)
-        first = np.ones(len(at), bool)
-        if self._seen is not None:
-            if (frame[SUBJECT].is_not_null().to_numpy() & ~known).any():
-                raise DatasetError(
-                    "The subject splits do not cover the roster.",
-                    where=f"table '{self.table.name}'",
-                    do="Re-materialize the cohort's subject_splits, then meds_events.",
-                )
-            first = frame[SUBJECT].is_first_distinct().to_numpy() & ~np.isin(at, np.flatnonzero(self._seen))
-            self._seen[at[known]] = True
+        train = self.subjects.train[at] if self.subjects.ids.size else np.zeros(len(at), bool)
+        if self._seen is not None and (frame[SUBJECT].is_not_null().to_numpy() & ~known).any():
+            raise DatasetError(
+                "The subject splits do not cover the roster.",
+                where=f"table '{self.table.name}'",
+                do="Re-materialize the cohort's subject_splits, then meds_events.",
+            )
         return frame.with_columns(
-            pl.Series(SHARD, shards, pl.Int32), pl.Series(KNOWN, known), pl.Series("__first__", first)
+            pl.Series(SHARD, shards, pl.Int32),
+            pl.Series(KNOWN, known),
+            pl.Series(TRAIN, train & known),
+            pl.Series(AT, at),
         )
+
+    def _without_repeats(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """In the roster, the first sound row of a subject counts; further ones are quarantined."""
+        if self._seen is None:
+            return frame
+        sound = frame[BAD].is_null().to_numpy()
+        at = frame[AT].to_numpy()
+        first = np.zeros(len(at), bool)
+        first[np.flatnonzero(sound)[np.unique(at[sound], return_index=True)[1]]] = True
+        first &= ~self._seen[at] if self._seen.size else True
+        self._seen[at[first]] = True
+        repeat = pl.Series(sound & ~first)
+        column = self.table.subject_id
+        return frame.with_columns(pl.coalesce(_problem(repeat, column, DUPLICATE_SUBJECT), BAD).alias(BAD))
 
     def _problems(self) -> list[pl.Expr]:
         """One struct (column, reason) per thing that can be wrong with a row, null where it is not."""
@@ -207,7 +236,6 @@ class TablePlan:
             _problem(pl.col(id_column).is_null(), id_column, MISSING_SUBJECT),
             _problem(subject.is_null(), id_column, BAD_SUBJECT),
             _problem(~pl.col(KNOWN), id_column, UNKNOWN_SUBJECT),
-            _problem(~pl.col("__first__"), id_column, DUPLICATE_SUBJECT),
         ]
         used = sorted({c for e in self.table.events for c in e.columns()})
         found += [_problem(pl.col(c).str.contains("\0", literal=True), c, NUL) for c in used]
@@ -254,7 +282,7 @@ class TablePlan:
         describe = ex.template(event.description) if event.description else pl.lit(None, pl.String)
         unit = pl.col(event.unit) if event.unit else pl.lit(None, pl.String)
         rows = good.filter(ex.condition(event.when)).select(
-            *staged, describe.alias("description"), unit.alias("unit")
+            *staged, describe.alias("description"), unit.alias("unit"), TRAIN
         )
         rows = rows.filter(
             pl.col("code").is_not_null() & (pl.lit(event.static) | pl.col("time").is_not_null())
@@ -262,7 +290,7 @@ class TablePlan:
         described = (
             rows.select("code", "description").drop_nulls().unique("code", keep="first", maintain_order=True)
         )
-        units = rows.select("code", "unit").drop_nulls().group_by("code", "unit").len()
+        units = rows.filter(TRAIN).select("code", "unit").drop_nulls().group_by("code", "unit").len()
         return rows.select(list(STAGED)), described, units
 
 
@@ -283,5 +311,21 @@ def _values(event: EventSpec) -> tuple[pl.Expr, pl.Expr]:
     return number, pl.when(number.is_null()).then(text)
 
 
-def _problem(holds: pl.Expr, column: str, reason: str) -> pl.Expr:
+_NO_PROBLEM = pl.lit(None, pl.Struct({"column": pl.String, "reason": pl.String}))
+
+
+def _unmet(event: EventSpec) -> pl.Expr:
+    """Why this event was not made although its `when` holds: a null column in its code, or no time."""
+    wanted = ex.condition(event.when)
+    found = [
+        _problem(wanted & ex.template(event.code).is_null() & pl.col(c).is_null(), c, NO_CODE)
+        for c in sorted(template_columns(event.code))
+    ]
+    if not event.static:
+        column = next(c for t in event.time or [] for c in sorted(t.columns()))
+        found.append(_problem(wanted & ex.moments(event).time.is_null(), column, NO_TIME))
+    return pl.coalesce(*found)
+
+
+def _problem(holds: pl.Expr | pl.Series, column: str, reason: str) -> pl.Expr:
     return pl.when(holds).then(pl.struct(pl.lit(column).alias("column"), pl.lit(reason).alias("reason")))

@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 from meds import DataSchema, birth_code
 
-from ehr_assets.cohorts.spec import SECTIONS
+from ehr_assets.contracts import DEATH, SECTIONS
 from ehr_assets.meds.frames import MEDS_SCHEMA, SORT_BY, write_parquet
 from ehr_assets.meds.rows import QUARANTINE, STAGED
 
@@ -59,6 +59,7 @@ class ShardCounts:
     events: pl.DataFrame
     before_birth: pl.DataFrame
     codes: set[str]
+    deaths_in_doubt: set[int]
 
 
 def write_shard(staged: pl.DataFrame, path: Path, tables: list[str]) -> ShardCounts:
@@ -87,7 +88,8 @@ def write_shard(staged: pl.DataFrame, path: Path, tables: list[str]) -> ShardCou
         pl.lit(None, pl.String).alias("column"),
         pl.lit(BEFORE_BIRTH).alias("reason"),
     ).cast(QUARANTINE)
-    return ShardCounts(counts, before, set(final["code"].unique()))
+    doubtful = staged.filter(pl.col("code") == DEATH).join(bad, on=_ROW, how="semi")["subject_id"]
+    return ShardCounts(counts, before, set(final["code"].unique()), set(doubtful.to_list()))
 
 
 def rows_before_birth(staged: pl.DataFrame) -> pl.DataFrame:

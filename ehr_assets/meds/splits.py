@@ -15,11 +15,11 @@ from meds import SubjectSplitSchema, held_out_split, train_split, tuning_split
 
 from ehr_assets.cohorts.readers import read_table, require_table
 from ehr_assets.cohorts.spec import CohortSpec
+from ehr_assets.contracts import SPLITS
 from ehr_assets.errors import DatasetError
 from ehr_assets.meds.expressions import stripped, whole_number
 from ehr_assets.progress import Progress, no_progress
 
-SPLITS = (train_split, tuning_split, held_out_split)
 SPLITS_FILE = "subject_splits.parquet"
 
 

@@ -3,7 +3,7 @@
 Views: `events` (all shards, with filename and file_row_number), `codes`, `splits`.
 """
 
-from ehr_assets.cohorts.spec import SECTIONS
+from ehr_assets.contracts import SECTIONS
 from ehr_assets.meds.expectations import Expectation, no_rows
 
 _SECTION_LIST = ", ".join(f"'{s}'" for s in SECTIONS)

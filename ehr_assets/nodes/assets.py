@@ -31,7 +31,7 @@ def node_assets(cohort: CohortSpec, tasks: TaskSet) -> list[AssetsDefinition]:
         group_name=cohort.name,
         kinds={"polars", "parquet"},
         code_version=code_version(
-            ["nodes/triggers.py", "nodes/frames.py", "nodes/spec.py", "meds/reading.py"],
+            ["nodes/triggers.py"],
             spec.config_hash("triggers", "indications"),
         ),
         description="Clinical junctions (t = 0) at which the patient's future is predicted (SMB, Table 4).",
@@ -60,7 +60,7 @@ def node_assets(cohort: CohortSpec, tasks: TaskSet) -> list[AssetsDefinition]:
         group_name=cohort.name,
         kinds={"polars", "parquet"},
         code_version=code_version(
-            ["nodes/labels.py", "nodes/frames.py", "nodes/spec.py", "meds/reading.py"],
+            ["nodes/labels.py"],
             combined_hash([tasks.config_hash(), spec.config_hash("follow_up", "triggers")]),
         ),
         description="What happened after each node, task by task; null where nobody can know (SMB, Table 9).",

@@ -14,7 +14,15 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ehr_assets.meds.reading import DEATH, event_codes, follow_up, matching_codes, scan_events, select_events
+from ehr_assets.contracts import DEATH
+from ehr_assets.meds.reading import (
+    deaths_in_doubt,
+    event_codes,
+    follow_up,
+    matching_codes,
+    scan_events,
+    select_events,
+)
 from ehr_assets.nodes.frames import MICROSECONDS_PER_DAY, microseconds, read_nodes, shifted, write_parquet
 from ehr_assets.nodes.spec import EventPattern, NodesSpec, TaskSet, TaskSpec, ValueCondition
 from ehr_assets.progress import Progress, no_progress
@@ -71,6 +79,8 @@ def label_nodes(
     frame = nodes.select("node_id", "subject_id", pl.col("time").alias("prediction_time"), "trigger").join(
         follow_up(events), on="subject_id", how="left", maintain_order="left"
     )
+    doubtful = pl.Series(deaths_in_doubt(meds_dir), dtype=pl.Int64)
+    frame = frame.with_columns(pl.col("subject_id").is_in(doubtful.implode()).alias("death_in_doubt"))
 
     stats: dict[str, Any] = {"nodes": nodes.height, "tasks": {}}
     with pq.ParquetWriter(out_dir / "labels.parquet", LABEL_SCHEMA, compression="zstd") as writer:
@@ -129,44 +139,52 @@ def label_task(
     """One task's labels, in the order of `nodes`.
 
     Args:
-        nodes: node_id, subject_id, prediction_time, last_time, death_time (the last two null if unknown).
+        nodes: node_id, subject_id, prediction_time, last_time, death_time (the last two null if unknown),
+            death_in_doubt (bool: a death may have been recorded, but could not be read).
         outcome: subject_id, time of the events that count as the outcome.
         prior: subject_id, time of the events that put a subject out of risk; None when all are at risk.
-        extension_days: follow-up beyond last_time (only for outcomes that are known that long).
+        extension_days: follow-up beyond last_time (only for outcomes that are known that long). There is
+            none where the death is in doubt.
 
     Returns:
         the columns of LABEL_SCHEMA.
     """
     t = pl.col("prediction_time")
     horizon_end = shifted(t, task.horizon_days * MICROSECONDS_PER_DAY)
-    out = nodes.select("node_id", "subject_id", "prediction_time", "last_time", "death_time").with_columns(
+    columns = ["node_id", "subject_id", "prediction_time", "last_time", "death_time", "death_in_doubt"]
+    out = nodes.select(columns).with_columns(
         shifted(t, microseconds(buffer_hours)).alias("opens"), horizon_end.alias("closes")
     )
     out = _first_after(out, "prediction_time", outcome, "next_outcome")
     out = _first_after(out, "opens", outcome, "window_outcome")
     if prior is None:
-        at_risk = pl.lit(True)
+        at_risk, lost = pl.lit(True), pl.lit(False)
     else:
         out = _last_until(out, "prediction_time", prior, "prior")
         at_risk = pl.col("prior").is_null()
+        # Whoever falls out of risk within the buffer is not at risk when the window opens.
+        out = _last_until(out, "opens", prior, "prior_by_opening")
+        lost = (pl.col("prior_by_opening") > t).fill_null(False)
         if task.at_risk and task.at_risk.no_prior.within_days is not None:
             within = round(task.at_risk.no_prior.within_days * MICROSECONDS_PER_DAY)
             at_risk |= pl.col("prior") < shifted(t, -within)
 
     death, opens, closes = pl.col("death_time"), pl.col("opens"), pl.col("closes")
     # A death ends follow-up, and completes it: after it nothing more can happen.
-    observed_until = pl.coalesce(
-        death, shifted(pl.col("last_time"), extension_days * MICROSECONDS_PER_DAY), t
-    )
+    last = pl.col("last_time")
+    extended = shifted(last, extension_days * MICROSECONDS_PER_DAY)
+    observed_until = pl.coalesce(death, pl.when("death_in_doubt").then(last).otherwise(extended), t)
     positive = (pl.col("window_outcome") <= closes).fill_null(False)
     complete = ((death <= closes) | (observed_until >= closes)).fill_null(False)
+    in_buffer = (pl.col("next_outcome") <= opens).fill_null(False)
     near_death = death <= shifted(t, round(end_of_life_days * MICROSECONDS_PER_DAY))
     reason = (
         pl.when(death <= t).then(pl.lit("after_death"))
         .when(near_death).then(pl.lit("end_of_life"))
         .when(~at_risk).then(pl.lit("not_at_risk"))
+        .when(lost).then(pl.when(in_buffer).then(pl.lit("outcome_in_buffer")).otherwise(pl.lit("not_at_risk")))
         .when(positive).then(pl.lit(None, dtype=pl.String))
-        .when(pl.col("next_outcome") <= opens).then(pl.lit("outcome_in_buffer"))
+        .when(in_buffer).then(pl.lit("outcome_in_buffer"))
         .when(~complete).then(pl.lit("censored"))
     )  # fmt: skip
     ends = pl.when(positive).then("window_outcome").otherwise(pl.min_horizontal(observed_until, closes))

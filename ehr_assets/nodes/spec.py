@@ -11,14 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from ehr_assets.contracts import Section
 from ehr_assets.errors import SpecError
 from ehr_assets.specs import Spec, closest, parse_spec, read_yaml
 
 TASK_SETS = Path(__file__).parent / "tasks"
-
-Section = Literal[
-    "demographics", "conditions", "measurements", "observations", "procedures", "drugs", "notes", "death"
-]
 
 
 def _compiles(pattern: str) -> str:

@@ -20,10 +20,6 @@ from ehr_assets.nodes.assets import decision_nodes_key, task_labels_key
 from ehr_assets.training.recipe import RecipeSpec
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
 
-FITTING = ["probes/frames.py", "probes/classifiers.py", "probes/survival.py", "probes/threads.py"]
-SCORING = ["probes/scoring.py", "probes/metrics.py", "leakage/subjects.py", "leakage/fits.py"]
-SHARED = [*FITTING, *SCORING]
-
 
 def probe_metrics_key(recipe: str) -> AssetKey:
     return AssetKey([recipe, "probe_metrics"])
@@ -67,7 +63,7 @@ def recipe_probe_assets(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetsDe
         deps=[embeddings, *(k for c in corpus.cohorts for k in _labelled_nodes(c))],
         group_name=recipe.name,
         kinds={"scikitlearn", "parquet"},
-        code_version=code_version([*SHARED, "probes/linear.py"], recipe.config_hash("probe", "seed")),
+        code_version=code_version(["probes/linear.py"], recipe.config_hash("probe", "seed")),
         description="What a linear probe reads off S(t), task by task, with patient-level intervals.",
     )
     def probe_metrics(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
@@ -105,10 +101,7 @@ def cohort_probe_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
         deps=[meds, *_labelled_nodes(cohort.name)],
         group_name=cohort.name,
         kinds={"xgboost", "scikitlearn", "parquet"},
-        code_version=code_version(
-            [*SHARED, "probes/baselines.py", "probes/features.py", "leakage/windows.py", "meds/reading.py"],
-            "",
-        ),
+        code_version=code_version(["probes/baselines.py"], ""),
         description="XGBoost and logistic regression on flattened features of what was known at each node.",
     )
     def baseline_metrics(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
@@ -130,7 +123,7 @@ def cohort_probe_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
         deps=[truth, *_labelled_nodes(cohort.name)],
         group_name=cohort.name,
         kinds={"xgboost", "scikitlearn", "parquet"},
-        code_version=code_version([*SHARED, "probes/oracle.py"], ""),
+        code_version=code_version(["probes/oracle.py"], ""),
         description="The ceiling: the same tasks predicted from the simulator's latent state at each node.",
     )
     def oracle_metrics(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:

@@ -14,8 +14,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from ehr_assets.contracts import BIRTH
 from ehr_assets.leakage.windows import events_known_at
-from ehr_assets.meds.reading import BIRTH, scan_events
+from ehr_assets.meds.reading import scan_events
 from ehr_assets.probes.frames import CohortNodes, one_hot
 from ehr_assets.progress import Progress, no_progress
 

@@ -43,7 +43,8 @@ def report_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition
         group_name="reports",
         kinds={"html"},
         code_version=code_version(
-            ["reports", "meds/reading.py"], combined_hash([report.config_hash(), *shown])
+            ["reports/page.py", "reports/report.html", "reports/report.css"],
+            combined_hash([report.config_hash(), *shown]),
         ),
         description=report.title,
     )

@@ -15,7 +15,8 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from ehr_assets.meds.reading import BIRTH, DEATH, scan_events
+from ehr_assets.contracts import BIRTH, DEATH
+from ehr_assets.meds.reading import scan_events
 from ehr_assets.reports.figures import INK, MUTED, RECIPE_COLOURS, RULE, STYLE, WIDTH, svg_text
 
 SECTIONS = ("conditions", "measurements", "observations", "procedures", "drugs", "notes")

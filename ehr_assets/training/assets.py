@@ -10,8 +10,6 @@ from resources.launcher import DeepSpeedLauncher
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
 from resources.tracking import MlflowTracking
 
-TRAINING_ROOMS = ["training", "models", "corpora/reader.py"]
-
 
 def checkpoint_key(recipe: str) -> AssetKey:
     return AssetKey([recipe, "checkpoint"])
@@ -27,7 +25,7 @@ def training_assets(recipe: RecipeSpec) -> list[AssetsDefinition]:
         group_name=recipe.name,
         kinds={"torch", "deepspeed", "huggingface"},
         pool="gpu",
-        code_version=code_version(TRAINING_ROOMS, recipe.training_hash()),
+        code_version=code_version(["training/process.py"], recipe.training_hash()),
         description=recipe.title,
     )
     def checkpoint(

@@ -8,9 +8,8 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from ehr_assets.corpora.phrases import SECTIONS
+from ehr_assets.contracts import SECTIONS, SPLITS
 from ehr_assets.corpora.spec import CorpusSpec
-from ehr_assets.meds.reading import SPLITS
 
 T0 = datetime(2020, 3, 1, 8)
 SCHEMA = {

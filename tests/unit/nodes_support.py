@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ehr_assets.meds.reading import EVENT_SCHEMA
-from ehr_assets.nodes.frames import read_nodes
+from ehr_assets.meds.reading import DEATHS_IN_DOUBT, EVENT_SCHEMA
+from ehr_assets.nodes.frames import read_nodes, write_parquet
 from ehr_assets.nodes.labels import label_nodes
 from ehr_assets.nodes.spec import NodesSpec, TaskSet
 from ehr_assets.nodes.triggers import find_nodes
@@ -64,7 +65,8 @@ ANCHOR = {"name": "anchor", "kind": "event", "codes": ["^ANCHOR$"]}
 
 def labels_of(
     folder: Path, tasks: list[dict[str, Any]], events: list[dict[str, Any]],
-    triggers: list[dict[str, Any]] | None = None, follow_up: dict[str, Any] | None = None, **settings: Any,
+    triggers: list[dict[str, Any]] | None = None, follow_up: dict[str, Any] | None = None,
+    in_doubt: list[int] | None = None, **settings: Any,
 ) -> tuple[pl.DataFrame, dict[str, Any]]:  # fmt: skip
     """labels.parquet and the stats, for `tasks` at the nodes that `triggers` (the code ANCHOR) find."""
     spec = NodesSpec.model_validate(
@@ -77,6 +79,8 @@ def labels_of(
     meds_dir = write_meds(folder / "meds", events)
     for name in ("nodes", "labels"):
         (folder / name).mkdir()
+    if in_doubt:
+        write_parquet(pa.table({"subject_id": pa.array(in_doubt, pa.int64())}), meds_dir / DEATHS_IN_DOUBT)
     find_nodes(spec, "c", meds_dir, folder / "nodes")
     stats = label_nodes(task_set, spec, folder / "nodes", meds_dir, folder / "labels")
     return pl.read_parquet(folder / "labels" / "labels.parquet"), stats

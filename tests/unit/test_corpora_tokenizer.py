@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 from corpora_support import SPEC, T0, frame, random_rows, read_json, write_meds
 
+from ehr_assets.contracts import SPLITS
 from ehr_assets.corpora.phrases import TAGS
 from ehr_assets.corpora.spec import CorpusSpec
 from ehr_assets.corpora.tokenizer import PieceTokenizer, train_tokenizer
 from ehr_assets.errors import DatasetError, SpecError
 from ehr_assets.leakage.subjects import subjects_hash
-from ehr_assets.meds.reading import SPLITS
 
 
 def rows_by_split(held_out_text: str = "nothing") -> dict[str, list[tuple]]:

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ehr_assets.cohorts import readers
-from ehr_assets.cohorts.spec import SECTIONS
+from ehr_assets.contracts import SECTIONS, SPLITS
 from ehr_assets.errors import DatasetError, RawTableError
 from ehr_assets.meds.extract import extract_meds
 from ehr_assets.meds.frames import MEDS_SCHEMA, validate_meds
-from ehr_assets.meds.splits import SPLITS
+from ehr_assets.meds.reading import deaths_in_doubt
 
 PERSON = "1,F,1950,2020-03-05\n"
 
@@ -106,10 +106,19 @@ def test_times_that_are_understood(tmp_path, raw, time):
     assert lab_times(run(tmp_path, labs=f"1,50,mg,{raw},,1,\n")) == [(time, time)]
 
 
-def test_a_row_without_time_is_accepted_without_event(tmp_path):
-    got = run(tmp_path, labs="1,50,mg,,2020-01-01,1,\n1,,mg,2020-01-01,,1,\n")
-    assert got.reasons == []
-    assert got.accounting.rows()[1] == ("labs", 2, 2, 2, 0, 0)
+def test_a_row_that_was_meant_to_make_an_event_and_made_none_is_quarantined(tmp_path):
+    got = run(tmp_path, labs="1,50,mg,,2020-01-01,1,\n1,,mg,2020-01-01,,1,\n1,50,mg,2020-01-01,,1,\n")
+    assert got.reasons == [("labs", 1, "drawn", "no time"), ("labs", 2, "item", "no code")]
+    assert got.accounting.rows()[1] == ("labs", 3, 1, 0, 2, 1)
+
+
+def test_a_code_that_the_joined_table_lacks_is_not_lost_in_silence(tmp_path):
+    labs = "1,50,mg,2020-01-01,,1,\n1,60,mg,2020-01-01,,1,\n"
+    root = write_tables(tmp_path / "raw", PEOPLE + PERSON, LABS + labs)
+    (root / "items.csv").write_text("item,name\n50,Sodium\n60,Potassium, serum\n")
+    got = extract(root, tmp_path, event(code="LAB//{label}"))
+    assert got.reasons == [("labs", 2, "label", "no code")]
+    assert got.stats["dimensions"]["items"]["ragged"] == 1
 
 
 def test_nothing_is_available_before_it_happened(tmp_path):
@@ -315,14 +324,34 @@ def test_equal_input_gives_equal_bytes_whatever_the_packing(tmp_path):
     assert first == digests(extract(root, tmp_path / "third").out)
 
 
-def test_the_most_frequent_unit_is_listed_ties_by_alphabet(tmp_path):
-    spec = event(code="LAB//{item}")
-    labs = "".join(
-        f"1,{i},{u},2020-01-01,,1,\n" for i, u in [(1, "b"), (1, "a"), (2, "b"), (2, "b"), (2, "a")]
-    )
-    got = run(tmp_path, labs=labs, spec=spec)
-    units = dict(got.codes.select("code", "unit").rows())
-    assert (units["LAB//1"], units["LAB//2"]) == ("a", "b")
+def test_a_unit_is_listed_where_train_knows_one_only(tmp_path):
+    people = "".join(f"{i},F,1950,\n" for i in range(1, 41))
+    root = write_tables(tmp_path / "raw", PEOPLE + people, LABS)
+    extract(root, tmp_path / "first")
+    splits = pl.read_parquet(tmp_path / "first" / "splits" / "subject_splits.parquet")
+    train, held_out = (splits.filter(split=s)["subject_id"][0] for s in ("train", "held_out"))
+    units = [(train, 1, "a"), (train, 2, "a"), (train, 2, "b"), (held_out, 1, "b"), (held_out, 3, "a")]
+    labs = "".join(f"{who},{item},{unit},2020-01-01,,1,\n" for who, item, unit in units)
+    root = write_tables(tmp_path / "more", PEOPLE + people, LABS + labs)
+    codes = extract(root, tmp_path / "second", event(code="LAB//{item}")).codes
+    listed = dict(codes.filter(pl.col("code").str.starts_with("LAB")).select("code", "unit").rows())
+    assert listed == {"LAB//1": "a", "LAB//2": None, "LAB//3": None}
+
+
+def test_a_death_that_cannot_be_read_is_in_doubt(tmp_path):
+    people = "1,F,1950,2020-02-30\n2,F,x,\n3,F,1950,2020-02-01\n4,F,1950,1920-01-01\n"
+    got = run(tmp_path, people=people)
+    assert deaths_in_doubt(got.out) == [1, 4]
+    assert got.stats["deaths_in_doubt"] == 2
+
+
+def test_the_first_sound_row_of_a_subject_counts(tmp_path):
+    got = run(tmp_path, people="1,F,x,\n1,F,1950,\n1,M,1960,\n")
+    assert got.reasons == [
+        ("people", 1, "born", "unparsable time"),
+        ("people", 3, "pid", "duplicate subject"),
+    ]
+    assert got.events.filter(code="MEDS_BIRTH")["time"].to_list() == [datetime(1950, 1, 1)]
 
 
 JUNK = st.sampled_from(["", "x", "-", "2020-13-01", "1e99", '"', '""', "\0", "9" * 30, "1,2", "ü", "\t"])

@@ -53,6 +53,28 @@ def test_an_outcome_in_the_window_outweighs_one_in_the_buffer_and_the_first_coun
     assert (row["boolean_value"], row["event_time"], row["duration_days"]) == (True, at(105), 5.0)
 
 
+def test_who_falls_out_of_risk_in_the_buffer_is_not_at_risk_when_the_window_opens(tmp_path):
+    later = [event(1, at(110), "OUTCOME"), LAST]
+    first = {"at_risk": {"no_prior": {"codes": ["^OUTCOME$"]}}}
+    rows = [event(1, T + US, "OUTCOME"), *later]
+    assert answer(label(tmp_path / "first", rows, first)) == "outcome_in_buffer"
+    other = {"at_risk": {"no_prior": {"codes": ["^HAD$"]}}}
+    assert answer(label(tmp_path / "again", rows, other)) is True
+    rows = [event(1, at(101), "HAD"), *later]
+    assert answer(label(tmp_path / "lost", rows, other)) == "not_at_risk"
+    rows = [event(1, at(101) + US, "HAD"), *later]
+    assert answer(label(tmp_path / "kept", rows, other)) is True
+
+
+def test_a_death_in_doubt_extends_no_follow_up(tmp_path):
+    death = {"outcome": {"codes": ["^MEDS_DEATH$"]}}
+    rows, known = [event(1, at(110), "VISIT")], {"death_extension_days": 365}
+    assert answer(label(tmp_path / "known", rows, death, follow_up=known)) is False
+    assert answer(label(tmp_path / "doubt", rows, death, follow_up=known, in_doubt=[1])) == "censored"
+    seen_later = [*rows, event(1, at(131), "VISIT")]
+    assert answer(label(tmp_path / "seen", seen_later, death, follow_up=known, in_doubt=[1])) is False
+
+
 def test_outcomes_go_by_when_they_happened_not_by_when_they_were_known(tmp_path):
     row = label(tmp_path, [event(1, at(129), "OUTCOME", available=at(300)), LAST])
     assert row["boolean_value"] is True
@@ -121,7 +143,8 @@ def test_the_extension_is_for_deaths_only(tmp_path):
     [
         (at(3), None, "not_at_risk"),
         (T, None, "not_at_risk"),  # it has happened by t
-        (T + US, None, False),
+        (T + US, None, "not_at_risk"),  # before the window opens
+        (at(101) + US, None, False),
         (at(98), 2, "not_at_risk"),  # exactly 2 days before
         (at(98) - US, 2, False),
     ],
@@ -291,6 +314,9 @@ def literal_label(task: dict, subject: int, t, rows: list[dict]) -> tuple:
         r["code"] == "OUTCOME" and r["numeric_value"] < 1 and t - timedelta(days=4) <= r["time"] <= t
         for r in mine
     )
+    lost = task["name"] == "risky" and any(
+        r["code"] == "OUTCOME" and r["numeric_value"] < 1 and t < r["time"] <= buffer_end for r in mine
+    )
     last = max(r["time"] for r in mine if r["code"] != "MEDS_BIRTH")
     if task["name"] == "death":
         last += timedelta(days=3)
@@ -303,6 +329,8 @@ def literal_label(task: dict, subject: int, t, rows: list[dict]) -> tuple:
         reason = "end_of_life"
     elif task["name"] == "risky" and not safe:
         reason = "not_at_risk"
+    elif lost:
+        reason = "outcome_in_buffer" if in_buffer else "not_at_risk"
     elif inside:
         value, event_time, stop = True, min(inside), min(inside)
     elif in_buffer:
