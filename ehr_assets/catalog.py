@@ -1,6 +1,6 @@
 """All specs together: found in the package and in `EHR_SPECS`, loaded, and checked against one another."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -102,10 +102,24 @@ def _check_references(c: Catalog) -> None:
         _known(f"corpus '{name}', cohorts", "cohort", corpus.cohorts, c.cohorts)
     for name, recipe in c.recipes.items():
         _known(f"recipe '{name}', corpus", "corpus", [recipe.corpus], c.corpora)
+    for name, corpus in c.corpora.items():
+        _one_deal(name, [c.cohorts[cohort] for cohort in corpus.cohorts])
     for name, report in c.reports.items():
         _known(f"report '{name}', recipes", "recipe", report.recipes, c.recipes)
         covered = {cohort for recipe in report.recipes for cohort in c.corpus_of(recipe).cohorts}
         _known(f"report '{name}', cohorts", "cohort of its recipes named", report.cohorts, covered)
+
+
+def _one_deal(corpus: str, cohorts: Sequence[CohortSpec]) -> None:
+    """A person with a declared key must fall in the same split in every cohort of a corpus."""
+    keyed = {c.name: c.splits for c in cohorts if c.subjects.person_key}
+    if len({splits.config_hash() for splits in keyed.values()}) > 1:
+        raise SpecError(
+            f"The cohorts {', '.join(keyed)} declare a person key, but deal persons into splits differently: "
+            "the same person could be trained on in one and held out in the other.",
+            where=f"corpus '{corpus}', cohorts",
+            do="Give these cohorts the same `splits` (salt, held_out, tuning).",
+        )
 
 
 def _check_overrides(c: Catalog, overrides: Mapping[str, Any]) -> None:

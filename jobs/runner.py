@@ -10,6 +10,7 @@ from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.execution.api import execute_run
 
 from ehr_assets.settings import PROJECT_ROOT
+from jobs.abandoned import process_tags
 from resources.storage import ONLY_IF_CHANGED_TAG
 
 ASSET_JOB = "__ASSET_JOB"
@@ -37,7 +38,7 @@ def run_assets(
     run = instance.create_run_for_job(
         job_def=job.get_definition(),
         run_config=QUIET,
-        tags={ONLY_IF_CHANGED_TAG: "true"} if only_if_changed else None,
+        tags=process_tags() | ({ONLY_IF_CHANGED_TAG: "true"} if only_if_changed else {}),
         job_code_origin=job.get_python_origin(),
         asset_selection=frozenset(keys),
     )

@@ -4,16 +4,15 @@ The rule is Dagster's own (code version and input data versions of the last mate
 but followed downstream, which Dagster's is not: what hangs on a stale asset is stale.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from dagster import AssetKey, DagsterInstance, Definitions
 
 from ehr_assets.errors import DatasetError
-from ehr_assets.lineage.datasets import DatasetStore
+from ehr_assets.lineage.datasets import DatasetStore, rebuild_hint
 from ehr_assets.lineage.guards import failing_checks
-from ehr_assets.lineage.manifest import MANIFEST_NAME
 from resources.storage import DATASET_KEY, asset_name
 
 CODE_VERSION_TAG = "dagster/code_version"
@@ -83,16 +82,18 @@ def asset_statuses(
     store: DatasetStore,
     gates: Mapping[str, list[str]],
     changed_sources: Mapping[AssetKey, str] | None = None,
+    thorough: Collection[AssetKey] = (),
 ) -> dict[AssetKey, AssetStatus]:
     """The status of every asset, upstream first.
 
     Args:
         gates: the blocking checks of every asset.
         changed_sources: assets whose source outside the store changed, with the reason.
+        thorough: the assets whose files are compared with their manifest byte by byte; else by size.
     """
     statuses: dict[AssetKey, AssetStatus] = {}
     for key in graph.order:
-        status = _own_status(instance, key, graph, store, statuses)
+        status = _own_status(instance, key, graph, store, statuses, key in thorough)
         if key in (changed_sources or {}) and status.state is not State.MISSING:
             status.state = State.STALE
             status.reasons.insert(0, (changed_sources or {})[key])
@@ -110,15 +111,17 @@ def _own_status(
     graph: Graph,
     store: DatasetStore,
     upstream: Mapping[AssetKey, AssetStatus],
+    thorough: bool,
 ) -> AssetStatus:
     event = instance.get_latest_materialization_event(key)
     found = event.asset_materialization if event else None
     if found is None or DATASET_KEY not in found.metadata:
         return AssetStatus(key, State.MISSING, ["never materialized"])
     dataset = str(found.metadata[DATASET_KEY].value)
-    if not (store.home / dataset / MANIFEST_NAME).exists():
-        return AssetStatus(key, State.MISSING, ["its dataset is gone from the storage root"])
     tags = found.tags or {}
+    version = tags.get(DATA_VERSION_TAG)
+    if problem := store.problem(asset_name(key), dataset, version, thorough=thorough):
+        return AssetStatus(key, State.MISSING, [problem])
     reasons = _code_reasons(tags.get(CODE_VERSION_TAG), graph.code_versions[key])
     waiting: dict[str, list[str]] = {}
     for dep in graph.deps[key]:
@@ -130,7 +133,7 @@ def _own_status(
             waiting.setdefault("new data upstream", []).append(_seen_from(key, dep))
     reasons += [f"{what}: {_shortened(names)}" for what, names in waiting.items()]
     state = State.STALE if reasons else State.FRESH
-    return AssetStatus(key, state, reasons, dataset, tags.get(DATA_VERSION_TAG))
+    return AssetStatus(key, state, reasons, dataset, version)
 
 
 def _shortened(names: list[str], most: int = 2) -> str:
@@ -160,7 +163,6 @@ def locate(statuses: Mapping[AssetKey, AssetStatus], name: str) -> AssetStatus:
     """The status of the asset with this name, which must have been materialized."""
     status = next((s for s in statuses.values() if s.name == name), None)
     if status is None or status.dataset is None:
-        raise DatasetError(
-            f"'{name}' has not been materialized yet.", do=f"Run: dg launch --assets 'key:{name}'"
-        )
+        why = "; ".join(status.reasons) if status else "there is no such asset"
+        raise DatasetError(f"'{name}' cannot be shown: {why}.", do=rebuild_hint(name))
     return status

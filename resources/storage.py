@@ -4,7 +4,8 @@
 function, commits, and reports to Dagster. Assets stay a few lines long.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from dagster import (
 )
 
 from ehr_assets.errors import DatasetError, EhrError
+from ehr_assets.lineage.ancestry import ancestors
 from ehr_assets.lineage.datasets import Dataset, DatasetStore, rebuild_hint
-from ehr_assets.lineage.guards import DATA_VERSION_KEY, require_passed_checks
+from ehr_assets.lineage.guards import DATA_VERSION_KEY, require_common_ancestry, require_passed_checks
 from ehr_assets.lineage.manifest import InputEntry, now
 from ehr_assets.progress import Progress
 
@@ -93,14 +95,42 @@ class Datasets(ConfigurableResource):
     def latest(self, instance: DagsterInstance, key: AssetKey) -> Dataset:
         """The dataset of the newest materialization that Dagster knows, verified."""
         asset = asset_name(key)
-        event = instance.get_latest_materialization_event(key)
-        found = event.asset_materialization if event else None
-        if found is None or DATASET_KEY not in found.metadata:
+        found = self._recorded(instance, key)
+        if found is None:
             raise DatasetError(
                 f"'{asset}' has not been materialized yet.", where=self.home, do=rebuild_hint(asset)
             )
-        version = (found.tags or {}).get("dagster/data_version")
-        return self.store.open(asset, str(found.metadata[DATASET_KEY].value), data_version=version)
+        return self.store.open(asset, found.dataset, data_version=found.data_version)
+
+    def used(self, instance: DagsterInstance, dataset: Dataset, key: AssetKey) -> Dataset:
+        """The dataset of `key` that `dataset` was made from, however far up, verified.
+
+        What a check holds a dataset against must be this: the newest may be another by now.
+
+        Raises:
+            DatasetError: it was not made from that asset, or from several versions of it.
+        """
+        asset = asset_name(key)
+        versions = self._ancestors(instance, [dataset]).get(asset, {})
+        if len(versions) != 1:
+            raise DatasetError(
+                f"The dataset was made from {len(versions)} versions of '{asset}', not one.",
+                where=f"{dataset.manifest.asset}: {dataset.path}",
+                do=rebuild_hint(dataset.manifest.asset),
+            )
+        (entry,) = versions.values()
+        return self.store.open(asset, entry.dataset, data_version=entry.data_version)
+
+    def _recorded(self, instance: DagsterInstance, key: AssetKey) -> InputEntry | None:
+        """The newest materialization of an asset that Dagster knows."""
+        event = instance.get_latest_materialization_event(key)
+        found = event.asset_materialization if event else None
+        version = (found.tags or {}).get("dagster/data_version") if found else None
+        if found is None or version is None or DATASET_KEY not in found.metadata:
+            return None
+        return InputEntry(
+            asset=asset_name(key), data_version=version, dataset=str(found.metadata[DATASET_KEY].value)
+        )
 
     def materialize(
         self,
@@ -185,7 +215,20 @@ class Datasets(ConfigurableResource):
                 if line not in overrides:
                     overrides.append(line)
                     context.log.warning(f"Gate overridden: {line}")
+        together = list(inputs.values())
+        for line in require_common_ancestry(together, self._ancestors(context.instance, together)):
+            overrides.append(line)
+            context.log.warning(f"Gate overridden: {line}")
         return inputs, overrides
+
+    def _ancestors(
+        self, instance: DagsterInstance, datasets: Sequence[Dataset]
+    ) -> dict[str, dict[str, InputEntry]]:
+        @functools.cache
+        def newest(asset: str) -> InputEntry | None:
+            return self._recorded(instance, AssetKey(asset.split("/")))
+
+        return ancestors(self.store, datasets, newest)
 
     def _unchanged(
         self,

@@ -51,14 +51,24 @@ class MlflowTracking(ConfigurableResource):
 
     @contextmanager
     def run(self, run_name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> Iterator[str]:
-        """A run around a block, closed as FAILED when the block raises; gives its id."""
+        """A run around a block; gives its id. FAILED when the block raises, KILLED when it is interrupted."""
         run_id = self.start(run_name, tags, params)
         try:
             yield run_id
-        except BaseException:
-            self.finish(run_id, "FAILED")
+        except BaseException as e:
+            self.finish(run_id, "FAILED" if isinstance(e, Exception) else "KILLED")
             raise
         self.finish(run_id)
+
+    def close_abandoned(self, dagster_run_id: str) -> None:
+        """Closes as KILLED what a Dagster run left open whose process is gone."""
+        with _said_clearly(self.uri):
+            client = self._client()
+            experiment = client.get_experiment_by_name(self.experiment)
+            if experiment:
+                query = f"tags.`dagster.run_id` = '{dagster_run_id}' and attributes.status = 'RUNNING'"
+                for run in client.search_runs([experiment.experiment_id], query):
+                    client.set_terminated(run.info.run_id, status="KILLED")
 
     def _client(self) -> Any:
         if self.uri.startswith("file:") or "://" not in self.uri:

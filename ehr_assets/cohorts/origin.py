@@ -35,11 +35,15 @@ def tables_root(cohort: CohortSpec, raw_tables: Path, progress: Progress = no_pr
 
 
 def source_changes(cohort: CohortSpec, raw_tables: Path) -> str | None:
-    """Why the recorded raw tables are out of date, by content; None if they are not."""
+    """Why the recorded raw tables are out of date, by content; None if they are not, or cannot be reached."""
     if isinstance(cohort.source, SyntheticSource):
         return None
     try:
-        verify_inventory(cohort, raw_root(cohort), _recorded(raw_tables))
+        root = raw_root(cohort)
+    except EhrError:
+        return None
+    try:
+        verify_inventory(cohort, root, _recorded(raw_tables))
     except EhrError as e:
         return f"{e.what} ({Path(e.where).name})" if e.where else e.what
     return None

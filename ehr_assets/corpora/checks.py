@@ -27,10 +27,11 @@ def corpus_checks(corpus: CorpusSpec) -> list[AssetChecksDefinition]:
         from ehr_assets.leakage.fits import fitted_on_subjects, read_fitted_on
         from ehr_assets.meds.reading import train_subjects
 
-        def dirs(keys: Mapping[str, AssetKey]) -> dict[str, Path]:
-            return {cohort: datasets.latest(context.instance, key).path for cohort, key in keys.items()}
-
         dataset = datasets.latest(context.instance, tokenizer)
+
+        def dirs(keys: Mapping[str, AssetKey]) -> dict[str, Path]:
+            return {c: datasets.used(context.instance, dataset, key).path for c, key in keys.items()}
+
         claim = read_fitted_on(dataset.path)
         if not isinstance(corpus.tokenizer, BpeTokenizer):
             subjects = claim.get("n_subjects", -1)
@@ -61,7 +62,9 @@ def corpus_checks(corpus: CorpusSpec) -> list[AssetChecksDefinition]:
         findings = [
             splits_agree(
                 found.filter(pl.col("cohort") == cohort),
-                pl.read_parquet(datasets.latest(context.instance, key).path / "subject_splits.parquet"),
+                pl.read_parquet(
+                    datasets.used(context.instance, dataset, key).path / "subject_splits.parquet"
+                ),
             )
             for cohort, key in splits_keys.items()
         ]

@@ -35,7 +35,9 @@ def embedding_checks(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetChecks
         dataset = datasets.latest(context.instance, key)
         found = pl.read_parquet(dataset.path / "embeddings.parquet")
         nodes = pl.concat(
-            pl.read_parquet(datasets.latest(context.instance, k).path / "nodes.parquet", columns=["node_id"])
+            pl.read_parquet(
+                datasets.used(context.instance, dataset, k).path / "nodes.parquet", columns=["node_id"]
+            )
             for k in nodes_keys.values()
         )
         missing = nodes.join(found, on="node_id", how="anti").height
@@ -62,9 +64,9 @@ def embedding_checks(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetChecks
         from ehr_assets.leakage.windows import future_in_windows
 
         dataset = datasets.latest(context.instance, key)
-        corpus_dir = datasets.latest(context.instance, tokens).path
+        corpus_dir = datasets.used(context.instance, dataset, tokens).path
         nodes = pl.concat(
-            pl.read_parquet(datasets.latest(context.instance, k).path / "nodes.parquet")
+            pl.read_parquet(datasets.used(context.instance, dataset, k).path / "nodes.parquet")
             for k in nodes_keys.values()
         )
         newest = newest_in_windows(corpus_dir, nodes, recipe.embedding.max_tokens)
@@ -89,10 +91,10 @@ def embedding_checks(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetChecks
         dataset = datasets.latest(context.instance, key)
         error = recompute_sample(
             corpus,
-            datasets.latest(context.instance, checkpoint).path,
-            datasets.latest(context.instance, tokenizer).path,
-            {c: datasets.latest(context.instance, k).path for c, k in meds_keys.items()},
-            {c: datasets.latest(context.instance, k).path for c, k in nodes_keys.items()},
+            datasets.used(context.instance, dataset, checkpoint).path,
+            datasets.used(context.instance, dataset, tokenizer).path,
+            {c: datasets.used(context.instance, dataset, k).path for c, k in meds_keys.items()},
+            {c: datasets.used(context.instance, dataset, k).path for c, k in nodes_keys.items()},
             dataset.path,
             max_tokens=recipe.embedding.max_tokens,
             pooling=recipe.embedding.pooling,

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ehr_assets.lineage.hashing import combined_hash, file_sha256, git_revision,
 from ehr_assets.lineage.manifest import MANIFEST_NAME, FileEntry, InputEntry, Manifest, now
 
 _verified: dict[Path, tuple] = {}
+THIS_PROCESS = f"{socket.gethostname()}-{os.getpid()}"
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,15 @@ class Dataset:
 
 
 def rebuild_hint(asset: str) -> str:
-    return f"Rebuild it: dg launch --assets 'key:{asset}'"
+    home = os.environ.get("DAGSTER_HOME")
+    return f"Rebuild it: {f'DAGSTER_HOME={home} ' if home else ''}dg launch --assets 'key:{asset}'"
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Name → path of all files of a dataset but its manifest."""
+    found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    found.pop(MANIFEST_NAME, None)
+    return found
 
 
 class DatasetStore:
@@ -51,7 +61,7 @@ class DatasetStore:
     @contextlib.contextmanager
     def staging(self) -> Iterator[Path]:
         """A fresh empty directory, removed on leaving unless it was committed."""
-        path = self.home / "staging" / uuid.uuid4().hex
+        path = self.home / "staging" / f"{THIS_PROCESS}-{uuid.uuid4().hex}"
         try:
             path.mkdir(parents=True, mode=0o700)
             yield path
@@ -152,6 +162,27 @@ class DatasetStore:
         self.verify(dataset)
         return dataset
 
+    def problem(self, asset: str, relative: str, data_version: str | None, *, thorough: bool) -> str | None:
+        """Why the dataset at `relative` cannot be used; None if it can.
+
+        Args:
+            thorough: compare contents too; otherwise the manifest, and which files there are, of what size.
+        """
+        try:
+            if thorough:
+                self.open(asset, relative, data_version=data_version)
+                return None
+            manifest = Manifest.read(self.home / relative / MANIFEST_NAME)
+            sizes = {f.path: f.bytes for f in manifest.files}
+            found = {name: path.stat().st_size for name, path in _files(self.home / relative).items()}
+            return None if found == sizes else "its files were altered"
+        except FileNotFoundError:
+            return "its dataset is gone from the storage root"
+        except DatasetError as e:
+            return e.what[0].lower() + e.what[1:].rstrip(".")
+        except ValueError:
+            return "its manifest cannot be read"
+
     def verify(self, dataset: Dataset) -> None:
         """Compares every file with the manifest; files unchanged since last time are not read again."""
         m = dataset.manifest
@@ -167,9 +198,9 @@ class DatasetStore:
             if stat.st_size != f.bytes or file_sha256(path) != f.sha256:
                 raise self._altered(dataset, f, "was altered after it was committed")
             _verified[path] = seen
-        listed = {MANIFEST_NAME, *(f.path for f in m.files)}
-        for path in dataset.path.rglob("*"):
-            if path.is_file() and path.relative_to(dataset.path).as_posix() not in listed:
+        listed = {f.path for f in m.files}
+        for name, path in _files(dataset.path).items():
+            if name not in listed:
                 raise DatasetError(
                     "This dataset holds a file that its manifest does not list.",
                     where=f"{m.asset}: {path}",

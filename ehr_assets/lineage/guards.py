@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dagster import AssetCheckEvaluation, AssetCheckKey, AssetKey, DagsterInstance
 
 from ehr_assets.errors import GateRefusedError
+from ehr_assets.lineage.ancestry import disagreements
 from ehr_assets.lineage.datasets import Dataset
+from ehr_assets.lineage.manifest import InputEntry
 
 DATA_VERSION_KEY = "data_version"
 OVERRIDE_VARIABLE = "EHR_ALLOW_FAILED_CHECKS"
@@ -30,8 +32,7 @@ def require_passed_checks(instance: DagsterInstance, upstream: Dataset, checks: 
     problems = failing_checks(instance, asset, upstream.data_version, checks)
     if not problems:
         return list(upstream.manifest.overrides)
-    reason = os.environ.get(OVERRIDE_VARIABLE)
-    if reason:
+    if reason := override_reason():
         line = f"{asset}@{upstream.data_version[:12]} used although {'; '.join(problems)}. Reason: {reason}"
         return [*upstream.manifest.overrides, line]
     raise GateRefusedError(
@@ -43,6 +44,36 @@ def require_passed_checks(instance: DagsterInstance, upstream: Dataset, checks: 
             "it is written into every descendant's manifest."
         ),
     )
+
+
+def require_common_ancestry(inputs: Sequence[Dataset], found: dict[str, dict[str, InputEntry]]) -> list[str]:
+    """Refuses inputs whose ancestry holds one asset with two contents; returns the override in force.
+
+    Args:
+        inputs: the datasets about to be read together.
+        found: their `ancestors`.
+
+    Raises:
+        GateRefusedError: naming the asset and both data versions, when no override is set.
+    """
+    problems = disagreements(found)
+    if not problems:
+        return []
+    names = ", ".join(d.manifest.asset for d in inputs)
+    if reason := override_reason():
+        return [f"{names} used together although made from different {'; '.join(problems)}. Reason: {reason}"]
+    raise GateRefusedError(
+        f"The inputs do not belong together, being made from different versions of {'; '.join(problems)}.",
+        where=names,
+        do="Bring them up to date first: `ehr run` does it for the whole cohort. "
+        f"To go on regardless while debugging, set {OVERRIDE_VARIABLE} to the reason; "
+        "it is written into every descendant's manifest.",
+    )
+
+
+def override_reason() -> str | None:
+    """Why gates are to be opened regardless; None when they are not."""
+    return os.environ.get(OVERRIDE_VARIABLE) or None
 
 
 def failing_checks(

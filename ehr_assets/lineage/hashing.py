@@ -30,21 +30,26 @@ def combined_hash(parts: Iterable[str]) -> str:
 
 @cache
 def sources_hash(*entries: str) -> str:
-    """Hash of the named files (``"meds/extract.py"``) and of every module of the project that they import.
+    """Hash of the named files (``"meds/extract.py"``) and of every module of the project that they import."""
+    files = sorted(set().union(*(imported_files(entry) for entry in entries)))
+    return combined_hash(x for f in files for x in (f.relative_to(PACKAGE_ROOT).as_posix(), file_sha256(f)))
+
+
+@cache
+def imported_files(entry: str) -> frozenset[Path]:
+    """A file of the package and all that it imports from the package, however far off.
 
     Imports are followed by reading, not by importing, in functions too. Left out is what shapes no data: the
     Dagster skins, errors, progress, lineage itself.
     """
-    files: set[Path] = set()
-    todo = [PACKAGE_ROOT / entry for entry in entries]
+    found: set[Path] = set()
+    todo = [PACKAGE_ROOT / entry]
     while todo:
         path = todo.pop()
-        if path not in files:
-            files.add(path)
+        if path not in found:
+            found.add(path)
             todo += _imported(path)
-    return combined_hash(
-        x for f in sorted(files) for x in (f.relative_to(PACKAGE_ROOT).as_posix(), file_sha256(f))
-    )
+    return frozenset(found)
 
 
 def code_version(entries: Iterable[str], config_hash: str) -> str:

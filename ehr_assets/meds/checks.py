@@ -111,7 +111,7 @@ def meds_checks(cohort: CohortSpec) -> list[AssetChecksDefinition]:
         from ehr_assets.meds.audit import subjects_by_folder
 
         dataset = datasets.latest(context.instance, events_key)
-        splits = datasets.latest(context.instance, splits_key)
+        splits = datasets.used(context.instance, dataset, splits_key)
         finding = splits_agree(
             subjects_by_folder(dataset.path), pl.read_parquet(splits.path / "subject_splits.parquet")
         )

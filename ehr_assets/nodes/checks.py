@@ -31,7 +31,7 @@ def node_checks(cohort: CohortSpec, tasks: TaskSet) -> list[AssetChecksDefinitio
         from ehr_assets.nodes.recompute import nodes_without_future
 
         dataset = datasets.latest(context.instance, nodes_key)
-        record = datasets.latest(context.instance, meds)
+        record = datasets.used(context.instance, dataset, meds)
         finding = nodes_without_future(spec, cohort.name, dataset.path, record.path)
         return datasets.judge(
             dataset,
@@ -57,7 +57,7 @@ def node_checks(cohort: CohortSpec, tasks: TaskSet) -> list[AssetChecksDefinitio
         from ehr_assets.nodes.labels import extension_days
 
         dataset = datasets.latest(context.instance, labels_key)
-        record = datasets.latest(context.instance, meds)
+        record = datasets.used(context.instance, dataset, meds)
         finding = labels_keep_window(
             pl.read_parquet(dataset.path / "labels.parquet"),
             {task.name: task.horizon_days for task in tasks.tasks},

@@ -42,7 +42,7 @@ def _fitted_on_train_only(key: AssetKey, cohorts: Sequence[str]) -> AssetChecksD
         dataset = datasets.latest(context.instance, key)
         train: list[int] = []
         for cohort, keys in parts.items():
-            dirs = CohortDirs(*(datasets.latest(context.instance, k).path for k in keys))
+            dirs = CohortDirs(*(datasets.used(context.instance, dataset, k).path for k in keys))
             train += load_nodes(cohort, dirs).labelled_subjects("train").tolist()
         finding = fitted_on_subjects(read_fitted_on(dataset.path), train)
         return datasets.judge(

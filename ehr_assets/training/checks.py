@@ -24,7 +24,7 @@ def training_checks(recipe: RecipeSpec) -> list[AssetChecksDefinition]:
         from ehr_assets.training.examples import trained_subjects
 
         dataset = datasets.latest(context.instance, key)
-        corpus = TokenCorpus(datasets.latest(context.instance, tokens).path)
+        corpus = TokenCorpus(datasets.used(context.instance, dataset, tokens).path)
         finding = fitted_on_subjects(read_fitted_on(dataset.path), trained_subjects(corpus, recipe))
         return datasets.judge(
             dataset,

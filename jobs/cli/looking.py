@@ -4,7 +4,6 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from ehr_assets.catalog import unknown
-from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
 from jobs.cli.project import Project
 from jobs.status import State, locate
 
@@ -37,11 +36,11 @@ def show_asset(console: Console, name: str, *, path_only: bool) -> None:
     if name not in names:
         raise unknown("asset", name, names, "ehr show")
     status = locate(statuses, name)
-    path = project.store.home / str(status.dataset)
+    dataset = project.dataset(statuses, name)
+    path, m = dataset.path, dataset.manifest
     if path_only:
         console.print(str(path), soft_wrap=True, highlight=False)
         return
-    m = Manifest.read(path / MANIFEST_NAME)
     table = Table("key", Column("value", overflow="fold"), box=None, show_header=False, pad_edge=False)
     why = f" ({'; '.join(status.reasons)})" if status.reasons else ""
     rows = {

@@ -1,6 +1,7 @@
 """The commands of `ehr`. Each reads its arguments, asks `jobs.*` and prints; no work is done here."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -77,9 +78,12 @@ def doctor() -> None:
 @app.command()
 def dev(port: Annotated[int, typer.Option(help="Port of the web UI.")] = 3000) -> None:
     """Start the Dagster UI and daemon with this workspace."""
-    from jobs.instance import prepare_home
+    from jobs.abandoned import close_dead_runs
+    from jobs.instance import open_instance
 
-    prepare_home(Settings.from_env())
+    settings = Settings.from_env()
+    with open_instance(settings) as instance:
+        close_dead_runs(instance, settings)
     dagster = Path(sys.executable).with_name("dagster")
     os.chdir(PROJECT_ROOT)
     os.execv(dagster, [str(dagster), "dev", "--workspace", "workspace.yaml", "--port", str(port)])
@@ -87,6 +91,8 @@ def dev(port: Annotated[int, typer.Option(help="Port of the web UI.")] = 3000) -
 
 def run_command() -> None:
     """Entry point: an error that a user can act on is printed as it is, without a traceback."""
+    # A closed terminal ends a run as Ctrl-C's neighbour SIGTERM does: in order.
+    signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
         app()
     except Exception as e:

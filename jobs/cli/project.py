@@ -1,15 +1,15 @@
 """The project as the commands see it: definitions, instance, statuses; opened once per command."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
 from dagster import AssetKey, DagsterInstance
 
 from ehr_assets.catalog import unknown
 from ehr_assets.cohorts.origin import source_changes
-from ehr_assets.lineage.datasets import DatasetStore
+from ehr_assets.lineage.datasets import Dataset, DatasetStore
 from jobs.instance import open_instance
-from jobs.status import AssetStatus, Graph, asset_statuses
+from jobs.status import AssetStatus, Graph, asset_statuses, locate
 
 
 class Project:
@@ -27,18 +27,32 @@ class Project:
     def instance(self) -> DagsterInstance:
         return open_instance(self.settings)
 
-    def statuses(self) -> dict[AssetKey, AssetStatus]:
-        """The status of every asset; sources outside the store are compared by content."""
-        found = asset_statuses(self.instance, self.graph, self.store, self.gates)
+    def statuses(self, thorough: Collection[AssetKey] = ()) -> dict[AssetKey, AssetStatus]:
+        """The status of every asset.
+
+        Args:
+            thorough: assets whose files, and whose sources outside the store, are compared by content. That
+                reads all of them; without it a changed byte goes unnoticed here (never where it is used).
+        """
+        found = asset_statuses(self.instance, self.graph, self.store, self.gates, thorough=thorough)
         changed = {}
         for name, cohort in self.catalog.cohorts.items():
             key = AssetKey([name, "raw_tables"])
-            dataset = found[key].dataset
+            dataset = found[key].dataset if key in thorough else None
             if dataset and (reason := source_changes(cohort, self.store.home / dataset)):
                 changed[key] = reason
-        return (
-            asset_statuses(self.instance, self.graph, self.store, self.gates, changed) if changed else found
-        )
+        if not changed:
+            return found
+        return asset_statuses(self.instance, self.graph, self.store, self.gates, changed, thorough)
+
+    def dataset(self, statuses: Mapping[AssetKey, AssetStatus], name: str) -> Dataset:
+        """The newest dataset of an asset, verified.
+
+        Raises:
+            DatasetError: never materialized, or altered.
+        """
+        status = locate(statuses, name)
+        return self.store.open(name, str(status.dataset), data_version=status.data_version)
 
     def reports_for(self, cohort: str, recipe: str | None) -> list[AssetKey]:
         """The report assets that `ehr run` brings up to date.

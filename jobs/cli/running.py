@@ -14,9 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ehr_assets.errors import EhrError
+from ehr_assets.lineage.guards import override_reason
+from jobs.abandoned import close_dead_runs
 from jobs.cli.project import Project
 from jobs.runner import run_assets
-from jobs.status import AssetStatus, State, locate
+from jobs.status import AssetStatus, State
 from resources.storage import asset_name
 
 
@@ -33,16 +35,18 @@ def run_chain(console: Console, cohort: str, recipe: str | None) -> list[Path]:
     """
     project = Project()
     reports = project.reports_for(cohort, recipe)
-    statuses = project.statuses()
     wanted = project.graph.upstream(reports)
-    todo = [key for key in wanted if statuses[key].state is not State.FRESH]
+    close_dead_runs(project.instance, project.settings)
+    statuses = project.statuses(thorough=wanted)
+    usable = {State.FRESH, State.FAILED_CHECK} if override_reason() else {State.FRESH}
+    todo = [key for key in wanted if statuses[key].state not in usable]
     if todo:
         console.print(f"{len(wanted) - len(todo)} of {len(wanted)} assets are fresh; running {len(todo)}.")
         _run(console, project, todo, statuses)
-        statuses = project.statuses()
+        statuses = project.statuses(thorough=reports)
     else:
         console.print(f"All {len(wanted)} assets are fresh; nothing to run.")
-    return [project.store.home / str(locate(statuses, asset_name(key)).dataset) for key in reports]
+    return [project.dataset(statuses, asset_name(key)).path for key in reports]
 
 
 def show_results(console: Console, reports: Sequence[Path]) -> None:

@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ehr_assets.build import build_project
+from ehr_assets.catalog import load_catalog
+from ehr_assets.errors import SpecError
+from ehr_assets.lineage.hashing import PACKAGE_ROOT, imported_files
 from ehr_assets.settings import PROJECT_ROOT, Settings
 
 HEAVY = [
@@ -134,3 +138,33 @@ def test_no_room_imports_a_room_to_its_right():
             parts = module.split(".")
             if parts[0] == "ehr_assets" and len(parts) > 2 and parts[1] in ROOMS and parts[2] != "spec":
                 assert ROOMS.index(parts[1]) <= ROOMS.index(room), f"{path.name} imports {module}"
+
+
+@pytest.mark.parametrize(
+    ("entry", "within", "without"),
+    [
+        ("meds/splits.py", {"meds/expressions.py", "cohorts/readers.py"}, {"meds/shards.py"}),
+        ("corpora/tokenizer.py", {"leakage/subjects.py", "contracts.py"}, {"cohorts/readers.py"}),
+        ("training/process.py", {"models/objectives.py", "corpora/phrases.py"}, {"cohorts/readers.py"}),
+        ("probes/linear.py", {"probes/metrics.py", "leakage/fits.py"}, {"probes/baselines.py", "errors.py"}),
+    ],
+)
+def test_a_code_version_covers_what_a_stage_imports_and_no_more(entry, within, without):
+    covered = {p.relative_to(PACKAGE_ROOT).as_posix() for p in imported_files(entry)}
+    assert within <= covered
+    assert not without & covered
+
+
+def test_two_cohorts_with_a_person_key_and_other_splits_do_not_share_a_corpus(tmp_path):
+    (tmp_path / "cohorts").mkdir()
+    (tmp_path / "corpora").mkdir()
+    data = yaml.safe_load((PACKAGE_ROOT / "cohorts" / "specs" / "synthetic_oncology.yaml").read_text())
+    data["subjects"]["person_key"] = "person_source_value"
+    for name, salt in (("one", "a"), ("two", "b")):
+        cohort = {**data, "name": name, "splits": {**data["splits"], "salt": salt}}
+        (tmp_path / "cohorts" / f"{name}.yaml").write_text(yaml.safe_dump(cohort))
+    corpus = {"name": "both", "title": "t", "cohorts": ["one", "two"], "format": "tagged"}
+    corpus["tokenizer"] = {"kind": "bpe", "vocab_size": 1000}
+    (tmp_path / "corpora" / "both.yaml").write_text(yaml.safe_dump(corpus))
+    with pytest.raises(SpecError, match="deal persons into splits differently"):
+        load_catalog(Settings(home=tmp_path, spec_dirs=(tmp_path,)))

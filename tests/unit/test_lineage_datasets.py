@@ -33,6 +33,31 @@ def commit(store, content="hello", *, clock="1", rows=3, **kwargs):
         )
 
 
+@pytest.mark.parametrize("thorough", [True, False])
+def test_a_dataset_that_cannot_be_used_says_why(store, thorough):
+    made = commit(store)
+
+    def problem():
+        return store.problem("c/thing", store.relative(made), made.data_version, thorough=thorough)
+
+    assert problem() is None
+    (made.path / "sub" / "a.txt").write_text("hellO")
+    assert bool(problem()) is thorough, "the same size: only the content tells"
+    (made.path / "sub" / "a.txt").write_text("hello!")
+    assert "altered" in problem()
+    (made.path / MANIFEST_NAME).write_text("{")
+    assert "manifest cannot be read" in problem()
+    (made.path / MANIFEST_NAME).unlink()
+    assert problem()
+
+
+def test_a_file_that_the_manifest_does_not_list_is_refused(store):
+    made = commit(store)
+    (made.path / "sub" / "more.txt").write_text("planted")
+    with pytest.raises(DatasetError, match="does not list"):
+        store.open("c/thing", store.relative(made))
+
+
 def test_a_committed_dataset_opens_with_its_manifest(store):
     made = commit(store, inputs=[InputEntry(asset="c/up", data_version="9", dataset="d")], stats={"n": 1})
     found = store.open("c/thing", store.relative(made))

@@ -1,17 +1,24 @@
 """What stands around every asset: gates that outlive a run, kept results, failures that commit nothing."""
 
+import time
+
 import pytest
 from dagster import (
     AssetCheckResult,
     AssetExecutionContext,
     AssetKey,
+    DagsterEvent,
+    DagsterEventType,
     DagsterInstance,
+    EventLogEntry,
     asset,
     asset_check,
+    job,
     materialize,
 )
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
 
-from ehr_assets.errors import RawTableError
+from ehr_assets.errors import DatasetError, RawTableError
 from resources.storage import DATASET_KEY, ONLY_IF_CHANGED_TAG, Datasets
 
 UP, DOWN = AssetKey(["c", "up"]), AssetKey(["c", "down"])
@@ -111,6 +118,32 @@ def test_a_check_never_run_keeps_the_gate_shut(chain):
     assert "never_run: has no result" in chain.message(chain.run("down"))
 
 
+def test_a_check_planned_and_never_run_is_no_result_and_hides_none(chain):
+    assert chain.run("up").success
+    chain.instance.event_log_storage.store_event(planned(chain.instance))
+    assert chain.run("down").success
+
+
+def planned(instance):
+    """A check that a run was going to make."""
+    run = instance.create_run_for_job(nothing)
+    plan = AssetCheckEvaluationPlanned(asset_key=UP, check_name="good")
+    event = DagsterEvent(
+        event_type_value=DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED.value,
+        job_name="nothing",
+        event_specific_data=plan,
+    )
+    return EventLogEntry(
+        error_info=None, level="debug", user_message="", run_id=run.run_id, timestamp=time.time(),
+        dagster_event=event,
+    )  # fmt: skip
+
+
+@job
+def nothing():
+    pass
+
+
 def test_an_override_opens_the_gate_and_is_written_down(chain, monkeypatch):
     chain.good = False
     chain.run("up")
@@ -173,3 +206,84 @@ def test_a_failed_body_commits_nothing_and_explains_itself(chain, error, said):
     assert said in chain.message(result)
     assert chain.instance.get_latest_materialization_event(UP) is None
     assert not list((chain.datasets.store.home / "staging").iterdir())
+
+
+class Diamond:
+    """root → left, root → right, left + right → tip; a test says what root and left hold."""
+
+    def __init__(self, home):
+        self.instance = DagsterInstance.ephemeral()
+        self.datasets = Datasets(home=str(home), gates={})
+        self.root, self.left = "one", "left of {root}"
+
+    def run(self, *names):
+        def write(text):
+            def body(step):
+                (step.out / "file.txt").write_text(text)
+                return {}
+
+            return body
+
+        def made(name, deps, text):
+            @asset(key=AssetKey(name), deps=[AssetKey(d) for d in deps], code_version="code.1")
+            def anything(context: AssetExecutionContext, datasets: Datasets):
+                return datasets.materialize(context, write(text))
+
+            return anything
+
+        assets = [
+            made("root", [], self.root),
+            made("left", ["root"], self.left.format(root=self.root)),
+            made("right", ["root"], "right"),
+            made("tip", ["left", "right"], "tip"),
+        ]
+        return materialize(
+            assets,
+            instance=self.instance,
+            resources={"datasets": self.datasets},
+            selection=[AssetKey(n) for n in names],
+            raise_on_error=False,
+        )
+
+    def used(self, name, ancestor):
+        dataset = self.datasets.latest(self.instance, AssetKey(name))
+        return (self.datasets.used(self.instance, dataset, AssetKey(ancestor)).path / "file.txt").read_text()
+
+
+def test_inputs_made_from_different_versions_are_not_read_together(tmp_path, monkeypatch):
+    diamond = Diamond(tmp_path)
+    assert diamond.run("root", "left", "right", "tip").success
+    diamond.root = "two"
+    assert diamond.run("root", "left").success
+    result = diamond.run("tip")
+    assert not result.success
+    message = Chain.message(diamond, result)
+    assert "different versions of root (data versions" in message
+    assert "ehr run" in message
+    monkeypatch.setenv("EHR_ALLOW_FAILED_CHECKS", "comparing")
+    assert diamond.run("tip").success
+    (line,) = diamond.datasets.latest(diamond.instance, AssetKey("tip")).manifest.overrides
+    assert "root" in line
+    assert "comparing" in line
+    monkeypatch.delenv("EHR_ALLOW_FAILED_CHECKS")
+    assert diamond.run("right").success
+    assert diamond.run("tip").success
+
+
+def test_equal_content_counts_as_made_from_either(tmp_path):
+    diamond = Diamond(tmp_path)
+    diamond.left = "left whatever root"
+    assert diamond.run("root", "left", "right", "tip").success
+    diamond.root = "two"
+    assert diamond.run("root", "left", "right").success  # all new, left and right with the old content
+    assert diamond.run("tip").success
+
+
+def test_checks_hold_a_dataset_against_what_it_was_made_from(tmp_path):
+    diamond = Diamond(tmp_path)
+    assert diamond.run("root", "left", "right", "tip").success
+    diamond.root = "two"
+    assert diamond.run("root").success
+    assert diamond.used("tip", "root") == "one"
+    with pytest.raises(DatasetError, match="0 versions of 'elsewhere'"):
+        diamond.used("tip", "elsewhere")
