@@ -38,13 +38,14 @@ ONLY_IF_CHANGED_TAG = "ehr/only_if_changed"
 
 @dataclass
 class Step:
-    """What a stage's body gets: where to write, its verified inputs, and where to report."""
+    """What a stage's body gets: where to write, its verified inputs, where to report, gates passed over."""
 
     out: Path
     inputs: Mapping[str, Dataset]
     progress: Progress
     log: Any
     run_id: str
+    overrides: Sequence[str]
 
 
 Stats = dict[str, Any]
@@ -167,7 +168,9 @@ class Datasets(ConfigurableResource):
                 return self._result(key, kept, shown, {"kept": True})
             started = now()
             with self.store.staging() as staged:
-                stats = self._run_body(context, body, staged, inputs)
+                progress = _LogProgress(context.log)
+                step = Step(staged, inputs, progress, context.log, context.run_id, overrides)
+                stats = self._run_body(body, step)
                 dataset = self.store.commit(
                     staged,
                     asset=asset_name(key),
@@ -256,15 +259,9 @@ class Datasets(ConfigurableResource):
         same = m.code_version == code_version and same_inputs and m.overrides == overrides
         return last if same and inputs else None
 
-    def _run_body(
-        self,
-        context: AssetExecutionContext,
-        body: Callable[[Step], Stats],
-        staged: Path,
-        inputs: Mapping[str, Dataset],
-    ) -> Stats:
+    def _run_body(self, body: Callable[[Step], Stats], step: Step) -> Stats:
         try:
-            return body(Step(staged, inputs, _LogProgress(context.log), context.log, context.run_id))
+            return body(step)
         except EhrError:
             raise
         except Exception as e:

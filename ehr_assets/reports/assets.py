@@ -83,7 +83,7 @@ def report_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition
                 {"asset": name, "data version": d.data_version[:16], "code version": d.manifest.code_version}
                 for name, d in step.inputs.items()
             ]
-            return write_report(report, cohorts, recipes, lineage, step.out, step.progress)
+            return write_report(report, cohorts, recipes, lineage, step.out, step.progress, step.overrides)
 
         return datasets.materialize(
             context, build, config=report.model_dump(mode="json"), shown=Shown(more=_page)

@@ -41,6 +41,7 @@ def write_report(
     lineage: Sequence[Mapping[str, str]],
     out_dir: Path,
     progress: Progress = no_progress,
+    overrides: Sequence[str] = (),
 ) -> dict[str, int]:
     """Writes `report.html` and `summary.json` into `out_dir`.
 
@@ -48,6 +49,7 @@ def write_report(
         cohorts, recipes: the datasets behind the page, in the order of `spec`.
         lineage: rows of the lineage table, all with the same keys (the first row's keys are the header),
             such as {"asset": …, "data version": …}. Shown as given: leave out what changes from run to run.
+        overrides: checks that were passed over on the way to this page; they head it.
 
     Returns counts: tasks, tasks_scored, figures.
     """
@@ -67,6 +69,7 @@ def write_report(
             recipes=[_recipe_section(r) for r in recipes],
             curves=curves,
             lineage=[dict(row) for row in lineage],
+            overrides=overrides,
             any_oracle=any(c.oracle for c in cohorts),
             reasons=REASONS,
         )

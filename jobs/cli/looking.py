@@ -15,7 +15,7 @@ def show_status(console: Console) -> None:
     project = Project()
     table = Table(box=None, pad_edge=False)
     for column in ("asset", "state", "version", "why"):
-        table.add_column(column, no_wrap=column != "why")
+        table.add_column(column, no_wrap=column != "why", overflow="fold")
     for s in project.statuses().values():
         table.add_row(
             s.name, f"[{STYLES[s.state]}]{s.state}[/]", (s.data_version or "")[:8], "; ".join(s.reasons)

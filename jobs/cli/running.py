@@ -40,6 +40,11 @@ def run_chain(console: Console, cohort: str, recipe: str | None) -> list[Path]:
     statuses = project.statuses(thorough=wanted)
     usable = {State.FRESH, State.FAILED_CHECK} if override_reason() else {State.FRESH}
     todo = [key for key in wanted if statuses[key].state not in usable]
+    for key in wanted:
+        if statuses[key].state is State.FAILED_CHECK and key not in todo:
+            console.print(
+                f"{asset_name(key)} is used although it failed: {'; '.join(statuses[key].reasons)}."
+            )
     if todo:
         console.print(f"{len(wanted) - len(todo)} of {len(wanted)} assets are fresh; running {len(todo)}.")
         _run(console, project, todo, statuses)

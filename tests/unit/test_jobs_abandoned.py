@@ -47,10 +47,8 @@ def test_only_runs_of_dead_processes_here_are_closed(tmp_path, tag, closed):
 
 def test_what_a_dead_run_left_is_tidied(tmp_path):
     settings = Settings(home=tmp_path)
-    gone, here = (
-        tmp_path / "staging" / f"{socket.gethostname()}-{dead_process()}-1f",
-        tmp_path / "staging" / "x",
-    )
+    staging = tmp_path / "staging"
+    gone, here = staging / f"{socket.gethostname()}-{dead_process()}-1f", staging / "x"
     for folder in (gone, here):
         folder.mkdir(parents=True)
     with DagsterInstance.ephemeral() as instance:
