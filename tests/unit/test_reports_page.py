@@ -54,15 +54,22 @@ def _inputs(root, oracle=True):
     return [cohort], [RecipeInputs("demo", "Demo", root / "checkpoint", root / "probe", settings)]
 
 
-def _write(root, out, **kwargs):
+def _write(root, out, overrides=(), **kwargs):
     out.mkdir()
-    stats = write_report(SPEC, *_inputs(root, **kwargs), LINEAGE, out)
+    stats = write_report(SPEC, *_inputs(root, **kwargs), LINEAGE, out, overrides=overrides)
     return (out / "report.html").read_text(encoding="utf-8"), stats
 
 
 @pytest.fixture(scope="module")
 def page(root, tmp_path_factory):
     return _write(root, tmp_path_factory.mktemp("page") / "out")
+
+
+def test_checks_that_were_passed_over_head_the_page(page, root, tmp_path):
+    line = "c/meds_events@0123 used although <b>: failed. Reason: trying"
+    html, _ = _write(root, tmp_path / "out", overrides=[line])
+    assert line.replace("<b>", "&lt;b&gt;") in html[: html.index("<h2")]
+    assert "passed over" not in page[0]
 
 
 def test_page_is_complete(page):
