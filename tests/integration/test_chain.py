@@ -139,8 +139,10 @@ def test_one_recipe_value_reruns_that_recipes_descendants_only(installation):
     installation.overrides = touched.overrides
 
 
-def test_one_asset_alone_gives_the_same_content(installation):
-    asset = "synthetic_oncology_tagged/token_corpus"
+@pytest.mark.parametrize(
+    "asset", ["synthetic_oncology_tagged/token_corpus", "synthetic_oncology/latent_truth"]
+)
+def test_one_asset_alone_gives_the_same_content(installation, asset):
     before = installation.manifest(asset)
     installation.run("dg", "launch", "--assets", f"key:{asset}")
     after = installation.manifest(asset)
