@@ -37,12 +37,7 @@ def corpus_checks(corpus: CorpusSpec) -> list[AssetChecksDefinition]:
             subjects = claim.get("n_subjects", -1)
             return datasets.judge(dataset, subjects == 0, {"subjects": subjects})
         finding = fitted_on_subjects(claim, train_subjects(dirs(meds_keys), dirs(splits_keys)))
-        return datasets.judge(
-            dataset,
-            finding.ok,
-            {"subjects": finding.claimed_subjects or 0, "train_subjects": finding.expected_subjects},
-            description=finding.problem,
-        )
+        return datasets.judge(dataset, finding.ok, finding.counts, description=finding.problem)
 
     @asset_check(
         asset=tokens,

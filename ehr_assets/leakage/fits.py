@@ -38,6 +38,11 @@ class FitFinding:
     def ok(self) -> bool:
         return self.problem is None
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """What may be shown of it."""
+        return {"subjects": self.claimed_subjects or 0, "train_subjects": self.expected_subjects}
+
 
 def fitted_on(subjects: Iterable[int], split: str = "train") -> dict[str, Any]:
     """The content of a `fitted_on.json`: hash and number of the distinct subjects a fit has seen."""

@@ -45,11 +45,6 @@ def _fitted_on_train_only(key: AssetKey, cohorts: Sequence[str]) -> AssetChecksD
             dirs = CohortDirs(*(datasets.used(context.instance, dataset, k).path for k in keys))
             train += load_nodes(cohort, dirs).labelled_subjects("train").tolist()
         finding = fitted_on_subjects(read_fitted_on(dataset.path), train)
-        return datasets.judge(
-            dataset,
-            finding.ok,
-            {"subjects": finding.claimed_subjects or 0, "train_subjects": finding.expected_subjects},
-            description=finding.problem,
-        )
+        return datasets.judge(dataset, finding.ok, finding.counts, description=finding.problem)
 
     return fitted_on_train_only

@@ -26,12 +26,7 @@ def training_checks(recipe: RecipeSpec) -> list[AssetChecksDefinition]:
         dataset = datasets.latest(context.instance, key)
         corpus = TokenCorpus(datasets.used(context.instance, dataset, tokens).path)
         finding = fitted_on_subjects(read_fitted_on(dataset.path), trained_subjects(corpus, recipe))
-        return datasets.judge(
-            dataset,
-            finding.ok,
-            {"subjects": finding.claimed_subjects or 0, "train_subjects": finding.expected_subjects},
-            description=finding.problem,
-        )
+        return datasets.judge(dataset, finding.ok, finding.counts, description=finding.problem)
 
     @asset_check(
         asset=key,

@@ -20,7 +20,7 @@ from torch import distributed as dist
 
 from ehr_assets.corpora.reader import TokenCorpus
 from ehr_assets.errors import EhrError, TrainingError
-from ehr_assets.leakage.subjects import subjects_hash
+from ehr_assets.leakage.fits import fitted_on
 from ehr_assets.models.objectives import Trained
 from ehr_assets.training.checkpoint import save_checkpoint
 from ehr_assets.training.examples import (
@@ -105,11 +105,6 @@ def train(job: TrainingJob, rank: int, world: int, watch: Watch) -> None:
 
     if rank == 0:
         subjects = examples.subject_ids(sorted(trained_rows))
-        fitted_on = {
-            "subjects_sha256": subjects_hash(subjects),
-            "n_subjects": len(set(subjects)),
-            "split": "train",
-        }
         stats = {
             "steps": step,
             "examples": seen,
@@ -123,7 +118,8 @@ def train(job: TrainingJob, rank: int, world: int, watch: Watch) -> None:
             "parameters": sum(p.numel() for p in model.parameters()),
             "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         }
-        save_checkpoint(Path(job.out_dir), model, Path(job.tokenizer), recipe, fitted_on, stats, job.facts)
+        seen_by = fitted_on(subjects)
+        save_checkpoint(Path(job.out_dir), model, Path(job.tokenizer), recipe, seen_by, stats, job.facts)
         watch.finish(stats, tokens)
     dist.barrier()
 

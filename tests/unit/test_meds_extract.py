@@ -121,6 +121,17 @@ def test_a_code_that_the_joined_table_lacks_is_not_lost_in_silence(tmp_path):
     assert got.stats["dimensions"]["items"]["ragged"] == 1
 
 
+def test_what_tells_only_its_beginning_is_known_some_days_later(tmp_path):
+    spec = event(available=["filed", {"column": "drawn", "kind": "date", "plus_days": 60}])
+    got = run(
+        tmp_path, labs="1,50,mg,2020-01-01 10:00,,1,\n1,50,mg,2020-01-02,2020-01-03 08:00,1,\n", spec=spec
+    )
+    assert lab_times(got) == [
+        ("2020-01-01 10:00:00", "2020-03-01 23:59:59.999999"),
+        ("2020-01-02 00:00:00", "2020-01-03 08:00:00"),
+    ]
+
+
 def test_nothing_is_available_before_it_happened(tmp_path):
     got = run(tmp_path, labs="1,50,mg,2020-01-05 10:00:00,2020-01-05 09:00:00,1,\n")
     assert lab_times(got) == [("2020-01-05 10:00:00", "2020-01-05 10:00:00")]

@@ -97,3 +97,10 @@ def test_labs_are_available_when_they_were_stored(demo):
         .sort()
         .equals(expected, check_names=False)
     )
+
+
+def test_no_culture_is_read_as_it_is_drawn(demo):
+    _, _, events = demo
+    cultures = events.filter(pl.col("code").str.starts_with("MICROBIOLOGY//"))
+    assert cultures.height == raw("hosp/microbiologyevents", "subject_id").height
+    assert (cultures["available_time"] > cultures["time"]).all()

@@ -41,3 +41,10 @@ def test_a_store_that_cannot_be_used_is_one_clear_error(tmp_path):
     (tmp_path / "mlflow.db").write_text("this is not a database, it only has its name " * 100)
     with pytest.raises(TrainingError, match="tracking store cannot be used"):
         MlflowTracking(uri=f"sqlite:///{tmp_path}/mlflow.db").start("demo", {}, {})
+
+
+@pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
+def test_a_run_that_ends_early_says_how(tracking, error, status):
+    with pytest.raises(error), tracking.run("r", {}, {}) as run_id:
+        raise error
+    assert MlflowClient(tracking.uri).get_run(run_id).info.status == status
