@@ -5,6 +5,8 @@ EHR_SPECS                further spec directories (os.pathsep-separated), each w
                          corpora/, recipes/ and reports/ folders of YAML files
 EHR_OVERRIDES            JSON: {"<kind>/<spec>": {"dotted.key": value}}, laid over the YAML files
 EHR_EXECUTOR             in_process (default) or multiprocess
+EHR_WORKERS              processes that one asset may fan out over (default: all cores; see fanout.py)
+EHR_MEMORY_GB            memory that one asset may use (default 4)
 MLFLOW_TRACKING_URI      where trainings are tracked (default: SQLite under EHR_HOME)
 EHR_ALLOW_FAILED_CHECKS  a reason; lets assets start although an upstream check failed (see lineage/guards)
 """

@@ -26,6 +26,7 @@ from dagster import (
 )
 
 from ehr_assets.errors import DatasetError, EhrError
+from ehr_assets.fanout import Machine
 from ehr_assets.lineage.ancestry import ancestors
 from ehr_assets.lineage.datasets import Dataset, DatasetStore, rebuild_hint
 from ehr_assets.lineage.guards import DATA_VERSION_KEY, require_common_ancestry, require_passed_checks
@@ -38,7 +39,7 @@ ONLY_IF_CHANGED_TAG = "ehr/only_if_changed"
 
 @dataclass
 class Step:
-    """What a stage's body gets: where to write, its verified inputs, where to report, gates passed over."""
+    """What a stage's body gets: where to write, its verified inputs, what it may use, where to report."""
 
     out: Path
     inputs: Mapping[str, Dataset]
@@ -46,6 +47,7 @@ class Step:
     log: Any
     run_id: str
     overrides: Sequence[str]
+    machine: Machine
 
 
 Stats = dict[str, Any]
@@ -169,7 +171,8 @@ class Datasets(ConfigurableResource):
             started = now()
             with self.store.staging() as staged:
                 progress = _LogProgress(context.log)
-                step = Step(staged, inputs, progress, context.log, context.run_id, overrides)
+                machine = Machine.from_env()
+                step = Step(staged, inputs, progress, context.log, context.run_id, overrides, machine)
                 stats = self._run_body(body, step)
                 dataset = self.store.commit(
                     staged,
