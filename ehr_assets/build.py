@@ -58,10 +58,11 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
     assets: list[AssetsDefinition] = []
     checks: list[AssetChecksDefinition] = []
     for name, cohort in catalog.cohorts.items():
-        tasks = catalog.tasks_of(name)
-        assets += [*cohort_assets(cohort), *meds_assets(cohort), *node_assets(cohort, tasks)]
-        assets += cohort_probe_assets(cohort)
-        checks += [*meds_checks(cohort), *node_checks(cohort, tasks), *cohort_probe_checks(cohort)]
+        assets += [*cohort_assets(cohort), *meds_assets(cohort)]
+        checks += meds_checks(cohort)
+        if tasks := catalog.tasks_of(name):
+            assets += [*node_assets(cohort, tasks), *cohort_probe_assets(cohort)]
+            checks += [*node_checks(cohort, tasks), *cohort_probe_checks(cohort)]
     for corpus in catalog.corpora.values():
         assets += corpus_assets(corpus)
         checks += corpus_checks(corpus)

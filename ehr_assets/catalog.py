@@ -35,8 +35,10 @@ class Catalog:
     recipes: Mapping[str, RecipeSpec]
     reports: Mapping[str, ReportSpec]
 
-    def tasks_of(self, cohort: str) -> TaskSet:
-        return self.task_sets[self.cohorts[cohort].decision_nodes.task_set]
+    def tasks_of(self, cohort: str) -> TaskSet | None:
+        """The tasks of a cohort; None for one without decision nodes."""
+        nodes = self.cohorts[cohort].decision_nodes
+        return self.task_sets[nodes.task_set] if nodes else None
 
     def corpus_of(self, recipe: str) -> CorpusSpec:
         return self.corpora[self.recipes[recipe].corpus]
@@ -92,16 +94,19 @@ def load_catalog(settings: Settings) -> Catalog:
 
 def _check_references(c: Catalog) -> None:
     for name, cohort in c.cohorts.items():
-        _known(
-            f"cohort '{name}', decision_nodes.task_set",
-            "task set",
-            [cohort.decision_nodes.task_set],
-            c.task_sets,
-        )
+        wanted = [cohort.decision_nodes.task_set] if cohort.decision_nodes else []
+        _known(f"cohort '{name}', decision_nodes.task_set", "task set", wanted, c.task_sets)
     for name, corpus in c.corpora.items():
         _known(f"corpus '{name}', cohorts", "cohort", corpus.cohorts, c.cohorts)
     for name, recipe in c.recipes.items():
         _known(f"recipe '{name}', corpus", "corpus", [recipe.corpus], c.corpora)
+        for cohort in c.corpora[recipe.corpus].cohorts:
+            if cohort in c.cohorts and c.cohorts[cohort].decision_nodes is None:
+                raise SpecError(
+                    f"The cohort '{cohort}' has no decision nodes, and a recipe is evaluated at those.",
+                    where=f"recipe '{name}', corpus '{recipe.corpus}'",
+                    do=f"Give the cohort '{cohort}' `decision_nodes`, or train on another corpus.",
+                )
     for name, corpus in c.corpora.items():
         _one_deal(name, [c.cohorts[cohort] for cohort in corpus.cohorts])
     for name, report in c.reports.items():

@@ -46,6 +46,9 @@ class Machine:
         return max(1, min(self.workers, (self.memory_bytes - PARENT_BYTES) // memory_each))
 
 
+ONE_WORKER = Machine()
+
+
 def _positive(env: Mapping[str, str], name: str, default: float, *, whole: bool = False) -> float:
     text = env.get(name, "")
     try:

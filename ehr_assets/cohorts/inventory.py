@@ -5,29 +5,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ehr_assets.cohorts.readers import find_table, require_table
-from ehr_assets.cohorts.spec import CohortSpec, TablesSource
+from ehr_assets.cohorts.files import RawFile, RawRoot, find_files, require_files
+from ehr_assets.cohorts.spec import CohortSpec, SyntheticSource
 from ehr_assets.errors import DatasetError, RawTableError
-from ehr_assets.lineage.hashing import file_sha256
 from ehr_assets.progress import Progress, no_progress
 
 
-def raw_root(spec: CohortSpec, environ: Mapping[str, str] = os.environ) -> Path:
-    """The directory of a table cohort's raw tables. RawTableError when it is not set or not there."""
-    assert isinstance(spec.source, TablesSource)
+def raw_root(spec: CohortSpec, environ: Mapping[str, str] = os.environ) -> RawRoot:
+    """Where a cohort's raw tables lie. RawTableError when it is not set or not there."""
+    assert not isinstance(spec.source, SyntheticSource)
     variable = spec.source.root_env
     value = environ.get(variable, "")
-    if not value or not Path(value).is_dir():
+    root = RawRoot.of(value if "://" in value else Path(value).resolve())
+    if not value or not root.exists():
         what = "names no directory" if value else "is not set"
         raise RawTableError(
             f"The raw tables of cohort '{spec.name}' cannot be found: {variable} {what}.",
             where=f"environment variable {variable}",
-            do=f"Set {variable} to the directory that holds {spec.roster.file}.",
+            do=f"Set {variable} to the directory (or the s3:// prefix) that holds {spec.roster.file}.",
         )
-    return Path(value).resolve()
+    return root
 
 
-def inventory(spec: CohortSpec, root: Path, progress: Progress = no_progress) -> list[dict[str, Any]]:
+def inventory(
+    spec: CohortSpec, root: RawRoot | Path, progress: Progress = no_progress
+) -> list[dict[str, Any]]:
     """The raw files that the spec uses, dimension tables included, sorted by file.
 
     Returns:
@@ -37,40 +39,43 @@ def inventory(spec: CohortSpec, root: Path, progress: Progress = no_progress) ->
     Raises:
         RawTableError: a table that is not optional is missing.
     """
-    found: dict[Path, str] = {}
+    root = RawRoot.of(root)
+    found: dict[str, tuple[str, RawFile]] = {}
     for table in spec.tables:
         required = [(table.file, table.name, table.optional)]
         required += [(j.file, j.file, j.optional or table.optional) for j in table.joins]
         for file, name, optional in required:
-            path = find_table(root, file)
-            if path is None and not optional:
-                path = require_table(root, file, key=f"table '{table.name}'")
-            if path is not None:
-                found.setdefault(path, name)
+            key = f"table '{table.name}'"
+            for raw in find_files(root, file) if optional else require_files(root, file, key=key):
+                found.setdefault(raw.path, (name, raw))
+    if given := spec.splits.given:
+        for raw in require_files(root, given.file, key="splits.given"):
+            found.setdefault(raw.path, (given.file, raw))
     entries = []
-    for done, (path, name) in enumerate(sorted(found.items())):
+    for done, (path, (name, raw)) in enumerate(sorted(found.items())):
         progress("hash raw tables", done, len(found))
-        file = path.relative_to(root).as_posix()
-        entries.append(
-            {"table": name, "file": file, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
-        )
+        entries.append({"table": name, "file": path, "bytes": raw.bytes, "sha256": raw.sha256()})
     progress("hash raw tables", len(found), len(found))
     return entries
 
 
 def verify_inventory(
-    spec: CohortSpec, root: Path, recorded: Sequence[Mapping[str, Any]], progress: Progress = no_progress
+    spec: CohortSpec,
+    root: RawRoot | Path,
+    recorded: Sequence[Mapping[str, Any]],
+    progress: Progress = no_progress,
 ) -> None:
     """Raises DatasetError when a raw file was altered, removed or added since `recorded` was taken."""
+    root = RawRoot.of(root)
     before = {entry["file"]: entry["sha256"] for entry in recorded}
     try:
         now = {entry["file"]: entry["sha256"] for entry in inventory(spec, root, progress)}
     except RawTableError as e:
-        raise _changed(spec, e.where or str(root), "is missing") from None
+        raise _changed(spec, e.where or root.uri, "is missing") from None
     for file in sorted(before.keys() | now.keys()):
         if before.get(file) != now.get(file):
             change = "is missing" if file not in now else "was added" if file not in before else "was altered"
-            raise _changed(spec, str(root / file), change)
+            raise _changed(spec, root.where(file), change)
 
 
 def _changed(spec: CohortSpec, where: str, change: str) -> DatasetError:

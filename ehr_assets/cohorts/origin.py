@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from ehr_assets.cohorts.files import RawRoot
 from ehr_assets.cohorts.inventory import inventory, raw_root, verify_inventory
 from ehr_assets.cohorts.spec import CohortSpec, SyntheticSource
 from ehr_assets.errors import EhrError
@@ -18,8 +19,8 @@ def write_inventory(cohort: CohortSpec, out_dir: Path, progress: Progress = no_p
     return {"raw_files": len(entries), "raw_bytes": sum(e["bytes"] for e in entries)}
 
 
-def tables_root(cohort: CohortSpec, raw_tables: Path, progress: Progress = no_progress) -> Path:
-    """The directory to read raw tables from, given the committed `raw_tables` dataset.
+def tables_root(cohort: CohortSpec, raw_tables: Path, progress: Progress = no_progress) -> RawRoot:
+    """Where to read raw tables from, given the committed `raw_tables` dataset.
 
     Files outside the store are hashed again first: what is read is what was recorded.
 
@@ -28,7 +29,7 @@ def tables_root(cohort: CohortSpec, raw_tables: Path, progress: Progress = no_pr
         RawTableError: the raw directory is not set or not there.
     """
     if isinstance(cohort.source, SyntheticSource):
-        return raw_tables / "tables"
+        return RawRoot.of(raw_tables / "tables")
     root = raw_root(cohort)
     verify_inventory(cohort, root, _recorded(raw_tables), progress)
     return root

@@ -1,8 +1,8 @@
-"""Raw tables as streams of text columns with exact row numbers, from .csv, .csv.gz or .parquet.
+"""Raw tables as streams of text columns with exact row numbers, from CSV (plain or gzipped) or Parquet.
 
 A table that cannot be read as a whole is a RawTableError that says why; a row with the wrong number of
 fields is handed over for quarantine. What the values mean is not decided here (`meds/` does). How bytes
-become CSV text is `sources.py`.
+become CSV text is `sources.py`, where they lie is `files.py`.
 """
 
 import csv
@@ -10,7 +10,6 @@ import io
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -19,14 +18,16 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from ehr_assets.cohorts.file_spec import FileSpec
+from ehr_assets.cohorts.files import RawFile
 from ehr_assets.cohorts.sources import CHUNK, NUL_SIGN, CsvSource
 from ehr_assets.errors import RawTableError
 from ehr_assets.specs import closest
 
-ENDINGS = (".csv", ".csv.gz", ".parquet")
-ROW = "__row__"  # the column of 1-based data record numbers
+FILE = "__file__"  # the column of positions in the table's files
+ROW = "__row__"  # the column of 1-based data record numbers in the file
 BLOCK_BYTES = 8 << 20  # of CSV text per batch; also the longest possible record
-BATCH_ROWS = 1 << 16  # of Parquet per batch
+BATCH_ROWS = 1 << 16  # of Parquet per batch, and of small files taken together
 RAGGED = "wrong number of fields"
 RAGGED_LINES = (
     "wrong number of fields, over several lines"  # mostly a quote that is not closed where it should
@@ -37,120 +38,191 @@ ByteProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class RawBatch:
-    """Consecutive records of a table.
+    """Records of a table, of one file or of several small ones.
 
     Args:
-        frame: `ROW` (int64) and one string column per column asked for; empty text is null.
-        ragged: (record number, reason) of the records that have no columns to put into `frame`.
+        frame: `FILE` (int32), `ROW` (int64) and one string column per column asked for; empty text is null.
+        ragged: (file, record number, reason) of the records that have no columns to put into `frame`.
     """
 
     frame: pl.DataFrame
-    ragged: list[tuple[int, str]]
+    ragged: list[tuple[int, int, str]]
 
-
-def find_table(root: Path, file: str) -> Path | None:
-    """The file of a table under `root` (`ENDINGS` tried in order), or None. `file` may carry its ending."""
-    for path in _candidates(root, file):
-        if path.is_file():
-            return path
-    return None
-
-
-def require_table(root: Path, file: str, *, key: str) -> Path:
-    """As `find_table`; RawTableError naming the files tried. `key`: what in the spec asks for it."""
-    if not root.is_dir():
-        raise RawTableError(
-            "The directory of raw tables does not exist.", where=str(root), do="Check the path."
-        )
-    path = find_table(root, file)
-    if path is None:
-        tried = ", ".join(p.name for p in _candidates(root, file))
-        folder = root / Path(file).parent
-        near = closest(Path(file).name, {p.name.split(".")[0] for p in folder.glob("*")})
-        raise RawTableError(
-            f"A raw table is missing: {file} ({key}).{near}",
-            where=f"{folder} (tried {tried})",
-            do="Put the file there, correct `file:` in the cohort spec, or mark it `optional: true`.",
-        )
-    return path
+    @property
+    def records(self) -> int:
+        return self.frame.height + len(self.ragged)
 
 
 def read_table(
-    path: Path, columns: Sequence[str], *, encoding: str = "utf-8", on_bytes: ByteProgress | None = None
+    files: Sequence[RawFile],
+    columns: Sequence[str],
+    how: FileSpec,
+    on_bytes: ByteProgress | None = None,
 ) -> Iterator[RawBatch]:
     """Streams the named columns of a table as text.
 
     Args:
-        path: as found by `find_table`.
-        columns: names in the file's header.
-        encoding: of CSV text (Parquet has none).
-        on_bytes: told (bytes of the file read, its size) after every batch.
+        files: of the table, as found by `files.find_files`.
+        columns: names in the files' headers, aliases of them, or names in the path.
+        how: the files are to be read.
+        on_bytes: told (bytes read so far, bytes of all files) after every batch.
 
     Yields:
-        Batches that together hold every record exactly once, in the file's order. A header without records
-        yields empty batches.
+        Batches that together hold every record exactly once, in the order of the files. A header without
+        records yields empty batches.
 
     Raises:
         RawTableError: a column is missing or occurs twice; no header; a truncated or corrupt file; text in
             another encoding; a quote that is never closed.
     """
-    read = _read_parquet if path.suffix == ".parquet" else _read_csv
-    return read(path, list(dict.fromkeys(columns)), encoding, on_bytes or _silent)
+    columns = list(dict.fromkeys(columns))
+    total, done = sum(f.bytes for f in files), 0
+    held: list[RawBatch] = []
+    for index, (file, names) in enumerate(zip(files, _resolved(files, columns, how), strict=True)):
+        read = _read_parquet if file.ending == ".parquet" else _read_csv
+        for part, position in read(file, names, how):
+            held.append(_placed(part, index, file, columns))
+            if sum(b.records for b in held) >= BATCH_ROWS or len(files) == 1:
+                yield _together(held)
+                held = []
+            if on_bytes:
+                on_bytes(done + position, total)
+        done += file.bytes
+    if held:
+        yield _together(held)
 
 
-def _candidates(root: Path, file: str) -> list[Path]:
-    named = file.endswith(ENDINGS)
-    return [root / file] if named else [root / f"{file}{ending}" for ending in ENDINGS]
+def headers(file: RawFile, how: FileSpec) -> list[str]:
+    """The column names of a file. RawTableError where there are none, or where the file is damaged."""
+    if file.ending == ".parquet":
+        with _opened_parquet(file) as parquet:
+            return parquet.schema_arrow.names
+    with CsvSource(file, how.encoding) as source:
+        text = source.read(CHUNK).decode("utf-8", errors="ignore")
+    lines = io.StringIO(text.lstrip("\r\n"), newline="")
+    quoting = csv.QUOTE_MINIMAL if how.quote else csv.QUOTE_NONE
+    try:
+        names = next(
+            csv.reader(lines, delimiter=how.delimiter, quotechar=how.quote or '"', quoting=quoting), []
+        )
+    except csv.Error:
+        names = []
+    if not any(names):
+        raise RawTableError(
+            "The raw table is empty: it has no header.",
+            where=file.where,
+            do="Export the table again, with header.",
+        )
+    return names
 
 
-def _silent(done: int, total: int) -> None:
-    """Nobody watches."""
+# Column asked for → name in the file, or None where the file lacks it.
+_Names = dict[str, str | None]
 
 
-def _read_csv(path: Path, columns: list[str], encoding: str, on_bytes: ByteProgress) -> Iterator[RawBatch]:
-    names = _header(path, encoding)
-    _require_columns(path, columns, names)
+def _resolved(files: Sequence[RawFile], columns: list[str], how: FileSpec) -> list[_Names]:
+    """How each file calls the columns that its path does not give."""
+    found: list[_Names] = []
+    for file in files:
+        there = headers(file, how)
+        names: _Names = {}
+        for column in columns:
+            if column in file.columns:
+                continue
+            names[column] = next((n for n in [column, *how.aliases.get(column, [])] if n in there), None)
+            if there.count(names[column] or "") > 1:
+                raise RawTableError(
+                    f"The raw table has the column '{names[column]}' more than once.",
+                    where=file.where,
+                    do="Rename or drop the others in the table.",
+                )
+        for column in names:
+            # Files of one table may differ in their columns; what none of them has is a mistake.
+            if len(files) == 1 and names[column] is None and column not in how.optional_columns:
+                raise _no_column(file, column, there)
+        found.append(names)
+    for column in found[0] if found else []:
+        if column not in how.optional_columns and not any(names.get(column) for names in found):
+            raise _no_column(files[0], column, headers(files[0], how))
+    return found
+
+
+def _no_column(file: RawFile, column: str, there: Sequence[str]) -> RawTableError:
+    return RawTableError(
+        f"The raw table has no column '{column}'.{closest(column, there)}",
+        where=file.where,
+        do=f"Correct the cohort spec or the table, or list it under `optional_columns`. Its columns: "
+        f"{', '.join(there)}.",
+    )
+
+
+def _placed(batch: RawBatch, index: int, file: RawFile, columns: list[str]) -> RawBatch:
+    """The batch with its file's position and what the path says, its columns in the order asked for."""
+    given = [pl.lit(text, pl.String).alias(name) for name, text in file.columns.items() if name in columns]
+    frame = batch.frame.with_columns(pl.lit(index, pl.Int32).alias(FILE), *given).select(FILE, ROW, *columns)
+    return RawBatch(frame, [(index, row, reason) for _, row, reason in batch.ragged])
+
+
+def _together(batches: list[RawBatch]) -> RawBatch:
+    if len(batches) == 1:
+        return batches[0]
+    return RawBatch(pl.concat([b.frame for b in batches]), [r for b in batches for r in b.ragged])
+
+
+def _read_csv(file: RawFile, names: _Names, how: FileSpec) -> Iterator[tuple[RawBatch, int]]:
+    header = headers(file, how)
     # A last record with one field too many, which the file does not have: if it does not come back as
     # ragged, an open quote has swallowed the end of the file, and nothing else would tell.
-    end = "end-of-table" + "," * len(names)
+    end = "end-of-table" + how.delimiter * len(header)
     ragged: list[tuple[int, str]] = []
     ends: list[int] = []
 
     def on_ragged(row: pa_csv.InvalidRow) -> str:
-        number = row.number - 1  # pyarrow counts the header
+        number = row.number - 1 - how.skip_rows  # pyarrow counts the header, and what it skips
         if row.text == end:
             ends.append(number)
         else:
             ragged.append((number, RAGGED_LINES if "\n" in row.text.strip() else RAGGED))
         return "skip"
 
+    present = [n for n in names.values() if n is not None]
     first = 1
-    with CsvSource(path, encoding, tail=f"\n{end}\n".encode()) as source:
+    with CsvSource(file, how.encoding, tail=f"\n{end}\n".encode()) as source:
         try:
             stream = pa_csv.open_csv(
                 source,
                 # Single-threaded: only then does pyarrow know the numbers of ragged rows.
-                read_options=pa_csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
-                parse_options=pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=on_ragged),
+                read_options=pa_csv.ReadOptions(
+                    block_size=BLOCK_BYTES, use_threads=False, skip_rows_after_names=how.skip_rows
+                ),
+                parse_options=pa_csv.ParseOptions(
+                    delimiter=how.delimiter,
+                    quote_char=how.quote or False,
+                    newlines_in_values=how.quote is not None,
+                    invalid_row_handler=on_ragged,
+                ),
                 convert_options=pa_csv.ConvertOptions(
-                    include_columns=columns,
-                    column_types=dict.fromkeys(columns, pa.string()),
+                    # No column at all would mean all of them.
+                    include_columns=list(dict.fromkeys(present)) or header[:1],
+                    column_types=dict.fromkeys(header, pa.string()),
                 ),
             )
             for batch in stream:
                 numbers, ahead = _numbers(first, batch.num_rows, [number for number, _ in ragged])
-                frame = _framed(batch, numbers)
+                frame = _framed(batch, names, numbers)
                 if source.with_nuls:
-                    frame = frame.with_columns(pl.col(columns).str.replace_all(NUL_SIGN, "\0", literal=True))
-                yield RawBatch(frame, ragged[:ahead])
+                    frame = frame.with_columns(
+                        pl.col(pl.String).str.replace_all(NUL_SIGN, "\0", literal=True)
+                    )
+                yield RawBatch(frame, [(0, *r) for r in ragged[:ahead]]), source.position
                 del ragged[:ahead]
                 first += batch.num_rows + ahead
-                on_bytes(source.position, source.size)
         except (pa.ArrowException, OSError, RawTableError) as e:
-            raise source.failure or _unparsable(path, e, first) from None
+            raise source.failure or _unparsable(file, e, first) from None
     if not ends:
-        raise _open_quote(path, first - 1)
-    yield RawBatch(_framed(pa.record_batch([pa.array([], pa.string())] * len(columns), columns), []), ragged)
+        raise _open_quote(file, first - 1)
+    empty = pa.RecordBatch.from_pydict(dict.fromkeys(present, pa.array([], pa.string())))
+    yield RawBatch(_framed(empty, names, np.empty(0, np.int64)), [(0, *r) for r in ragged]), file.bytes
 
 
 def _numbers(first: int, count: int, ragged: list[int]) -> tuple[np.ndarray, int]:
@@ -162,99 +234,95 @@ def _numbers(first: int, count: int, ragged: list[int]) -> tuple[np.ndarray, int
     return np.delete(numbers, np.asarray(ragged[:ahead], dtype=np.int64) - first), ahead
 
 
-def _framed(batch: pa.RecordBatch, numbers: Sequence[int] | np.ndarray) -> pl.DataFrame:
-    frame = pl.DataFrame(pl.from_arrow(batch))
-    frame = frame.with_columns(pl.when(pl.all() != "").then(pl.all()))  # Parquet's empty texts are null too
-    return frame.insert_column(0, pl.Series(ROW, numbers, dtype=pl.Int64))
+def _framed(batch: pa.RecordBatch, names: _Names, numbers: np.ndarray) -> pl.DataFrame:
+    """Record numbers and the columns under the names asked for; null where the file lacks one."""
+    raw = pl.DataFrame(pl.from_arrow(batch))
+    texts = [
+        (pl.when(pl.col(there) != "").then(there) if there else pl.lit(None, pl.String)).alias(column)
+        for column, there in names.items()
+    ]
+    numbered = (
+        raw.with_columns(pl.Series(ROW, numbers, dtype=pl.Int64))
+        if raw.width
+        else pl.DataFrame({ROW: numbers})
+    )
+    return numbered.select(ROW, *texts)
 
 
-def _header(path: Path, encoding: str) -> list[str]:
-    """The column names in the first record."""
-    with CsvSource(path, encoding) as source:
-        text = source.read(CHUNK).decode("utf-8", errors="ignore")
-    names = next(csv.reader(io.StringIO(text.lstrip("\r\n"), newline="")), [])
-    if not any(names):
-        raise RawTableError(
-            "The raw table is empty: it has no header.",
-            where=str(path),
-            do="Export the table again, with header.",
-        )
-    return names
-
-
-def _require_columns(path: Path, columns: Sequence[str], names: Sequence[str]) -> None:
-    for column in columns:
-        if column not in names:
-            raise RawTableError(
-                f"The raw table has no column '{column}'.{closest(column, names)}",
-                where=str(path),
-                do=f"Correct the cohort spec or the table. Its columns: {', '.join(names)}.",
-            )
-        if list(names).count(column) > 1:
-            raise RawTableError(
-                f"The raw table has the column '{column}' more than once.",
-                where=str(path),
-                do="Rename or drop the others in the table.",
-            )
-
-
-def _unparsable(path: Path, error: Exception, first: int) -> RawTableError:
+def _unparsable(file: RawFile, error: Exception, first: int) -> RawTableError:
     if isinstance(error, RawTableError):
         return error
     if "straddling" in str(error):
-        return _open_quote(path, first - 1, f"a record is longer than {BLOCK_BYTES >> 20} MB")
+        return _open_quote(file, first - 1, f"a record is longer than {BLOCK_BYTES >> 20} MB")
     if isinstance(error, OSError):
         return RawTableError(
             f"The raw table cannot be read ({error.strerror or type(error).__name__}).",
-            where=f"{path}, after data record {first - 1}",
+            where=f"{file.where}, after data record {first - 1}",
             do="Check the file, its permissions and the disk.",
         )
     return RawTableError(
         "The raw table is not CSV as RFC 4180 has it.",
-        where=f"{path}, after data record {first - 1}",
-        do="Check delimiters, quotes and line ends there.",
+        where=f"{file.where}, after data record {first - 1}",
+        do="Check delimiters, quotes and line ends there; `delimiter` and `quote` in the cohort spec.",
     )
 
 
-def _open_quote(path: Path, after: int, sign: str = "the file ends inside a quoted value") -> RawTableError:
+def _open_quote(
+    file: RawFile, after: int, sign: str = "the file ends inside a quoted value"
+) -> RawTableError:
     return RawTableError(
         f"A quote in the raw table is never closed: {sign}.",
-        where=f"{path}, near or after data record {after}",
-        do="Close or double the quote there.",
+        where=f"{file.where}, near or after data record {after}",
+        do="Close or double the quote there; if quotes have no meaning in this table, say `quote: null`.",
     )
 
 
-def _read_parquet(
-    path: Path, columns: list[str], encoding: str, on_bytes: ByteProgress
-) -> Iterator[RawBatch]:
-    try:
-        with pq.ParquetFile(path) as file:
-            _require_columns(path, columns, file.schema_arrow.names)
-            first, total = 1, file.metadata.num_rows
-            for batch in file.iter_batches(BATCH_ROWS, columns=columns):
-                texts = [_texts(path, name, batch.column(name)) for name in columns]
-                frame = _framed(
-                    pa.record_batch(texts, columns), np.arange(first, first + batch.num_rows, dtype=np.int64)
-                )
+def _read_parquet(file: RawFile, names: _Names, how: FileSpec) -> Iterator[tuple[RawBatch, int]]:
+    present = list(dict.fromkeys(n for n in names.values() if n is not None))
+    with _opened_parquet(file) as parquet:
+        first, total = 1, parquet.metadata.num_rows
+        try:
+            for batch in parquet.iter_batches(BATCH_ROWS, columns=present):
+                texts = {n: _texts(file, n, batch.column(n)) for n in present}
+                numbers = np.arange(first, first + batch.num_rows, dtype=np.int64)
                 first += batch.num_rows
-                yield RawBatch(frame, [])
-                on_bytes(path.stat().st_size * (first - 1) // total, path.stat().st_size)
+                frame = _framed(pa.RecordBatch.from_pydict(texts), names, numbers)
+                yield RawBatch(frame, []), file.bytes * (first - 1) // total
+        except (pa.ArrowException, OSError) as e:
+            raise _bad_parquet(file, e) from None
+    empty = pa.RecordBatch.from_pydict(dict.fromkeys(present, pa.array([], pa.string())))
+    yield RawBatch(_framed(empty, names, np.empty(0, np.int64)), []), file.bytes
+
+
+def _opened_parquet(file: RawFile) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file.open())
     except (pa.ArrowException, OSError) as e:
-        if isinstance(e, OSError) and e.errno:
-            raise
-        raise RawTableError(
-            "The raw table is not a sound Parquet file.",
-            where=str(path),
-            do="Copy or export it again; compare checksums.",
-        ) from None
+        raise _bad_parquet(file, e) from None
 
 
-def _texts(path: Path, name: str, values: pa.Array) -> pa.Array:
+def _bad_parquet(file: RawFile, error: Exception) -> RawTableError:
+    if isinstance(error, OSError) and error.errno:
+        return RawTableError(
+            f"The raw table cannot be read ({error.strerror}).",
+            where=file.where,
+            do="Check the file, its permissions and the disk.",
+        )
+    return RawTableError(
+        "The raw table is not a sound Parquet file.",
+        where=file.where,
+        do="Copy or export it again; compare checksums.",
+    )
+
+
+def _texts(file: RawFile, name: str, values: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
     try:
         return pc.cast(values, pa.string())
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
         raise RawTableError(
             f"The column '{name}' holds {values.type}, which has no text form.",
-            where=str(path),
+            where=file.where,
             do="Export the column as text, number, date or timestamp.",
         ) from None

@@ -7,10 +7,11 @@ columns are the business of `readers.py`.
 import codecs
 import io
 import zlib
-from pathlib import Path
+from collections.abc import Sequence
 
 import pyarrow as pa
 
+from ehr_assets.cohorts.files import RawFile
 from ehr_assets.errors import RawTableError
 
 CHUNK = 1 << 20
@@ -30,24 +31,25 @@ class CsvSource(io.RawIOBase):
     quotes and delimiters within eight bytes behind a NUL.
 
     Args:
-        path: ends in .csv or .csv.gz.
-        encoding: that the file is written in.
+        file: plain, or gzipped if it ends in .gz.
+        encodings: that the file is written in; of two, the second for the bytes that are wrong in the first.
         tail: bytes to append.
 
     Reading raises RawTableError; since readers in between may disguise it, it is also kept in `failure`.
     """
 
-    def __init__(self, path: Path, encoding: str = "utf-8", tail: bytes = b"") -> None:
-        self.path, self.encoding = path, encoding
+    def __init__(self, file: RawFile, encodings: Sequence[str] = ("utf-8",), tail: bytes = b"") -> None:
+        self.where, self.encoding = file.where, encodings[0]
         self.failure: RawTableError | None = None
         self.with_nuls = False
-        self.size = path.stat().st_size
-        self._file = path.open("rb")
-        self._gzip = path.suffix == ".gz"
+        self.size = file.bytes
+        self._file = file.open()
+        self._gzip = file.path.endswith(".gz")
         # Not Python's gzip: this one is faster, and tells a truncated stream from a corrupt one.
         self._bytes = pa.CompressedInputStream(self._file, "gzip") if self._gzip and self.size else self._file
-        name = codecs.lookup(encoding).name
-        self._decoder = codecs.getincrementaldecoder("utf-8-sig" if name == "utf-8" else name)()
+        name = codecs.lookup(self.encoding).name
+        errors = _fallback(encodings[1]) if len(encodings) > 1 else "strict"
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig" if name == "utf-8" else name)(errors)
         self._tail, self._line, self._ready, self._ended, self._started = tail, 1, b"", False, False
 
     @property
@@ -106,7 +108,9 @@ class CsvSource(io.RawIOBase):
                 reason, do = "is a truncated gzip file", "Copy or download it again; compare checksums."
             else:
                 reason, do = "is not a sound gzip file", "Copy or download it again; compare checksums."
-            raise self._fail(f"The raw table {reason}.", f"{self.path}, near line {self._line}", do) from None
+            raise self._fail(
+                f"The raw table {reason}.", f"{self.where}, near line {self._line}", do
+            ) from None
         if not self._started:
             self._started = True
             for mark, name in _BOMS:
@@ -118,10 +122,25 @@ class CsvSource(io.RawIOBase):
         seems = f"; its first bytes are those of {found}" if found else ""
         return (
             f"The raw table is not written in {self.encoding}{seems}.",
-            f"{self.path}, line {line}",
-            f"Set `encoding: {found or 'latin-1'}` (or what it is) at this table in the spec, or convert it.",
+            f"{self.where}, line {line}",
+            f"Set `encoding: {found or 'latin-1'}` (or what it is) at this table in the spec, or convert it; "
+            "where only some of its bytes are in another encoding, list both: `encoding: [utf-8, latin-1]`.",
         )
 
     def _fail(self, what: str, where: str, do: str) -> RawTableError:
         self.failure = RawTableError(what, where=where, do=do)
         return self.failure
+
+
+def _fallback(encoding: str) -> str:
+    """The name of an error handler that reads the bytes which are wrong as `encoding`."""
+    name = f"ehr-{codecs.lookup(encoding).name}"
+
+    def handle(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeDecodeError):
+            raise error
+        wrong = error.object[error.start : error.end]
+        return bytes(wrong).decode(encoding, errors="replace"), error.end
+
+    codecs.register_error(name, handle)
+    return name

@@ -1,55 +1,45 @@
-"""What a cohort file may say: where the raw tables are, and how their rows become MEDS events.
+"""What a cohort file may say: where the raw tables are, how they are read, and what makes a cohort of them.
 
 Only pydantic models and their loading live here (light imports: specs are read when the definitions load).
-`readers.py` opens the tables, `meds/` makes the events.
+How a row becomes events is `event_spec.py`; `readers.py` opens the tables, `meds/` makes the events.
 """
 
-import codecs
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from ehr_assets.cohorts.templates import Template, template_columns
+from ehr_assets.cohorts.event_spec import Column, EventSpec, Pattern, RawText, When
+from ehr_assets.cohorts.file_spec import FileSpec, TableFile
+from ehr_assets.cohorts.patterns import file_columns
 from ehr_assets.contracts import Section
 from ehr_assets.nodes.spec import Name, NodesSpec
 from ehr_assets.specs import Spec, parse_spec, read_yaml
 
 
-def _encoding(name: str) -> str:
+def _zone(name: str) -> str:
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
     try:
-        codecs.lookup(name)
-    except LookupError:
-        raise ValueError(f"'{name}' is not an encoding; write e.g. utf-8, latin-1 or utf-16") from None
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ValueError(f"'{name}' is not a time zone; write e.g. America/New_York or UTC") from None
     return name
-
-
-def _raw_text(value: Any) -> Any:
-    """Raw tables are read as text: ``equals: {flag: 1}`` means the text "1"."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _listed(value: Any) -> Any:
-    return value if isinstance(value, list | tuple) else [value]
 
 
 def _on(value: Any) -> Any:
     return {key: key for key in value} if isinstance(value, list | tuple) else value
 
 
-Column = Annotated[str, Field(min_length=1)]
-RawText = Annotated[str, BeforeValidator(_raw_text)]
-Encoding = Annotated[str, AfterValidator(_encoding)]
-# Relative to the root; the ending (.csv, .csv.gz, .parquet) is found by itself.
-TableFile = Annotated[str, Field(pattern=r"^[^/\\](?:[^\\]*[^/\\])?$")]
+Env = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
 
 
 class TablesSource(Spec):
-    """Raw tables that lie in a directory named by an environment variable."""
+    """Raw tables in a directory, or under an ``s3://`` prefix, that an environment variable names."""
 
     kind: Literal["tables"]
-    root_env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
+    root_env: Env
 
 
 class SyntheticSource(Spec):
@@ -61,126 +51,82 @@ class SyntheticSource(Spec):
     seed: int = Field(ge=0)
 
 
+class MedsSource(Spec):
+    """A MEDS dataset (0.3 or 0.4), made elsewhere, in a directory that an environment variable names.
+
+    `sections`: pattern in a code → section, the first that is found counts; used where the dataset has no
+    `section` of its own. Where it has no `available_time`, a record is known at its time, and one of exactly
+    midnight at the end of that day (unless `midnight_is_day` is false): MEDS tells no days from instants.
+    """
+
+    kind: Literal["meds"]
+    root_env: Env
+    sections: dict[Pattern, Section] = Field(default={})
+    default_section: Section = "observations"
+    midnight_is_day: bool = True
+
+
+class GivenSplits(Spec):
+    """Splits dealt elsewhere: a table with a subject and its split (train, tuning or held_out) per row."""
+
+    file: TableFile
+    subject_id: Column = "subject_id"
+    split: Column = "split"
+
+
 class SplitsSpec(Spec):
-    """Fractions: `held_out` of all subjects, `tuning` of the rest (SMB §4.2: 85 % development)."""
+    """Fractions: `held_out` of all subjects, `tuning` of the rest (SMB §4.2: 85 % development).
+
+    `given`: the splits of a published benchmark instead; who is not in them is dealt by the fractions.
+    """
 
     salt: str = Field(default="ehr-assets", min_length=1)
     held_out: float = Field(default=0.15, ge=0, lt=1)
     tuning: float = Field(default=0.15, ge=0, lt=1)
+    given: GivenSplits | None = None
 
 
 class SubjectsSpec(Spec):
-    """The roster: the table with one row per subject. `person_key`: the same person in several cohorts."""
+    """The roster: the table that says who the subjects are.
+
+    `ids`: "integer" compares ids as whole numbers (0042 and 42 are the same subject) up to 64 bits; "text"
+    takes them as they are (barcodes, UUIDs, longer numbers) and gives each the first 63 bits of its SHA-256.
+    `person_key`: the same person in several cohorts. `one_row_each`: a second row of a subject is
+    quarantined; otherwise whoever occurs in the table is a subject.
+    """
 
     table: str
     column: Column
+    ids: Literal["integer", "text"] = "integer"
     person_key: Column | None = None
+    one_row_each: bool = True
 
 
-class When(Spec):
-    """Conditions on raw columns (text, stripped); all must hold, otherwise the row makes no such event."""
+class TableDefaults(Spec):
+    """What holds for every table and join of the cohort that does not say otherwise itself."""
 
-    not_null: list[Column] = Field(default=[])
-    equals: dict[Column, RawText] = Field(default={})
-    is_in: dict[Column, list[RawText]] = Field(default={}, alias="in")
-
-    def columns(self) -> set[str]:
-        return {*self.not_null, *self.equals, *self.is_in}
-
-
-class TimeSpec(Spec):
-    """Where a time is read from: a column (ISO date or date-time), or a year minus a number of years.
-
-    `at` (kind date): the moment of the day that stands for the day; default: its start for `time`, its end
-    for `available`. `plus_days` (in `available`): that much later, for records that tell only when something
-    was begun.
-    """
-
-    column: Column | None = None
-    kind: Literal["timestamp", "date"] = "timestamp"
-    at: Literal["start_of_day", "end_of_day"] | None = None
-    plus_days: int = Field(default=0, ge=0)
-    year: Column | None = None
-    minus_years: Column | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: Any) -> Any:
-        return {"column": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _one_way(self) -> "TimeSpec":
-        if (self.column is None) == (self.year is None):
-            raise ValueError("give either `column` or `year`")
-        if self.minus_years and not self.year:
-            raise ValueError("`minus_years` needs `year`")
-        if self.at and (self.kind != "date" or not self.column):
-            raise ValueError("`at` belongs to a `column` of `kind: date`")
-        return self
-
-    def columns(self) -> set[str]:
-        return {c for c in (self.column, self.year, self.minus_years) if c}
+    encoding: str | list[str] | None = None
+    delimiter: str | None = None
+    quote: str | None = '"'
+    skip_rows: int | None = None
+    missing: list[RawText] | None = None
+    optional: bool | None = None
 
 
-# One way to read the time, or several: the first that is not null counts.
-Times = Annotated[list[TimeSpec], BeforeValidator(_listed), Field(min_length=1)]
-
-
-class EventSpec(Spec):
-    """One event that a row can make.
-
-    `value` reads a column that holds numbers and text: the number where it is one, the text otherwise.
-    `numeric_value` promises numbers: another text there quarantines the row. `text_value` is kept only
-    where there is no number.
-    """
-
-    code: Template
-    section: Section
-    static: bool = False
-    time: Times | None = None
-    available: Times | None = None
-    value: Column | None = None
-    numeric_value: Column | None = None
-    text_value: Column | None = None
-    unit: Column | None = None
-    description: Template | None = None
-    when: When = When()
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> "EventSpec":
-        if self.static and (self.time or self.available):
-            raise ValueError("a static event has neither `time` nor `available`")
-        if not self.static and not self.time:
-            raise ValueError("give `time`, or `static: true`")
-        if self.value and (self.numeric_value or self.text_value):
-            raise ValueError("give either `value`, or `numeric_value` and `text_value`")
-        if any(t.plus_days for t in self.time or []):
-            raise ValueError("`plus_days` belongs to `available`")
-        if any(t.year for t in self.available or []):
-            raise ValueError("`available` cannot be read from a year")
-        return self
-
-    def columns(self) -> set[str]:
-        """The columns this event reads, joined ones included."""
-        plain = {c for c in (self.value, self.numeric_value, self.text_value, self.unit) if c}
-        times = {c for t in [*(self.time or []), *(self.available or [])] for c in t.columns()}
-        described = template_columns(self.description) if self.description else set()
-        return plain | times | template_columns(self.code) | described | self.when.columns()
-
-
-class JoinSpec(Spec):
+class JoinSpec(FileSpec):
     """A left join to a dimension or visit table; where a key occurs twice there, its first row counts.
 
     `on`: column here → column there (or a list where the names are equal); `columns`: new name → column
     there; `when`: only these rows of that table; `optional`: an absent table gives nulls.
     """
 
-    file: TableFile
-    on: Annotated[dict[Column, Column], BeforeValidator(_on), Field(min_length=1)]
+    on: Annotated[
+        dict[Column, Column],
+        BeforeValidator(_on, json_schema_input_type=dict[str, str] | list[str]),
+        Field(min_length=1),
+    ]
     columns: dict[Column, Column] = Field(min_length=1)
     when: When = When()
-    encoding: Encoding = "utf-8"
-    optional: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -200,15 +146,13 @@ class JoinSpec(Spec):
         return {*self.on.values(), *self.columns.values(), *self.when.columns()}
 
 
-class TableSpec(Spec):
-    """One raw table and the events its rows make."""
+class TableSpec(FileSpec):
+    """One raw table and the events its rows make. `when`: only these rows make events."""
 
     name: Name
-    file: TableFile
     subject_id: Column = "subject_id"
-    encoding: Encoding = "utf-8"
-    optional: bool = False
     joins: list[JoinSpec] = Field(default=[])
+    when: When = When()
     events: list[EventSpec] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -224,35 +168,59 @@ class TableSpec(Spec):
         return self
 
     def raw_columns(self) -> list[str]:
-        """The columns to read from the table's own file, sorted."""
+        """The columns to read from the table's own file, sorted; those of the file's path included."""
         wanted, joined = {self.subject_id}, set()
         for join in self.joins:
             wanted |= set(join.on) - joined
             joined |= set(join.columns)
-        for event in self.events:
-            wanted |= event.columns() - joined
+        for reader in [self.when, *self.events]:
+            wanted |= reader.columns() - joined
         return sorted(wanted)
+
+    def columns_in_path(self) -> set[str]:
+        return file_columns(self.file)
 
 
 class CohortSpec(Spec):
-    """A cohort: from its raw tables to its decision nodes, as data."""
+    """A cohort: from its raw tables to its decision nodes, as data.
+
+    `joins` are joins under a name, for tables to refer to. `time_zone`: where the hospital is; times that
+    are written with a zone are converted to it (without it they are quarantined). A cohort without
+    `decision_nodes` has MEDS frames and can be part of a corpus, but no recipe is evaluated on it.
+    """
 
     name: Name
     title: str = Field(min_length=1)
     description: str = ""
-    source: Annotated[TablesSource | SyntheticSource, Field(discriminator="kind")]
+    source: Annotated[TablesSource | SyntheticSource | MedsSource, Field(discriminator="kind")]
+    time_zone: Annotated[str, AfterValidator(_zone)] | None = None
     quarantine_threshold: float = Field(default=0.01, ge=0, le=1)
     shard_subjects: int = Field(default=2000, ge=1)
     splits: SplitsSpec = SplitsSpec()
     subjects: SubjectsSpec
+    table_defaults: TableDefaults | None = None
+    joins: dict[Name, JoinSpec] = Field(default={})
     tables: list[TableSpec] = Field(min_length=1)
-    decision_nodes: NodesSpec
+    decision_nodes: NodesSpec | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expanded(cls, value: Any) -> Any:
+        from ehr_assets.cohorts.expand import expanded
+
+        return expanded(value) if isinstance(value, Mapping) else value
+
+    @field_validator("tables")
+    @classmethod
+    def _named_once(cls, tables: list[TableSpec]) -> list[TableSpec]:
+        names = [t.name for t in tables]
+        if twice := sorted({n for n in names if names.count(n) > 1}):
+            raise ValueError(f"table names must be unique; given twice: {', '.join(twice)}")
+        return tables
 
     @model_validator(mode="after")
     def _tables_fit(self) -> "CohortSpec":
         names = [t.name for t in self.tables]
-        if twice := sorted({n for n in names if names.count(n) > 1}):
-            raise ValueError(f"table names must be unique; given twice: {', '.join(twice)}")
         if self.subjects.table not in names:
             raise ValueError(
                 f"subjects.table '{self.subjects.table}' is not one of the tables: {', '.join(names)}"
@@ -269,7 +237,7 @@ class CohortSpec(Spec):
 
     @property
     def roster(self) -> TableSpec:
-        """The table with one row per subject."""
+        """The table that says who the subjects are."""
         return next(t for t in self.tables if t.name == self.subjects.table)
 
 

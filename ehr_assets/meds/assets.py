@@ -60,7 +60,7 @@ def meds_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
         kinds={"polars", "parquet"},
         code_version=code_version(
             ["meds/extract.py", "cohorts/origin.py"],
-            cohort.config_hash("tables", "subjects", "quarantine_threshold", "shard_subjects"),
+            cohort.config_hash("tables", "subjects", "time_zone", "quarantine_threshold", "shard_subjects"),
         ),
         description="Every raw row as MEDS events with the time each could first be known, or in quarantine.",
     )
@@ -71,7 +71,7 @@ def meds_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
         def build(step: Step) -> Stats:
             root = tables_root(cohort, step.inputs[asset_name(raw)].path)
             split_file = step.inputs[asset_name(splits)].path / "subject_splits.parquet"
-            return extract_meds(cohort, root, split_file, step.out, step.progress)
+            return extract_meds(cohort, root, split_file, step.out, step.progress, step.machine)
 
         return datasets.materialize(
             context,
@@ -101,7 +101,7 @@ def _column_lineage(cohort: CohortSpec) -> TableColumnLineage:
 
 
 def _columns_by_field(event: EventSpec) -> dict[str, set[str]]:
-    times = {c for t in event.time or [] for c in t.columns()}
+    times = {c for t in event.time or [] for step in t.steps() for c in step.columns()}
     return {
         "time": times,
         "available_time": times | {c for t in event.available or [] for c in t.columns()},

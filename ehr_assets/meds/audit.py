@@ -27,7 +27,7 @@ class Accounting:
 def accounting(meds_dir: Path) -> Accounting:
     """The row accounting of an extraction, compared with the rows that really lie in quarantine."""
     table = pl.read_parquet(meds_dir / "accounting.parquet")
-    rows = pl.read_parquet(meds_dir / "quarantine" / "quarantine.parquet", columns=["table", "row"])
+    rows = pl.read_parquet(meds_dir / "quarantine" / "quarantine.parquet", columns=["table", "file", "row"])
     off = table.filter(pl.col("accepted") + pl.col("quarantined") != pl.col("read")).height
     read, accepted, quarantined = (int(table[c].sum()) for c in ("read", "accepted", "quarantined"))
     return Accounting(read, accepted, quarantined, off, rows.n_unique())

@@ -1,10 +1,15 @@
-"""Raw tables → MEDS frames: the walk over the tables, the accounts, the quarantine.
+"""Raw tables → MEDS frames: the walk over the tables, spread over processes, in bounded memory.
 
-Follow one raw row with a finger: `readers.read_table` → `rows.TablePlan.make` → `shards.write_shard`.
+Follow one raw row with a finger: `readers.read_table` → `rows.TablePlan.make` → `staging.Stage.add` →
+`shards.write_shard`. The tables are read here, one after the other; workers turn their batches into staged
+events, then staged events into shards. The result does not depend on how many there are.
 """
 
+import pickle
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,63 +17,62 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from meds import data_subdirectory, subject_splits_filepath, train_split
+from meds import data_subdirectory, subject_splits_filepath
 
-from ehr_assets.cohorts.readers import find_table, read_table, require_table
-from ehr_assets.cohorts.spec import CohortSpec, TableSpec
+from ehr_assets.cohorts.files import RawFile, RawRoot, find_files, require_files
+from ehr_assets.cohorts.readers import RawBatch, read_table
+from ehr_assets.cohorts.spec import CohortSpec, JoinSpec
 from ehr_assets.contracts import SPLITS
+from ehr_assets.fanout import ONE_WORKER, Crew, Machine
+from ehr_assets.meds.accounts import UNITS_FILE, Accounts
+from ehr_assets.meds.dimensions import Dimension, build_dimension
 from ehr_assets.meds.frames import validate_meds, write_codes, write_dataset_json, write_parquet
 from ehr_assets.meds.reading import DEATHS_IN_DOUBT
-from ehr_assets.meds.rows import QUARANTINE, Dimension, Subjects, TablePlan, load_dimension
-from ehr_assets.meds.shards import Staging, write_shard
+from ehr_assets.meds.rows import Made, TablePlan
+from ehr_assets.meds.shards import ShardCounts, write_shard
 from ehr_assets.meds.splits import read_splits, write_split_table
+from ehr_assets.meds.staging import Stage
+from ehr_assets.meds.subjects import Subjects, sharded
 from ehr_assets.progress import Progress, no_progress
 
-QUARANTINE_FILE = Path("quarantine") / "quarantine.parquet"
-ACCOUNTING_FILE = Path("accounting.parquet")
-_QUARANTINE_ARROW = pa.schema(
-    [("table", pa.string()), ("row", pa.int64()), ("column", pa.string()), ("reason", pa.string())]
-)
-_COUNTS = ("read", "accepted", "accepted_without_event", "quarantined", "events")
-_ACCOUNTING_ARROW = pa.schema([("table", pa.string()), *((name, pa.int64()) for name in _COUNTS)])
+WORKER_BYTES = 3 << 28  # what one worker takes at most: a batch in the making, or a group of subjects sorted
+SMALL_BYTES = 32 << 20  # of raw files: less is done before a second process has started
+PARTS = 64  # of staged events; each has one shard or several
+GROUP_ROWS = 1_000_000  # events sorted at once: those of as many whole subjects as fit, of one at least
 
 
-@dataclass
-class _Account:
-    """The counts of one table while it is read; `read` is counted apart from what becomes of the rows."""
+@dataclass(frozen=True)
+class _Job:
+    """What every worker knows. Written once; workers read it from the scratch folder."""
 
-    read: int = 0
-    accepted: int = 0
-    with_events: int = 0
+    spec: CohortSpec
+    shards: list[tuple[str, int]]
+    scratch: Path
+    out_dir: Path
+    parts: int
+    group_rows: int
 
-
-@dataclass
-class _Harvest:
-    """What accumulates over all tables."""
-
-    accounts: dict[str, _Account] = field(default_factory=dict)
-    quarantined: list[pl.DataFrame] = field(default_factory=lambda: [pl.DataFrame(schema=QUARANTINE)])
-    described: dict[str, str] = field(default_factory=dict)
-    units: list[pl.DataFrame] = field(default_factory=list)
-    deaths_in_doubt: set[int] = field(default_factory=set)
-    absent: list[str] = field(default_factory=list)
-    dimensions: dict[str, dict[str, int]] = field(default_factory=dict)
+    def part_of(self, shard: np.ndarray | int) -> Any:
+        """Shards lie in parts in their order."""
+        return shard * self.parts // len(self.shards)
 
 
 def extract_meds(
     spec: CohortSpec,
-    raw_root: Path,
+    raw_root: RawRoot | Path,
     splits: Path | pl.DataFrame,
     out_dir: Path,
     progress: Progress = no_progress,
+    machine: Machine = ONE_WORKER,
 ) -> dict[str, Any]:
     """Writes the cohort's MEDS dataset, with quarantine and accounting, to `out_dir`.
 
     Args:
         spec: the cohort.
-        raw_root: directory of its raw tables.
+        raw_root: of its raw tables.
         splits: of all subjects in the roster (see `splits.read_splits`).
         out_dir: exists and is empty.
+        machine: the processes and the memory to use; the result is the same.
 
     Returns:
         Counts: subjects, events, codes, read, accepted, quarantined, quarantined_fraction, reasons
@@ -79,160 +83,203 @@ def extract_meds(
 
     Raises:
         RawTableError: a table cannot be read as a whole.
-        DatasetError: the splits do not cover the roster.
+        DatasetError: the splits do not cover the roster, or a worker died.
     """
-    assigned = read_splits(splits)
-    shards, subjects = _shards(assigned, spec.shard_subjects)
-    staging = Staging(out_dir / ".staging")
+    root, assigned = RawRoot.of(raw_root), read_splits(splits)
+    scratch = out_dir / ".staging"
+    scratch.mkdir()
     try:
-        harvest = _Harvest()
-        for index, table in enumerate(spec.tables):
-            _read(spec, table, index, raw_root, subjects, staging, harvest, progress)
-        staging.close()
-        return _finish(spec, assigned, shards, staging, harvest, out_dir, progress)
+        shards, subjects = sharded(assigned, spec.shard_subjects, spec.subjects.ids == "text")
+        subjects.save(scratch)
+        files, absent = _found(spec, root)
+        job = _Job(spec, shards, scratch, out_dir, min(len(shards), PARTS), GROUP_ROWS)
+        (scratch / "job.pickle").write_bytes(pickle.dumps(job))
+        (scratch / "accounts").mkdir()
+        accounts = Accounts(scratch / "accounts", [t.name for t in spec.tables])
+        raw_bytes = sum(f.bytes for found in files.values() for f in found)
+        workers = 1 if raw_bytes < SMALL_BYTES else machine.workers_of(WORKER_BYTES)
+        with Crew(workers) as crew:
+            dimensions = _build_dimensions(job, files, root, crew, progress)
+            _read_all(job, files, crew, accounts, progress)
+            _write_all(job, crew, accounts, progress)
+        return _finish(job, assigned, files, accounts, progress) | {
+            "absent_tables": absent,
+            "dimensions": dimensions,
+        }
     finally:
-        staging.close()
-        shutil.rmtree(staging.folder, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+        _plans.cache_clear()
 
 
-def _shards(splits: pl.DataFrame, size: int) -> tuple[list[tuple[str, int]], Subjects]:
-    """(split, number in the split) of every shard, and the shard of every subject. No split is without shard:
-    an empty one keeps readers of an empty split (or cohort) from stumbling over missing files."""
-    shards: list[tuple[str, int]] = []
-    of = np.zeros(splits.height, np.int32)
-    names = splits["split"].to_numpy()
-    for split in SPLITS:
-        members = np.flatnonzero(names == split)
-        of[members] = len(shards) + np.arange(members.size) // size
-        shards += [(split, number) for number in range(max(1, -(-members.size // size)))]
-    return shards, Subjects(splits["subject_id"].to_numpy(), of, names == train_split)
+def _found(spec: CohortSpec, root: RawRoot) -> tuple[dict[int, list[RawFile]], list[str]]:
+    """The files of every table (by position), and the optional tables that are absent."""
+    files, absent = {}, []
+    for index, table in enumerate(spec.tables):
+        found = find_files(root, table.file) if table.optional and root.exists() else None
+        if found == []:
+            absent.append(table.name)
+        else:
+            files[index] = found or require_files(root, table.file, key=f"table '{table.name}'")
+    return files, absent
 
 
-def _read(
-    spec: CohortSpec,
-    table: TableSpec,
-    index: int,
-    root: Path,
-    subjects: Subjects,
-    staging: Staging,
-    harvest: _Harvest,
-    progress: Progress,
+def _dimension_folder(scratch: Path, join: JoinSpec) -> Path:
+    # Equal joins of several tables are one dimension.
+    return scratch / "dimensions" / join.config_hash()[:32]
+
+
+def _build_dimensions(
+    job: _Job, files: dict[int, list[RawFile]], root: RawRoot, crew: Crew, progress: Progress
+) -> dict[str, dict[str, int]]:
+    """Writes the joined tables of all tables that are there; file → counts."""
+    wanted: dict[Path, tuple[JoinSpec, RawRoot, Path, str]] = {}
+    for index in files:
+        table = job.spec.tables[index]
+        for join in table.joins:
+            folder = _dimension_folder(job.scratch, join)
+            wanted.setdefault(folder, (join, root, folder, f"a join of table '{table.name}'"))
+    counts = {}
+    for done, (task, found) in enumerate(
+        zip(wanted.values(), crew.map(_build, wanted.values()), strict=True), 1
+    ):
+        counts[task[0].file] = found
+        progress("read joined tables", done, len(wanted))
+    return counts
+
+
+def _build(task: tuple[JoinSpec, RawRoot, Path, str]) -> dict[str, int]:
+    join, root, folder, key = task
+    return build_dimension(join, root, folder, key=key)
+
+
+def _read_all(
+    job: _Job, files: dict[int, list[RawFile]], crew: Crew, accounts: Accounts, progress: Progress
 ) -> None:
-    """Stages the events of one table, batch by batch."""
-    path = find_table(root, table.file)
-    if path is None and table.optional and root.is_dir():
-        harvest.absent.append(table.name)
-        return
-    path = path or require_table(root, table.file, key=f"table '{table.name}'")
-    dimensions = [_dimension(table, join, root, harvest) for join in table.joins]
-    plan = TablePlan(table, index, dimensions, subjects, is_roster=table.name == spec.subjects.table)
-    account = harvest.accounts[table.name] = _Account()
-    units = []
-
-    def watch(done: int, total: int) -> None:
-        progress(f"read {table.name}", done, total)
-
-    for batch in read_table(path, plan.columns, encoding=table.encoding, on_bytes=watch):
-        made = plan.make(batch)
-        account.read += batch.frame.height + len(batch.ragged)
-        account.accepted += made.accepted
-        account.with_events += made.with_events
-        harvest.quarantined.append(made.quarantined)
-        for code, description in made.described.iter_rows():
-            harvest.described.setdefault(code, description)
-        units.append(made.units)
-        harvest.deaths_in_doubt |= made.deaths_in_doubt
-        staging.add(made.events)
-    harvest.units.append(pl.concat(units).group_by("code", "unit").agg(pl.col("len").sum()))
+    """Stages the events of all tables."""
+    spec = job.spec
+    roster = spec.tables.index(spec.roster)
+    # What a second row of a subject is depends on all rows before it: the roster is read in one process.
+    alone = [roster] if spec.subjects.one_row_each else []
+    for index in files:
+        accounts.opened(index)
+    with Crew(1) as here:
+        for index, made in here.map(_make, _batches(job, {i: files[i] for i in alone}, progress)):
+            accounts.add_batch(index, made)
+    others = {i: found for i, found in files.items() if i not in alone}
+    for index, made in crew.map(_make, _batches(job, others, progress)):
+        accounts.add_batch(index, made)
 
 
-def _dimension(table: TableSpec, join, root: Path, harvest: _Harvest) -> Dimension:
-    dimension = load_dimension(join, root, table)
-    harvest.dimensions[join.file] = {
-        "rows": dimension.rows,
-        "ragged": dimension.ragged,
-        "duplicate_keys": dimension.duplicate_keys,
-    }
-    return dimension
+def _batches(
+    job: _Job, files: dict[int, list[RawFile]], progress: Progress
+) -> Iterator[tuple[Path, int, RawBatch]]:
+    for index, found in files.items():
+        table = job.spec.tables[index]
+
+        def watch(done: int, total: int, phase: str = f"read {table.name}") -> None:
+            progress(phase, done, total)
+
+        for batch in read_table(found, table.raw_columns(), table, watch):
+            yield job.scratch, index, batch
+
+
+def _make(task: tuple[Path, int, RawBatch]) -> tuple[int, Made]:
+    """One batch: its events are staged; the rest is handed back."""
+    scratch, index, batch = task
+    job, plans = _plans(scratch)
+    plan = plans.get(index) or plans.setdefault(index, _plan(job, index))
+    made = plan.make(batch)
+    parts = job.part_of(plan.subjects.shards[made.events["subject"].to_numpy()].astype(np.int64))
+    if made.events.height:
+        Stage(scratch / "staged").add(made.events, parts)
+    nothing = made.events.clear()
+    return index, Made(**{**vars(made), "events": nothing})
+
+
+@cache
+def _plans(scratch: Path) -> tuple[_Job, dict[int, TablePlan]]:
+    """What a process needs for its batches: the job, and the plans of the tables met so far."""
+    return pickle.loads((scratch / "job.pickle").read_bytes()), {}
+
+
+def _plan(job: _Job, index: int) -> TablePlan:
+    spec, table = job.spec, job.spec.tables[index]
+    is_roster = table.name == spec.subjects.table
+    return TablePlan(
+        table,
+        index,
+        [Dimension(join, _dimension_folder(job.scratch, join)) for join in table.joins],
+        Subjects.load(job.scratch, texts=spec.subjects.ids == "text"),
+        spec.time_zone,
+        one_row_each=is_roster and spec.subjects.one_row_each,
+        covers=is_roster,
+    )
+
+
+def _write_all(job: _Job, crew: Crew, accounts: Accounts, progress: Progress) -> None:
+    for split in SPLITS:
+        (job.out_dir / data_subdirectory / split).mkdir(parents=True)
+    tasks = [(job.scratch, part) for part in range(job.parts)]
+    for done, counts in enumerate(crew.map(_write_part, tasks), 1):
+        for count in counts:
+            accounts.add_shard(count)
+        progress("write shards", done, len(tasks))
+
+
+def _write_part(task: tuple[Path, int]) -> list[ShardCounts]:
+    """The shards of one part of the staged events."""
+    scratch, part = task
+    job, _ = _plans(scratch)
+    subjects = Subjects.load(scratch, texts=False)
+    members = [s for s in range(len(job.shards)) if job.part_of(s) == part]
+    stage, name = Stage(scratch / "staged"), part
+    if len(members) > 1:
+        dealt = Stage(scratch / f"part-{part}")
+        for batch in stage.batches(part):
+            dealt.add(batch, subjects.shards[batch["subject"].to_numpy()])
+        stage.drop(part)
+        stage = dealt
+    counts = []
+    for shard in members:
+        split, number = job.shards[shard]
+        path = job.out_dir / data_subdirectory / split / f"{number:05d}.parquet"
+        name = shard if len(members) > 1 else part
+        counts += write_shard(stage, name, subjects.ids, path, scratch / f"shard-{shard}", job.group_rows)
+    return counts
 
 
 def _finish(
-    spec: CohortSpec,
+    job: _Job,
     splits: pl.DataFrame,
-    shards: list[tuple[str, int]],
-    staging: Staging,
-    harvest: _Harvest,
-    out_dir: Path,
+    files: dict[int, list[RawFile]],
+    accounts: Accounts,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Writes all files of the dataset from what was staged, and the stats."""
-    names = [t.name for t in spec.tables]
-    codes: set[str] = set()
-    events = []
-    for done, (split, number) in enumerate(shards):
-        progress("write shards", done, len(shards))
-        path = out_dir / data_subdirectory / split / f"{number:05d}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        counts = write_shard(staging.read(done), path, names)
-        codes |= counts.codes
-        events.append(counts.events)
-        harvest.quarantined.append(counts.before_birth)
-        harvest.deaths_in_doubt |= counts.deaths_in_doubt
-        for table, rows in counts.before_birth["table"].value_counts().iter_rows():
-            harvest.accounts[table].accepted -= rows
-            harvest.accounts[table].with_events -= rows  # they all made an event: the one before birth
-    progress("write shards", len(shards), len(shards))
-
+    """Writes what stands beside the shards, and the stats."""
+    out_dir, spec = job.out_dir, job.spec
     (out_dir / subject_splits_filepath).parent.mkdir(exist_ok=True)
     write_split_table(splits, out_dir / subject_splits_filepath)
-    n_codes = write_codes(codes, harvest.described, pl.concat(harvest.units), out_dir)
+    units = accounts.units
+    # The text that models read shows units: what is fitted is fitted on train.
+    n_codes = write_codes(
+        accounts.codes, accounts.described, units.filter(pl.col("split") == SPLITS[0]), out_dir
+    )
+    (out_dir / UNITS_FILE).parent.mkdir()
+    write_parquet(units.to_arrow(compat_level=pl.CompatLevel.oldest()), out_dir / UNITS_FILE)
     write_dataset_json(spec.name, metadata.version("ehr-assets"), out_dir)
-    quarantined = _write_quarantine(harvest.quarantined, names, out_dir)
-    doubtful = pa.table({"subject_id": pa.array(sorted(harvest.deaths_in_doubt), pa.int64())})
+    accounts.write_quarantine({i: [f.path for f in found] for i, found in files.items()}, out_dir)
+    doubtful = pa.table({"subject_id": pa.array(sorted(accounts.deaths_in_doubt), pa.int64())})
     write_parquet(doubtful, out_dir / DEATHS_IN_DOUBT)
-    per_table = dict(pl.concat(events).group_by("table").agg(pl.col("events").sum()).iter_rows())
-    tables = _write_accounting(harvest.accounts, quarantined, per_table, out_dir)
+    tables = accounts.write_accounting(out_dir)
     validate_meds(out_dir)
-
     total = {name: sum(row[name] for row in tables.values()) for name in ("read", "accepted", "quarantined")}
-    reasons = sorted(quarantined["reason"].value_counts().iter_rows())
     return {
         "subjects": splits.height,
         "events": sum(row["events"] for row in tables.values()),
         "codes": n_codes,
         **total,
         "quarantined_fraction": total["quarantined"] / total["read"] if total["read"] else 0.0,
-        "reasons": dict(reasons),
-        "deaths_in_doubt": len(harvest.deaths_in_doubt),
+        "reasons": dict(sorted(accounts.reasons.items())),
+        "deaths_in_doubt": len(accounts.deaths_in_doubt),
         "tables": tables,
-        "absent_tables": harvest.absent,
-        "dimensions": harvest.dimensions,
     }
-
-
-def _write_quarantine(parts: list[pl.DataFrame], tables: list[str], out_dir: Path) -> pl.DataFrame:
-    order = pl.col("table").replace_strict({name: i for i, name in enumerate(tables)}, return_dtype=pl.Int64)
-    frame = pl.concat(parts).sort(order, "row")
-    path = out_dir / QUARANTINE_FILE
-    path.parent.mkdir()
-    write_parquet(frame.to_arrow().cast(_QUARANTINE_ARROW), path)
-    return frame
-
-
-def _write_accounting(
-    accounts: dict[str, _Account], quarantined: pl.DataFrame, events: dict[str, int], out_dir: Path
-) -> dict[str, dict[str, int]]:
-    lost = dict(quarantined["table"].value_counts().iter_rows())
-    rows = {
-        name: {
-            "read": account.read,
-            "accepted": account.accepted,
-            "accepted_without_event": account.accepted - account.with_events,
-            "quarantined": lost.get(name, 0),
-            "events": events.get(name, 0),
-        }
-        for name, account in accounts.items()
-    }
-    records = [{"table": name, **row} for name, row in rows.items()]
-    write_parquet(pa.Table.from_pylist(records, schema=_ACCOUNTING_ARROW), out_dir / ACCOUNTING_FILE)
-    return rows

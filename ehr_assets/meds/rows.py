@@ -5,78 +5,44 @@ needs more than the row itself (events before birth) is judged in `shards.py`.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from ehr_assets.cohorts.readers import ROW, RawBatch, find_table, read_table, require_table
-from ehr_assets.cohorts.spec import EventSpec, JoinSpec, TableSpec, template_columns
+from ehr_assets.cohorts.event_spec import EventSpec, SectionRules
+from ehr_assets.cohorts.readers import FILE, ROW, RawBatch
+from ehr_assets.cohorts.spec import TableSpec
+from ehr_assets.cohorts.templates import template_columns
 from ehr_assets.contracts import DEATH, SECTIONS
 from ehr_assets.errors import DatasetError
 from ehr_assets.meds import expressions as ex
+from ehr_assets.meds.dimensions import Dimension
+from ehr_assets.meds.staging import STAGED
+from ehr_assets.meds.subjects import Subjects
+from ehr_assets.meds.times import has_zone, moment, moments, parses
 
 MISSING_SUBJECT = "missing subject id"
 BAD_SUBJECT = "unparsable subject id"
 UNKNOWN_SUBJECT = "unknown subject"
 DUPLICATE_SUBJECT = "duplicate subject"
 BAD_TIME = "unparsable time"
+ZONED_TIME = "time with a zone, but the cohort declares no time_zone"
 BAD_NUMBER = "unparsable number"
 LARGE_NUMBER = "number out of range"
 NUL = "NUL byte"
 NO_CODE = "no code"
+LONG_CODE = "code too long"
 NO_TIME = "no time"
 
-QUARANTINE = pl.Schema({"table": pl.String, "row": pl.Int64, "column": pl.String, "reason": pl.String})
-SUBJECT, SHARD, KNOWN, TRAIN = "__subject__", "__shard__", "__known__", "__train__"
-AT, BAD = "__at__", "__bad__"  # position in the splits' subjects; what is wrong with the row
-STAGED = pl.Schema(
-    {
-        "subject_id": pl.Int64,
-        "time": pl.Datetime("us"),
-        "code": pl.String,
-        "numeric_value": pl.Float32,
-        "text_value": pl.String,
-        "available_time": pl.Datetime("us"),
-        "section": pl.Int8,  # index in SECTIONS
-        "by_day": pl.Boolean,  # time known to the day only
-        "table": pl.Int16,  # index in the spec's tables
-        "row": pl.Int64,
-        "shard": pl.Int32,
-    }
+MAX_CODE_BYTES = 1_000  # whoever writes more has put something else than a code there
+QUARANTINE = pl.Schema(
+    {"table": pl.Int16, "file": pl.Int32, "row": pl.Int64, "column": pl.String, "reason": pl.String}
 )
-
-
-@dataclass(frozen=True)
-class Subjects:
-    """The subjects of the cohort's splits: sorted ids (int64), the shard of each (int32), who is in train."""
-
-    ids: np.ndarray
-    shards: np.ndarray
-    train: np.ndarray
-
-    def find(self, ids: pl.Series) -> tuple[np.ndarray, np.ndarray]:
-        """Position of each id (arbitrary where unknown or null), and whether it is known."""
-        wanted = ids.fill_null(0).to_numpy()
-        if not self.ids.size:
-            return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
-        at = np.minimum(np.searchsorted(self.ids, wanted), self.ids.size - 1)
-        return at, (self.ids[at] == wanted) & ids.is_not_null().to_numpy()
-
-
-@dataclass
-class Dimension:
-    """A joined table in memory, unique by key, and what was found wrong in it (counts)."""
-
-    join: JoinSpec
-    frame: pl.DataFrame
-    rows: int = 0
-    ragged: int = 0
-    duplicate_keys: int = 0
-
-    def add_to(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Adds its columns to `frame`; rows and their order stay."""
-        return frame.join(self.frame, on=list(self.join.on), how="left", maintain_order="left")
+"""`table` and `file` as in `STAGED`."""
+UNITS = pl.Schema({"code": pl.String, "unit": pl.String, "split": pl.Int8, "rows": pl.Int64})
+SUBJECT, KNOWN, SPLIT = "__subject__", "__known__", "__split__"
+AT, BAD = "__at__", "__bad__"  # position in the splits' subjects; what is wrong with the row
+_PLACE = [FILE, ROW]
 
 
 @dataclass(frozen=True)
@@ -86,15 +52,17 @@ class Made:
     Args:
         events: `STAGED`.
         quarantined: `QUARANTINE`, one row per quarantined record.
+        read: records in the batch, counted apart from what became of them.
         accepted: records that were not quarantined.
         with_events: those of them that made an event.
         described: code, description (first seen first).
-        units: code, unit, len; of train subjects only, since the text that models read shows units.
+        units: `UNITS`.
         deaths_in_doubt: subjects with a quarantined record that may have told their death.
     """
 
     events: pl.DataFrame
     quarantined: pl.DataFrame
+    read: int
     accepted: int
     with_events: int
     described: pl.DataFrame
@@ -102,57 +70,39 @@ class Made:
     deaths_in_doubt: set[int]
 
 
-def load_dimension(join: JoinSpec, root: Path, table: TableSpec) -> Dimension:
-    """Reads a joined table, only the columns and rows the join uses.
-
-    Raises:
-        RawTableError: it cannot be read, or is missing and not optional.
-    """
-    schema = dict.fromkeys([*join.on, *join.columns], pl.String)
-    path = find_table(root, join.file)
-    if path is None:
-        if not join.optional:
-            require_table(root, join.file, key=f"a join of table '{table.name}'")
-        return Dimension(join, pl.DataFrame(schema=schema))
-    wanted = sorted(join.columns_there())
-    keep = [pl.col(there).alias(here) for here, there in {**join.on, **join.columns}.items()]
-    parts, rows, ragged = [pl.DataFrame(schema=schema)], 0, 0
-    for batch in read_table(path, wanted, encoding=join.encoding):
-        rows += batch.frame.height + len(batch.ragged)
-        ragged += len(batch.ragged)
-        parts.append(
-            batch.frame.select(ex.stripped(wanted))
-            .filter(ex.condition(join.when))
-            .select(keep)
-            .drop_nulls([*join.on])
-        )
-    frame = pl.concat(parts)
-    unique = frame.unique([*join.on], keep="first", maintain_order=True)
-    return Dimension(join, unique, rows, ragged, frame.height - unique.height)
-
-
 class TablePlan:
     """One table of the spec, ready to turn batches into events.
 
     Args:
         table: the spec.
-        index: its position in the cohort's tables.
-        dimensions: its joins, loaded, in order.
+        index: its position in the spec's tables.
+        dimensions: its joins, in order.
         subjects: of the cohort's splits.
-        is_roster: whether each subject may appear only once.
+        zone: the cohort's time zone.
+        one_row_each: whether each subject may appear only once.
+        covers: whether the splits must know every subject of the table (the roster's must).
     """
 
     def __init__(
-        self, table: TableSpec, index: int, dimensions: list[Dimension], subjects: Subjects, is_roster: bool
+        self,
+        table: TableSpec,
+        index: int,
+        dimensions: list[Dimension],
+        subjects: Subjects,
+        zone: str | None = None,
+        *,
+        one_row_each: bool = False,
+        covers: bool = False,
     ) -> None:
         self.table, self.index, self.dimensions, self.subjects = table, index, dimensions, subjects
-        self.columns = table.raw_columns()
-        self._seen = np.zeros(subjects.ids.size, bool) if is_roster else None
+        self.columns, self.zone, self.covers = table.raw_columns(), zone, covers
+        self._seen = np.zeros(subjects.ids.size, bool) if one_row_each else None
         # A column may be read by several events: parse it once, under its own name.
-        self._times = sorted({t.column for e in table.events for t in _times(e) if t.column})
-        years = {c for e in table.events for t in _times(e) for c in (t.year, t.minus_years) if c}
+        self._times = sorted({p for e in table.events for p in parses(e)}, key=lambda p: p.name)
         numbers = {c for e in table.events for c in (e.numeric_value, e.value) if c}
-        self._numbers = sorted(years | numbers)
+        numbers |= {c for w in (table.when, *(e.when for e in table.events)) for c in w.numbers()}
+        self._numbers = sorted(numbers - {p.column for p in self._times if p.kind == "number"})
+        self._wanted = [ex.condition(table.when) & ex.condition(e.when) for e in table.events]
 
     def make(self, batch: RawBatch) -> Made:
         """Events and quarantine of one batch.
@@ -160,30 +110,40 @@ class TablePlan:
         Raises:
             DatasetError: the roster names a subject that the splits do not know.
         """
-        frame = batch.frame.with_columns(ex.stripped(self.columns))
+        frame = batch.frame.select(*_PLACE, *ex.cleaned(self.columns, self.table))
         for dimension in self.dimensions:
             frame = dimension.add_to(frame)
-        parse = [ex.timestamp(pl.col(c)).alias(ex.parsed(c, "time")) for c in self._times]
+        parse = [p.expression(self.zone) for p in self._times]
         parse += [ex.number(pl.col(c)).alias(ex.parsed(c, "number")) for c in self._numbers]
         frame = self._with_subjects(frame.with_columns(parse))
         bad = pl.coalesce(*self._problems(), _NO_PROBLEM)
         frame = self._without_repeats(frame.with_columns(bad.alias(BAD)))
-        made = [self._events(frame.filter(pl.col(BAD).is_null()), event) for event in self.table.events]
+        good = frame.filter(pl.col(BAD).is_null())
+        made = [self._events(good.filter(w), e) for e, w in zip(self.table.events, self._wanted, strict=True)]
         events = pl.concat([m[0] for m in made])
+        with_events = events.select("file", "row").unique().with_columns(pl.lit(True).alias("__made__"))
+        frame = frame.join(
+            with_events, left_on=_PLACE, right_on=["file", "row"], how="left", maintain_order="left"
+        )
         # A row that was meant to make an event and made none has not been understood.
-        silent = pl.col(BAD).is_null() & ~pl.col(ROW).is_in(events["row"].unique().implode())
-        unmet = pl.coalesce(*(_unmet(event) for event in self.table.events), _NO_PROBLEM)
+        silent = pl.col(BAD).is_null() & pl.col("__made__").is_null()
+        pairs = zip(self.table.events, self._wanted, strict=True)
+        unmet = pl.coalesce(*(_unmet(event, wanted) for event, wanted in pairs), _NO_PROBLEM)
         frame = frame.with_columns(pl.when(silent).then(unmet).otherwise(BAD).alias(BAD))
         lost = frame.filter(pl.col(BAD).is_not_null())
         problems = lost.select(
-            pl.lit(self.table.name).alias("table"), pl.col(ROW).alias("row"), pl.col(BAD).struct.unnest()
-        )
-        ragged = [(self.table.name, row, None, reason) for row, reason in batch.ragged]
+            pl.lit(self.index).alias("table"),
+            pl.col(FILE).alias("file"),
+            pl.col(ROW).alias("row"),
+            pl.col(BAD).struct.unnest(),
+        ).cast(QUARANTINE)
+        ragged = [(self.index, file, row, None, reason) for file, row, reason in batch.ragged]
         return Made(
             events,
             pl.concat([problems, pl.DataFrame(ragged, schema=QUARANTINE, orient="row")]),
+            read=batch.records,
             accepted=frame.height - lost.height,
-            with_events=events["row"].n_unique(),
+            with_events=with_events.height,
             described=pl.concat([m[1] for m in made]),
             units=pl.concat([m[2] for m in made]),
             deaths_in_doubt=set(lost.filter(pl.col(KNOWN) & self._may_tell_death())[SUBJECT].to_list()),
@@ -191,28 +151,25 @@ class TablePlan:
 
     def _may_tell_death(self) -> pl.Expr:
         told = [
-            ex.condition(event.when) & pl.any_horizontal(pl.col(c).is_not_null() for c in times)
-            for event in self.table.events
-            if event.code == DEATH and (times := [t.column for t in event.time or [] if t.column])
+            wanted & pl.any_horizontal(pl.col(c).is_not_null() for c in times)
+            for event, wanted in zip(self.table.events, self._wanted, strict=True)
+            if event.code == DEATH
+            and (times := [c for t in event.time or [] for c in (t.column, t.elapsed, t.year) if c])
         ]
         return pl.any_horizontal(told) if told else pl.lit(False)
 
     def _with_subjects(self, frame: pl.DataFrame) -> pl.DataFrame:
-        frame = frame.with_columns(ex.whole_number(pl.col(self.table.subject_id)).alias(SUBJECT))
-        at, known = self.subjects.find(frame[SUBJECT])
-        shards = self.subjects.shards[at] if self.subjects.ids.size else np.zeros(len(at), np.int32)
-        train = self.subjects.train[at] if self.subjects.ids.size else np.zeros(len(at), bool)
-        if self._seen is not None and (frame[SUBJECT].is_not_null().to_numpy() & ~known).any():
+        ids = self.subjects.parse(frame[self.table.subject_id])
+        at, known = self.subjects.find(ids)
+        splits = self.subjects.splits[at] if self.subjects.ids.size else np.zeros(len(at), np.int8)
+        if self.covers and (ids.is_not_null().to_numpy() & ~known).any():
             raise DatasetError(
                 "The subject splits do not cover the roster.",
                 where=f"table '{self.table.name}'",
                 do="Re-materialize the cohort's subject_splits, then meds_events.",
             )
         return frame.with_columns(
-            pl.Series(SHARD, shards, pl.Int32),
-            pl.Series(KNOWN, known),
-            pl.Series(TRAIN, train & known),
-            pl.Series(AT, at),
+            ids.alias(SUBJECT), pl.Series(KNOWN, known), pl.Series(SPLIT, splits), pl.Series(AT, at)
         )
 
     def _without_repeats(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -237,65 +194,91 @@ class TablePlan:
             _problem(subject.is_null(), id_column, BAD_SUBJECT),
             _problem(~pl.col(KNOWN), id_column, UNKNOWN_SUBJECT),
         ]
-        used = sorted({c for e in self.table.events for c in e.columns()})
+        used = sorted({c for e in self.table.events for c in e.columns()} | self.table.when.columns())
         found += [_problem(pl.col(c).str.contains("\0", literal=True), c, NUL) for c in used]
-        for event in self.table.events:
-            wanted = ex.condition(event.when)
-            for column in dict.fromkeys(t.column for t in _times(event) if t.column):
-                found.append(_problem(wanted & self._unparsed(column, "time"), column, BAD_TIME))
-            for source in _times(event):
-                years = [c for c in (source.year, source.minus_years) if c]
-                found += [_problem(wanted & self._unparsed(c, "number"), c, BAD_TIME) for c in years]
-                if source.year:
-                    given = pl.all_horizontal(pl.col(c).is_not_null() for c in years)
-                    no_year = ex.moments(event.model_copy(update={"time": [source]})).time.is_null()
-                    found.append(_problem(wanted & given & no_year, source.year, BAD_TIME))
+        for event, wanted in zip(self.table.events, self._wanted, strict=True):
+            for parse in dict.fromkeys(parses(event)):
+                text, lost = pl.col(parse.column), wanted & self._unparsed(parse.column, parse.name)
+                if parse.kind == "time" and self.zone is None:
+                    zoned = has_zone(pl.when(lost).then(text)).fill_null(False)
+                    found.append(_problem(zoned, parse.column, ZONED_TIME))
+                found.append(_problem(lost, parse.column, BAD_TIME))
+            for source in event.times():
+                # What parses may still be no date: the 30th of February, a year 0, an age of 5,000 years.
+                if column := source.year or source.elapsed:
+                    given = pl.all_horizontal(pl.col(c).is_not_null() for c in source.columns())
+                    found.append(
+                        _problem(wanted & given & moment(source, "").time.is_null(), column, BAD_TIME)
+                    )
             if column := event.numeric_value:
                 value = pl.col(ex.parsed(column, "number"))
-                found.append(_problem(wanted & self._unparsed(column, "number"), column, BAD_NUMBER))
+                name = ex.parsed(column, "number")
+                found.append(_problem(wanted & self._unparsed(column, name), column, BAD_NUMBER))
                 found.append(_problem(wanted & ~ex.fits_float32(value), column, LARGE_NUMBER))
         return found
 
-    def _unparsed(self, column: str, kind: str) -> pl.Expr:
-        return pl.col(column).is_not_null() & pl.col(ex.parsed(column, kind)).is_null()
+    def _unparsed(self, column: str, name: str) -> pl.Expr:
+        return pl.col(column).is_not_null() & pl.col(name).is_null()
 
     def _events(
-        self, good: pl.DataFrame, event: EventSpec
+        self, rows: pl.DataFrame, event: EventSpec
     ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
         """`STAGED` events of one definition, with the descriptions and units of their codes."""
+        rows = _with_conversions(rows, event)
         number, text = _values(event)
-        when = ex.moments(event)
+        when = moments(event)
+        section = event.section
         columns = {
-            "subject_id": pl.col(SUBJECT),
+            "subject": pl.col(AT),
             "time": when.time,
             "code": ex.template(event.code),
             "numeric_value": number,
             "text_value": text,
             "available_time": when.available,
-            "section": pl.lit(SECTIONS.index(event.section)),
+            "section": ex.section_by(section, rows[section.column])
+            if isinstance(section, SectionRules)
+            else pl.lit(SECTIONS.index(section)),
             "by_day": when.by_day,
             "table": pl.lit(self.index),
+            "file": pl.col(FILE),
             "row": pl.col(ROW),
-            "shard": pl.col(SHARD),
         }
-        staged = [columns[name].cast(dtype).alias(name) for name, dtype in STAGED.items()]
+        staged = [_named(columns[name], name).cast(dtype) for name, dtype in STAGED.items()]
         describe = ex.template(event.description) if event.description else pl.lit(None, pl.String)
-        unit = pl.col(event.unit) if event.unit else pl.lit(None, pl.String)
-        rows = good.filter(ex.condition(event.when)).select(
-            *staged, describe.alias("description"), unit.alias("unit"), TRAIN
-        )
-        rows = rows.filter(
-            pl.col("code").is_not_null() & (pl.lit(event.static) | pl.col("time").is_not_null())
+        unit = pl.col(event.unit) if event.unit else pl.lit(event.unit_text, pl.String)
+        made = rows.select(*staged, describe.alias("description"), unit.alias("unit"), SPLIT)
+        made = made.filter(
+            (pl.col("code").str.len_bytes() <= MAX_CODE_BYTES)
+            & (pl.lit(event.static) | pl.col("time").is_not_null())
         )
         described = (
-            rows.select("code", "description").drop_nulls().unique("code", keep="first", maintain_order=True)
+            made.select("code", "description").drop_nulls().unique("code", keep="first", maintain_order=True)
         )
-        units = rows.filter(TRAIN).select("code", "unit").drop_nulls().group_by("code", "unit").len()
-        return rows.select(list(STAGED)), described, units
+        units = (
+            made.select("code", "unit", SPLIT)
+            .drop_nulls()
+            .group_by("code", "unit", pl.col(SPLIT).alias("split"))
+            .agg(pl.len().alias("rows"))
+            .cast(UNITS)
+        )
+        return made.select(list(STAGED)), described, units
 
 
-def _times(event: EventSpec):
-    return [*(event.time or []), *(event.available or [])]
+def _named(column: pl.Expr | pl.Series, name: str) -> pl.Expr:
+    return (pl.lit(column) if isinstance(column, pl.Series) else column).alias(name)
+
+
+def _with_conversions(rows: pl.DataFrame, event: EventSpec) -> pl.DataFrame:
+    """Numbers in units that the spec converts, and those units, replaced."""
+    if not event.convert:
+        return rows
+    assert event.unit
+    name = ex.parsed(event.numeric_value or event.value or "", "number")
+    number, unit = pl.col(name), pl.col(event.unit)
+    for given, to in event.convert.items():
+        number = pl.when(unit == given).then(pl.col(name) * to.factor + to.offset).otherwise(number)
+    units = {given: to.to for given, to in event.convert.items()}
+    return rows.with_columns(number.alias(name), ex.converted(unit, units).alias(event.unit))
 
 
 def _values(event: EventSpec) -> tuple[pl.Expr, pl.Expr]:
@@ -314,17 +297,19 @@ def _values(event: EventSpec) -> tuple[pl.Expr, pl.Expr]:
 _NO_PROBLEM = pl.lit(None, pl.Struct({"column": pl.String, "reason": pl.String}))
 
 
-def _unmet(event: EventSpec) -> pl.Expr:
-    """Why this event was not made although its `when` holds: a null column in its code, or no time."""
-    wanted = ex.condition(event.when)
+def _unmet(event: EventSpec, wanted: pl.Expr) -> pl.Expr:
+    """Why this event was not made although it was wanted: no code, too long a code, or no time."""
+    read = sorted(template_columns(event.code))
     found = [
-        _problem(wanted & ex.template(event.code).is_null() & pl.col(c).is_null(), c, NO_CODE)
-        for c in sorted(template_columns(event.code))
+        _problem(wanted & ex.template(event.code).is_null() & pl.col(c).is_null(), c, NO_CODE) for c in read
     ]
+    if read:
+        long = ex.template(event.code).str.len_bytes() > MAX_CODE_BYTES
+        found.append(_problem(wanted & long, read[0], LONG_CODE))
     if not event.static:
-        column = next(c for t in event.time or [] for c in sorted(t.columns()))
-        found.append(_problem(wanted & ex.moments(event).time.is_null(), column, NO_TIME))
-    return pl.coalesce(*found)
+        column = next((c for t in event.time or [] for c in sorted(t.columns())), "")
+        found.append(_problem(wanted & moments(event).time.is_null(), column, NO_TIME))
+    return pl.coalesce(*found, _NO_PROBLEM)
 
 
 def _problem(holds: pl.Expr | pl.Series, column: str, reason: str) -> pl.Expr:

@@ -13,14 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from meds import SubjectSplitSchema, held_out_split, train_split, tuning_split
 
-from ehr_assets.cohorts.readers import read_table, require_table
-from ehr_assets.cohorts.spec import CohortSpec
+from ehr_assets.cohorts.file_spec import FileSpec
+from ehr_assets.cohorts.files import RawRoot, require_files
+from ehr_assets.cohorts.readers import read_table
+from ehr_assets.cohorts.spec import CohortSpec, GivenSplits
 from ehr_assets.contracts import SPLITS
 from ehr_assets.errors import DatasetError
-from ehr_assets.meds.expressions import stripped, whole_number
+from ehr_assets.meds.expressions import cleaned, text_ids, whole_number
 from ehr_assets.progress import Progress, no_progress
 
 SPLITS_FILE = "subject_splits.parquet"
+IDS_FILE = "subject_ids.parquet"
+_PARTS_HELD = 64
 
 
 def assign_splits(keys: Iterable[int | str], salt: str, held_out: float, tuning: float) -> list[str]:
@@ -42,43 +46,97 @@ def assign_splits(keys: Iterable[int | str], salt: str, held_out: float, tuning:
 
 
 def write_splits(
-    spec: CohortSpec, raw_root: Path, out_dir: Path, progress: Progress = no_progress
+    spec: CohortSpec, raw_root: RawRoot | Path, out_dir: Path, progress: Progress = no_progress
 ) -> dict[str, int]:
     """Reads the roster and writes `subject_splits.parquet` (MEDS SubjectSplitSchema, by subject_id).
 
-    Rows whose id is no int64 are left out, of an id given twice the first row counts: the extraction
-    quarantines the others.
+    Rows whose id is none are left out, of an id given twice the first row counts: the extraction
+    quarantines the others. Where ids are text, `subject_ids.parquet` says which id each got.
 
     Returns:
         Subjects in all and per split.
 
     Raises:
-        RawTableError: the roster cannot be read.
+        RawTableError: the roster, or the given splits, cannot be read.
+        DatasetError: two text ids got the same number.
     """
-    roster = roster_keys(spec, raw_root, progress)
+    root = RawRoot.of(raw_root)
+    roster = roster_keys(spec, root, progress)
     rule = spec.splits
     splits = assign_splits(roster["key"], rule.salt, rule.held_out, rule.tuning)
     frame = roster.select("subject_id").with_columns(pl.Series("split", splits, dtype=pl.String))
+    if rule.given:
+        frame = _as_given(frame, rule.given, spec, root)
     write_split_table(frame, out_dir / SPLITS_FILE)
-    counts = {split: splits.count(split) for split in SPLITS}
-    return {"subjects": frame.height, **counts}
+    if spec.subjects.ids == "text":
+        ids = roster.select("subject_id", "raw_id").to_arrow(compat_level=pl.CompatLevel.oldest())
+        pq.write_table(ids, out_dir / IDS_FILE, compression="zstd")
+    counts = dict(frame["split"].value_counts().iter_rows())
+    return {"subjects": frame.height, **{split: counts.get(split, 0) for split in SPLITS}}
 
 
-def roster_keys(spec: CohortSpec, raw_root: Path, progress: Progress = no_progress) -> pl.DataFrame:
-    """subject_id (int64, unique, sorted) and key (string: the person key, or the id where there is none)."""
+def roster_keys(spec: CohortSpec, raw_root: RawRoot | Path, progress: Progress = no_progress) -> pl.DataFrame:
+    """subject_id (int64, unique, sorted), raw_id, and key (the person key, or the id where there is none)."""
+    root = RawRoot.of(raw_root)
     table, column, person = spec.roster, spec.subjects.column, spec.subjects.person_key
-    path = require_table(raw_root, table.file, key=f"table '{table.name}'")
+    files = require_files(root, table.file, key=f"table '{table.name}'")
     wanted = [column] if person is None else [column, person]
     parts = []
     watch = _phase(progress, f"read {table.name}")
-    for batch in read_table(path, wanted, encoding=table.encoding, on_bytes=watch):
-        texts = batch.frame.with_columns(stripped(wanted))
-        ids = whole_number(pl.col(column)).alias("subject_id")
-        parts.append(texts.select(ids, (pl.col(person) if person else pl.lit(None, pl.String)).alias("key")))
-    frame = pl.concat(parts).drop_nulls("subject_id").unique("subject_id", keep="first", maintain_order=True)
-    return frame.with_columns(pl.col("key").fill_null(pl.col("subject_id").cast(pl.String))).sort(
-        "subject_id"
-    )
+    for batch in read_table(files, wanted, table, watch):
+        texts = batch.frame.select(cleaned(wanted, table))
+        raw = texts[column]
+        ids = raw_ids(raw, spec)
+        key = texts[person] if person else pl.Series("key", [None] * len(raw), dtype=pl.String)
+        part = pl.DataFrame({"subject_id": ids, "raw_id": raw, "key": key})
+        # Of a table with many rows per subject, what is held grows with the subjects only.
+        parts.append(
+            part.drop_nulls("subject_id").unique(["subject_id", "raw_id"], keep="first", maintain_order=True)
+        )
+        if len(parts) >= _PARTS_HELD:
+            parts = [_first_rows(parts)]
+    frame = _first_rows(parts)
+    if spec.subjects.ids == "text" and frame["subject_id"].is_duplicated().any():
+        raise DatasetError(
+            "Two different text ids got the same subject id (a collision of 63-bit hashes).",
+            where=f"table '{table.name}', column '{column}'",
+            do="Number the subjects in the raw tables, and use integer ids.",
+        )
+    frame = frame.unique("subject_id", keep="first", maintain_order=True)
+    own = pl.col("raw_id") if spec.subjects.ids == "text" else pl.col("subject_id").cast(pl.String)
+    return frame.with_columns(pl.col("key").fill_null(own)).sort("subject_id")
+
+
+def raw_ids(raw: pl.Series, spec: CohortSpec) -> pl.Series:
+    """int64 subject ids of raw ones."""
+    if spec.subjects.ids == "text":
+        return text_ids(raw)
+    return pl.DataFrame({"raw": raw}).select(whole_number(pl.col("raw"))).to_series()
+
+
+def _first_rows(parts: list[pl.DataFrame]) -> pl.DataFrame:
+    return pl.concat(parts).unique(["subject_id", "raw_id"], keep="first", maintain_order=True)
+
+
+def _as_given(dealt: pl.DataFrame, given: GivenSplits, spec: CohortSpec, root: RawRoot) -> pl.DataFrame:
+    """The splits of a table, where it names the subject."""
+    files = require_files(root, given.file, key="splits.given")
+    how = FileSpec(file=given.file)
+    parts = []
+    for batch in read_table(files, [given.subject_id, given.split], how):
+        texts = batch.frame.select(cleaned([given.subject_id, given.split], how))
+        parts.append(
+            pl.DataFrame({"subject_id": raw_ids(texts[given.subject_id], spec), "given": texts[given.split]})
+        )
+    table = pl.concat(parts).drop_nulls("subject_id").unique()
+    if table["subject_id"].is_duplicated().any() or not table["given"].is_in(SPLITS).fill_null(False).all():
+        raise DatasetError(
+            f"The given splits must put each subject into exactly one of {', '.join(SPLITS)}.",
+            where=files[0].where,
+            do="Mend that table, or leave `splits.given` out.",
+        )
+    joined = dealt.join(table, on="subject_id", how="left", maintain_order="left")
+    return joined.select("subject_id", pl.coalesce("given", "split").alias("split"))
 
 
 def write_split_table(frame: pl.DataFrame, path: Path) -> None:

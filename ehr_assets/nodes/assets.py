@@ -24,6 +24,7 @@ def task_labels_key(cohort: str) -> AssetKey:
 def node_assets(cohort: CohortSpec, tasks: TaskSet) -> list[AssetsDefinition]:
     meds, nodes = meds_events_key(cohort.name), decision_nodes_key(cohort.name)
     spec = cohort.decision_nodes
+    assert spec
 
     @asset(
         key=nodes,

@@ -14,6 +14,7 @@ def node_checks(cohort: CohortSpec, tasks: TaskSet) -> list[AssetChecksDefinitio
         key(cohort.name) for key in (meds_events_key, decision_nodes_key, task_labels_key)
     )
     spec = cohort.decision_nodes
+    assert spec
 
     @asset_check(
         asset=nodes_key,

@@ -73,7 +73,7 @@ class Extracted:
     @property
     def reasons(self) -> list[tuple]:
         """(table, row, column, reason) of every quarantined row."""
-        return self.quarantine.rows()
+        return self.quarantine.drop("file").rows()
 
     def balanced(self) -> bool:
         a, q = self.accounting, self.quarantine

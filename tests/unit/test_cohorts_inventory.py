@@ -5,6 +5,7 @@ import hashlib
 import pytest
 from cohorts_support import LABS, PEOPLE, tiny, write_tables
 
+from ehr_assets.cohorts.files import RawRoot
 from ehr_assets.cohorts.inventory import inventory, raw_root, verify_inventory
 from ehr_assets.errors import DatasetError, RawTableError
 
@@ -67,4 +68,4 @@ def test_the_root_must_be_set_and_be_there(env):
 
 
 def test_the_root_is_found(root):
-    assert raw_root(tiny(), {"EHR_TINY_ROOT": str(root)}) == root.resolve()
+    assert raw_root(tiny(), {"EHR_TINY_ROOT": str(root)}) == RawRoot.of(root.resolve())

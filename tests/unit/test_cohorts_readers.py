@@ -12,18 +12,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ehr_assets.cohorts import readers, sources
-from ehr_assets.cohorts.readers import RAGGED, RAGGED_LINES, ROW, find_table, read_table, require_table
+from ehr_assets.cohorts.file_spec import FileSpec
+from ehr_assets.cohorts.files import RawFile, RawRoot, find_files, require_files
+from ehr_assets.cohorts.patterns import ENDINGS
+from ehr_assets.cohorts.readers import FILE, RAGGED, RAGGED_LINES, ROW, read_table
 from ehr_assets.errors import RawTableError
 
 
 def rows(path: Path, columns=("a", "b"), **options):
     """({record number: values}, {record number: reason})."""
     good, ragged = {}, {}
-    for batch in read_table(path, list(columns), **options):
-        good |= {r[0]: r[1:] for r in batch.frame.rows()}
-        ragged |= dict(batch.ragged)
-        assert batch.frame.columns == [ROW, *columns]
-        assert set(batch.frame.dtypes[1:]) == {pl.String}
+    file = RawFile(RawRoot.of(path.parent), path.name, path.stat().st_size)
+    on_bytes = options.pop("on_bytes", None)
+    for batch in read_table([file], list(columns), FileSpec(file="t", **options), on_bytes):
+        good |= {r[1]: r[2:] for r in batch.frame.rows()}
+        ragged |= {row: reason for _, row, reason in batch.ragged}
+        assert batch.frame.columns == [FILE, ROW, *columns]
+        assert set(batch.frame.dtypes[2:]) == {pl.String}
     return good, ragged
 
 
@@ -59,16 +64,19 @@ def test_parquet_gives_the_same_text_as_csv(tmp_path):
 
 
 def test_endings_are_tried_in_order(tmp_path):
-    for ending in reversed(readers.ENDINGS):
+    def found(file):
+        return [f.path for f in find_files(RawRoot.of(tmp_path), file)]
+
+    for ending in reversed(ENDINGS):
         (tmp_path / f"t{ending}").touch()
-        assert find_table(tmp_path, "t") == tmp_path / f"t{ending}"
-    assert find_table(tmp_path, "t.parquet") == tmp_path / "t.parquet"
+        assert found("t") == [f"t{ending}"]
+    assert found("t.parquet") == ["t.parquet"]
 
 
 def test_a_missing_table_names_the_files_tried_and_its_neighbour(tmp_path):
     (tmp_path / "labevents.csv").touch()
-    with pytest.raises(RawTableError, match=r"tried labevent.csv, labevent.csv.gz, labevent.parquet") as e:
-        require_table(tmp_path, "labevent", key="table 'labs'")
+    with pytest.raises(RawTableError, match=r"tried labevent.csv, labevent.csv.gz, labevent.tsv") as e:
+        require_files(RawRoot.of(tmp_path), "labevent", key="table 'labs'")
     assert "Did you mean 'labevents'?" in str(e.value)
     assert "table 'labs'" in str(e.value)
 

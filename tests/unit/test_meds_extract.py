@@ -84,7 +84,7 @@ def test_an_empty_cohort_is_no_error(tmp_path):
 
 @pytest.mark.parametrize(
     "time",
-    ["yesterday", "2020-02-30", "2020-01-01 25:00:00", "2020-01-01T10:00:00Z", "01/02/2020", "2020-1-1", "0"],
+    ["yesterday", "2020-02-30", "2020-01-01 25:00:00", "01/02/2020", "2020-1-1", "0"],
 )
 @pytest.mark.parametrize("column", ["drawn", "filed"])
 def test_an_unparsable_time_is_quarantined(tmp_path, time, column):

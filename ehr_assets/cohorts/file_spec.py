@@ -1,0 +1,74 @@
+"""How a cohort file says which raw files make up a table, and how their bytes become columns of text.
+
+Only pydantic models (light imports). What the columns mean is `event_spec.py`; `files.py` finds the files,
+`readers.py` reads them.
+"""
+
+import codecs
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from ehr_assets.cohorts.event_spec import Column, RawText
+from ehr_assets.cohorts.patterns import file_regex
+from ehr_assets.specs import Spec
+
+
+def _encoding(name: str) -> str:
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        raise ValueError(f"'{name}' is not an encoding; write e.g. utf-8, latin-1 or utf-16") from None
+    return name
+
+
+def _file(file: str) -> str:
+    if file.startswith("/") or "\\" in file or ".." in file.split("/") or file.endswith("/"):
+        raise ValueError(f"'{file}' must be a path under the root of the raw tables, with forward slashes")
+    file_regex(file)
+    return file
+
+
+def _candidates(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: v if isinstance(v, list | tuple) else [v] for k, v in value.items()}
+    return value
+
+
+Encoding = Annotated[str, AfterValidator(_encoding)]
+# Relative to the root; the ending (.csv, .csv.gz, .parquet) is found by itself.
+TableFile = Annotated[str, Field(min_length=1), AfterValidator(_file)]
+
+
+class FileSpec(Spec):
+    """How a raw file, or several of the same kind, is read.
+
+    `file` is a path under the root without its ending; a directory of that name stands for all tables in it.
+    ``{name}`` in it matches a part of a file's path and gives it as the column `name` (``{name:regex}``
+    says what it may look like); ``*`` matches without a name. A column that some of several files lack is
+    null there.
+
+    `encoding`: one, or a list of two: bytes that are wrong in the first are read in the second.
+    `skip_rows`: lines between the header and the data. `aliases`: new name → names to look for in the
+    header, the first that is there counts. `optional_columns` are null where the header lacks them.
+    `missing`: texts that mean nothing was recorded. `recode`: column → raw text → text (or null).
+    """
+
+    file: TableFile
+    encoding: Annotated[
+        list[Encoding],
+        BeforeValidator(lambda v: [v] if isinstance(v, str) else v, json_schema_input_type=str | list[str]),
+        Field(min_length=1, max_length=2),
+    ] = Field(default=["utf-8"])
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    quote: Annotated[str, Field(min_length=1, max_length=1)] | None = '"'
+    skip_rows: int = Field(default=0, ge=0)
+    aliases: Annotated[
+        dict[Column, list[Column]],
+        BeforeValidator(_candidates, json_schema_input_type=dict[str, str | list[str]]),
+    ] = Field(default={})
+    optional_columns: list[Column] = Field(default=[])
+    missing: list[RawText] = Field(default=[])
+    recode: dict[Column, dict[RawText, RawText | None]] = Field(default={})
+    optional: bool = False

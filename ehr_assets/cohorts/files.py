@@ -1,0 +1,213 @@
+"""Where raw files lie: a local directory or an ``s3://`` prefix, and which files a spec's `file` stands for.
+
+Only finding and opening bytes; how they become text and records is `sources.py` and `readers.py`.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+from ehr_assets.cohorts.patterns import ENDINGS, file_regex, is_pattern
+from ehr_assets.errors import RawTableError
+from ehr_assets.specs import closest
+
+_CHUNK = 4 << 20
+
+
+@dataclass(frozen=True)
+class RawRoot:
+    """The root of a cohort's raw tables. Cheap to pickle: the connection is made where it is used.
+
+    Args:
+        uri: an absolute local path, or ``s3://bucket/prefix``. Credentials, region and endpoint come from the
+            environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL).
+    """
+
+    uri: str
+
+    @classmethod
+    def of(cls, root: "RawRoot | Path | str") -> "RawRoot":
+        """A root from any of its forms."""
+        return root if isinstance(root, RawRoot) else cls(str(root).rstrip("/") or "/")
+
+    @property
+    def remote(self) -> bool:
+        return "://" in self.uri
+
+    def exists(self) -> bool:
+        """Whether there is such a directory (or anything under such a prefix)."""
+        if not self.remote:
+            return Path(self.uri).is_dir()
+        filesystem, base = self._opened
+        try:
+            found = filesystem.get_file_info(fs.FileSelector(base, recursive=False, allow_not_found=True))
+        except OSError as e:
+            raise unreachable(self.uri, e) from None
+        return bool(found)
+
+    def where(self, path: str) -> str:
+        """A file's full name, for people."""
+        return f"{self.uri}/{path}" if path else self.uri
+
+    def sizes(self, folder: str = "", *, recursive: bool = False) -> dict[str, int]:
+        """Files in a folder (relative to the root) and their sizes, sorted; empty if there is none."""
+        filesystem, base = self._opened
+        selector = fs.FileSelector(f"{base}/{folder}".rstrip("/"), recursive=recursive, allow_not_found=True)
+        try:
+            found = filesystem.get_file_info(selector)
+        except NotADirectoryError:
+            return {}
+        except OSError as e:
+            raise unreachable(self.where(folder), e) from None
+        files = {PurePosixPath(f.path).relative_to(base).as_posix(): f for f in found if f.is_file}
+        return {path: files[path].size or 0 for path in sorted(files)}
+
+    def size(self, path: str) -> int | None:
+        """Bytes of one file; None if there is none."""
+        filesystem, base = self._opened
+        try:
+            info = filesystem.get_file_info(f"{base}/{path}")
+        except OSError as e:
+            raise unreachable(self.where(path), e) from None
+        return (info.size or 0) if info.is_file else None
+
+    def open(self, path: str) -> pa.NativeFile:
+        """The bytes of a file, seekable. OSError as the system gives it."""
+        filesystem, base = self._opened
+        return filesystem.open_input_file(f"{base}/{path}")
+
+    @cached_property
+    def _opened(self) -> tuple[Any, str]:
+        if not self.remote:
+            return fs.LocalFileSystem(), self.uri
+        if not self.uri.startswith("s3://"):
+            raise RawTableError(
+                "Raw tables are read from a local directory or from S3.",
+                where=self.uri,
+                do="Give a path, or s3://bucket/prefix.",
+            )
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        options: dict[str, Any] = {
+            "region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        }
+        if endpoint:
+            options |= {"endpoint_override": endpoint, "region": options["region"] or "us-east-1"}
+        return fs.S3FileSystem(**options), self.uri.removeprefix("s3://")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"uri": self.uri}
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """One file of a raw table.
+
+    Args:
+        path: relative to the root.
+        bytes: its size.
+        columns: what its path says, by the names in the spec's `file`.
+    """
+
+    root: RawRoot
+    path: str
+    bytes: int
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        return self.root.where(self.path)
+
+    @property
+    def ending(self) -> str:
+        return next((e for e in sorted(ENDINGS, key=len, reverse=True) if self.path.endswith(e)), "")
+
+    def open(self) -> pa.NativeFile:
+        return self.root.open(self.path)
+
+    def sha256(self) -> str:
+        """The hash of its bytes; RawTableError if they cannot be read."""
+        digest = hashlib.sha256()
+        try:
+            with self.open() as source:
+                while chunk := source.read(_CHUNK):
+                    digest.update(chunk)
+        except OSError as e:
+            raise unreachable(self.where, e) from None
+        return digest.hexdigest()
+
+
+def find_files(root: RawRoot, file: str) -> list[RawFile]:
+    """The files that a spec's `file` stands for, sorted by path; empty if there are none."""
+    if is_pattern(file):
+        regex, folder = file_regex(file), _fixed_folder(file)
+        found = root.sizes(folder, recursive="/" in file[len(folder) :].lstrip("/") or "**" in file)
+        matches = ((path, size, regex.fullmatch(path)) for path, size in found.items())
+        return [
+            RawFile(root, path, size, m.groupdict()) for path, size, m in matches if m and _is_table(path)
+        ]
+    for path in candidates(file):
+        size = root.size(path)
+        if size is not None:
+            return [RawFile(root, path, size)]
+    inside = root.sizes(file, recursive=True)
+    return [
+        RawFile(root, path, size)
+        for path, size in inside.items()
+        if path.endswith(ENDINGS) and _is_table(path)
+    ]
+
+
+def require_files(root: RawRoot, file: str, *, key: str) -> list[RawFile]:
+    """As `find_files`; RawTableError naming what was tried. `key`: what in the spec asks for it."""
+    if not root.exists():
+        raise RawTableError(
+            "The directory of raw tables does not exist.", where=root.uri, do="Check the path."
+        )
+    found = find_files(root, file)
+    if found:
+        return found
+    folder = _fixed_folder(file)
+    tried = file if is_pattern(file) else ", ".join(PurePosixPath(p).name for p in candidates(file))
+    stems = {PurePosixPath(p).name.split(".")[0] for p in root.sizes(folder)}
+    near = "" if is_pattern(file) else closest(PurePosixPath(file).name, stems)
+    raise RawTableError(
+        f"A raw table is missing: {file} ({key}).{near}",
+        where=f"{root.where(folder)} (tried {tried})",
+        do="Put the file there, correct `file:` in the cohort spec, or mark it `optional: true`.",
+    )
+
+
+def candidates(file: str) -> list[str]:
+    """The names under which a file may lie, in the order in which they are tried."""
+    return [file] if file.endswith(ENDINGS) else [f"{file}{ending}" for ending in ENDINGS]
+
+
+def unreachable(where: str, error: OSError) -> RawTableError:
+    """An error of the system or of the object store, for people (its text may quote credentials)."""
+    return RawTableError(
+        f"The raw tables cannot be read ({error.strerror or type(error).__name__}).",
+        where=where,
+        do="Check the path, its permissions, the credentials of an object store, and the disk.",
+    )
+
+
+def _fixed_folder(file: str) -> str:
+    """The folder that comes before the first part with a placeholder."""
+    parts = []
+    for part in file.split("/")[:-1]:
+        if is_pattern(part):
+            break
+        parts.append(part)
+    return "/".join(parts)
+
+
+def _is_table(path: str) -> bool:
+    # Spark and its kin leave _SUCCESS, .crc and the like beside their parts.
+    return not any(part.startswith(("_", ".")) for part in path.split("/"))

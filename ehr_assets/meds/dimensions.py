@@ -1,0 +1,147 @@
+"""Joined tables of any size: written once as sorted files, looked up from there by every worker.
+
+A dimension is dealt by the hash of its key into parts that fit into memory; each part is sorted by that hash
+and mapped into memory by its readers, so that what is held is the machine's page cache and nothing of ours.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ehr_assets.cohorts.files import RawRoot, find_files, require_files
+from ehr_assets.cohorts.readers import ROW, read_table
+from ehr_assets.cohorts.spec import JoinSpec
+from ehr_assets.meds import expressions as ex
+
+PART_BYTES = 64 << 20  # of raw files, per part
+_GZIPPED = 8  # how much larger text is than its gzip
+_KEY, _HASH = "__key__", "__hash__"
+_SEPARATOR = "\x1f"
+_ABOUT = "about.json"
+
+
+def build_dimension(join: JoinSpec, root: RawRoot, folder: Path, *, key: str) -> dict[str, int]:
+    """Reads a joined table, only the columns and rows the join uses, and writes it for `Dimension`.
+
+    Args:
+        folder: does not exist yet.
+        key: what in the spec asks for it, for errors.
+
+    Returns:
+        rows, ragged (records with the wrong number of fields), duplicate_keys.
+
+    Raises:
+        RawTableError: it cannot be read, or is missing and not optional.
+    """
+    files = find_files(root, join.file) if join.optional else require_files(root, join.file, key=key)
+    folder.mkdir(parents=True)
+    text = sum(f.bytes * (_GZIPPED if f.path.endswith((".gz", ".parquet")) else 1) for f in files)
+    parts = max(1, -(-text // PART_BYTES))
+    counts = {"rows": 0, "ragged": 0, "duplicate_keys": 0}
+    held: list[list[Path]] = [[] for _ in range(parts)]
+    for number, frame in enumerate(_rows(join, files, counts)):
+        for part, rows in enumerate(_dealt(frame, parts)):
+            if rows.height:
+                path = folder / f"{part:05d}-{number:08d}.raw"
+                rows.write_ipc(path)
+                held[part].append(path)
+    for part, paths in enumerate(held):
+        counts["duplicate_keys"] += _sorted_part(join, paths, folder / f"{part:05d}.arrow")
+        for path in paths:
+            path.unlink()
+    (folder / _ABOUT).write_text(json.dumps({"parts": parts}), encoding="utf-8")
+    return counts
+
+
+def _rows(join: JoinSpec, files: Sequence[Any], counts: dict[str, int]) -> Iterator[pl.DataFrame]:
+    """Key, its hash and the new columns, batch by batch; rows without a key are left out."""
+    if not files:
+        return
+    there = sorted(join.columns_there())
+    numbers = sorted(join.when.numbers())
+    new = [pl.col(old).alias(name) for name, old in join.columns.items()]
+    for batch in read_table(files, there, join):
+        counts["rows"] += batch.records
+        counts["ragged"] += len(batch.ragged)
+        frame = batch.frame.select(ROW, *ex.cleaned(there, join))
+        frame = frame.with_columns(ex.number(pl.col(c)).alias(ex.parsed(c, "number")) for c in numbers)
+        yield (
+            frame.filter(ex.condition(join.when))
+            .select(_key([*join.on.values()]).alias(_KEY), *new)
+            .drop_nulls(_KEY)
+            .with_columns(pl.col(_KEY).hash(0).alias(_HASH))
+        )
+
+
+def _key(columns: list[str]) -> pl.Expr:
+    return pl.col(columns[0]) if len(columns) == 1 else pl.concat_str(columns, separator=_SEPARATOR)
+
+
+def _dealt(frame: pl.DataFrame, parts: int) -> Iterator[pl.DataFrame]:
+    if parts == 1:
+        yield frame
+        return
+    of = (pl.col(_HASH) % parts).cast(pl.Int64)
+    for part in range(parts):
+        yield frame.filter(of == part)
+
+
+def _sorted_part(join: JoinSpec, paths: list[Path], out: Path) -> int:
+    """Writes the part sorted by hash, the first row of each key; returns how many others there were."""
+    schema = {_KEY: pl.String, **dict.fromkeys(join.columns, pl.String), _HASH: pl.UInt64}
+    frame = pl.concat([pl.DataFrame(schema=schema), *(pl.read_ipc(p, memory_map=False) for p in paths)])
+    unique = frame.unique(_KEY, keep="first", maintain_order=True).sort(_HASH)
+    unique.write_ipc(out, compat_level=pl.CompatLevel.newest(), record_batch_size=max(unique.height, 1))
+    return frame.height - unique.height
+
+
+class Dimension:
+    """A joined table, as `build_dimension` wrote it to `folder`."""
+
+    def __init__(self, join: JoinSpec, folder: Path) -> None:
+        self.join, self.folder = join, folder
+        self.parts = int(json.loads((folder / _ABOUT).read_text(encoding="utf-8"))["parts"])
+
+    def add_to(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Adds its columns to `frame`; rows and their order stay."""
+        asked = frame.select(_key([*self.join.on]).alias(_KEY)).with_columns(
+            pl.col(_KEY).hash(0).alias(_HASH), pl.int_range(pl.len()).alias(ROW)
+        )
+        found = [
+            self._found(part, rows) for part, rows in enumerate(_dealt(asked, self.parts)) if rows.height
+        ]
+        if not found:
+            return frame.with_columns(pl.lit(None, pl.String).alias(c) for c in self.join.columns)
+        together = pl.concat(found)
+        together = together if self.parts == 1 else together.sort(ROW)
+        return frame.hstack(together.select(*self.join.columns))
+
+    def _found(self, part: int, asked: pl.DataFrame) -> pl.DataFrame:
+        """`ROW` and the new columns of the rows asked for; null where the key is not there."""
+        there, hashes = self._parts[part]
+        wanted, keys = asked[_HASH].to_numpy(), asked[_KEY]
+        at = np.searchsorted(hashes, wanted)
+        found = np.full(len(at), -1)
+        # Two keys may share a hash: they stand one behind the other.
+        while (open_ := np.flatnonzero((at < len(hashes)) & (found < 0))).size:
+            open_ = open_[hashes[at[open_]] == wanted[open_]]
+            if not open_.size:
+                break
+            same = (there[_KEY].gather(at[open_]) == keys.gather(open_)).fill_null(False).to_numpy()
+            found[open_[same]] = at[open_[same]]
+            at[open_] += 1
+        position = pl.select(
+            pl.when(pl.lit(pl.Series(found)) >= 0).then(pl.lit(pl.Series(found)))
+        ).to_series()
+        columns = [there[c].gather(position).alias(c) for c in self.join.columns]
+        return asked.select(ROW).hstack(columns)
+
+    @cached_property
+    def _parts(self) -> list[tuple[pl.DataFrame, np.ndarray]]:
+        frames = [pl.read_ipc(self.folder / f"{p:05d}.arrow", memory_map=True) for p in range(self.parts)]
+        return [(frame, frame[_HASH].to_numpy()) for frame in frames]
