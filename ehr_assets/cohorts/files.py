@@ -19,6 +19,7 @@ from ehr_assets.errors import RawTableError
 from ehr_assets.specs import closest
 
 _CHUNK = 4 << 20
+_PACKED = 8  # how much larger text is than its gzip, or than Parquet
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,11 @@ class RawFile:
     @property
     def ending(self) -> str:
         return next((e for e in sorted(ENDINGS, key=len, reverse=True) if self.path.endswith(e)), "")
+
+    @property
+    def text_bytes(self) -> int:
+        """About how large its text is."""
+        return self.bytes * (_PACKED if self.path.endswith((".gz", ".parquet")) else 1)
 
     def open(self) -> pa.NativeFile:
         return self.root.open(self.path)

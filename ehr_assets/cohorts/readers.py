@@ -209,7 +209,7 @@ def _read_csv(file: RawFile, names: _Names, how: FileSpec) -> Iterator[tuple[Raw
             )
             for batch in stream:
                 numbers, ahead = _numbers(first, batch.num_rows, [number for number, _ in ragged])
-                frame = _framed(batch, names, numbers)
+                frame = _framed(pl.DataFrame(pl.from_arrow(batch)), names, numbers)
                 if source.with_nuls:
                     frame = frame.with_columns(
                         pl.col(pl.String).str.replace_all(NUL_SIGN, "\0", literal=True)
@@ -221,8 +221,7 @@ def _read_csv(file: RawFile, names: _Names, how: FileSpec) -> Iterator[tuple[Raw
             raise source.failure or _unparsable(file, e, first) from None
     if not ends:
         raise _open_quote(file, first - 1)
-    empty = pa.RecordBatch.from_pydict(dict.fromkeys(present, pa.array([], pa.string())))
-    yield RawBatch(_framed(empty, names, np.empty(0, np.int64)), [(0, *r) for r in ragged]), file.bytes
+    yield RawBatch(_nothing(names), [(0, *r) for r in ragged]), file.bytes
 
 
 def _numbers(first: int, count: int, ragged: list[int]) -> tuple[np.ndarray, int]:
@@ -234,9 +233,8 @@ def _numbers(first: int, count: int, ragged: list[int]) -> tuple[np.ndarray, int
     return np.delete(numbers, np.asarray(ragged[:ahead], dtype=np.int64) - first), ahead
 
 
-def _framed(batch: pa.RecordBatch, names: _Names, numbers: np.ndarray) -> pl.DataFrame:
+def _framed(raw: pl.DataFrame, names: _Names, numbers: np.ndarray) -> pl.DataFrame:
     """Record numbers and the columns under the names asked for; null where the file lacks one."""
-    raw = pl.DataFrame(pl.from_arrow(batch))
     texts = [
         (pl.when(pl.col(there) != "").then(there) if there else pl.lit(None, pl.String)).alias(column)
         for column, there in names.items()
@@ -247,6 +245,11 @@ def _framed(batch: pa.RecordBatch, names: _Names, numbers: np.ndarray) -> pl.Dat
         else pl.DataFrame({ROW: numbers})
     )
     return numbered.select(ROW, *texts)
+
+
+def _nothing(names: _Names) -> pl.DataFrame:
+    """Columns without records. Not made by pyarrow, which would import pandas for it."""
+    return pl.DataFrame(schema={ROW: pl.Int64, **dict.fromkeys(names, pl.String)})
 
 
 def _unparsable(file: RawFile, error: Exception, first: int) -> RawTableError:
@@ -283,15 +286,14 @@ def _read_parquet(file: RawFile, names: _Names, how: FileSpec) -> Iterator[tuple
         first, total = 1, parquet.metadata.num_rows
         try:
             for batch in parquet.iter_batches(BATCH_ROWS, columns=present):
-                texts = {n: _texts(file, n, batch.column(n)) for n in present}
+                texts = pl.DataFrame([_texts(file, n, batch.column(n)) for n in present])
                 numbers = np.arange(first, first + batch.num_rows, dtype=np.int64)
                 first += batch.num_rows
-                frame = _framed(pa.RecordBatch.from_pydict(texts), names, numbers)
+                frame = _framed(texts, names, numbers)
                 yield RawBatch(frame, []), file.bytes * (first - 1) // total
         except (pa.ArrowException, OSError) as e:
             raise _bad_parquet(file, e) from None
-    empty = pa.RecordBatch.from_pydict(dict.fromkeys(present, pa.array([], pa.string())))
-    yield RawBatch(_framed(empty, names, np.empty(0, np.int64)), []), file.bytes
+    yield RawBatch(_nothing(names), []), file.bytes
 
 
 def _opened_parquet(file: RawFile) -> pq.ParquetFile:
@@ -315,11 +317,11 @@ def _bad_parquet(file: RawFile, error: Exception) -> RawTableError:
     )
 
 
-def _texts(file: RawFile, name: str, values: pa.Array) -> pa.Array:
+def _texts(file: RawFile, name: str, values: pa.Array) -> pl.Series:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     try:
-        return pc.cast(values, pa.string())
+        return pl.Series(name, pl.from_arrow(pc.cast(values, pa.string())))
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
         raise RawTableError(
             f"The column '{name}' holds {values.type}, which has no text form.",

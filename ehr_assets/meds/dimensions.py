@@ -18,8 +18,7 @@ from ehr_assets.cohorts.readers import ROW, read_table
 from ehr_assets.cohorts.spec import JoinSpec
 from ehr_assets.meds import expressions as ex
 
-PART_BYTES = 64 << 20  # of raw files, per part
-_GZIPPED = 8  # how much larger text is than its gzip
+PART_BYTES = 64 << 20  # of text, per part
 _KEY, _HASH = "__key__", "__hash__"
 _SEPARATOR = "\x1f"
 _ABOUT = "about.json"
@@ -40,8 +39,7 @@ def build_dimension(join: JoinSpec, root: RawRoot, folder: Path, *, key: str) ->
     """
     files = find_files(root, join.file) if join.optional else require_files(root, join.file, key=key)
     folder.mkdir(parents=True)
-    text = sum(f.bytes * (_GZIPPED if f.path.endswith((".gz", ".parquet")) else 1) for f in files)
-    parts = max(1, -(-text // PART_BYTES))
+    parts = max(1, -(-sum(f.text_bytes for f in files) // PART_BYTES))
     counts = {"rows": 0, "ragged": 0, "duplicate_keys": 0}
     held: list[list[Path]] = [[] for _ in range(parts)]
     for number, frame in enumerate(_rows(join, files, counts)):

@@ -35,10 +35,10 @@ from ehr_assets.meds.staging import Stage
 from ehr_assets.meds.subjects import Subjects, sharded
 from ehr_assets.progress import Progress, no_progress
 
-WORKER_BYTES = 3 << 28  # what one worker takes at most: a batch in the making, or a group of subjects sorted
-SMALL_BYTES = 32 << 20  # of raw files: less is done before a second process has started
+WORKER_BYTES = 5 << 27  # what one worker takes at most: a batch in the making, or a group of subjects sorted
+SMALL_BYTES = 32 << 20  # of text: less is done before a second process has started
 PARTS = 64  # of staged events; each has one shard or several
-GROUP_ROWS = 1_000_000  # events sorted at once: those of as many whole subjects as fit, of one at least
+GROUP_ROWS = 1 << 18  # events sorted at once: those of as many whole subjects as fit, of one at least
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ def extract_meds(
         (scratch / "job.pickle").write_bytes(pickle.dumps(job))
         (scratch / "accounts").mkdir()
         accounts = Accounts(scratch / "accounts", [t.name for t in spec.tables])
-        raw_bytes = sum(f.bytes for found in files.values() for f in found)
-        workers = 1 if raw_bytes < SMALL_BYTES else machine.workers_of(WORKER_BYTES)
+        text = sum(f.text_bytes for found in files.values() for f in found)
+        workers = 1 if text < SMALL_BYTES else machine.workers_of(WORKER_BYTES)
         with Crew(workers) as crew:
             dimensions = _build_dimensions(job, files, root, crew, progress)
             _read_all(job, files, crew, accounts, progress)

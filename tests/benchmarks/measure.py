@@ -1,11 +1,14 @@
-"""Timing two ways of doing the same thing so that a noisy machine treats both alike."""
+"""Timing two ways of doing the same thing, so that a noisy machine treats both alike; whole processes."""
 
+import contextlib
 import math
 import statistics
+import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -60,3 +63,33 @@ def show(console: Console, title: str, reference: str, unit: str, rows: Sequence
     if len(rows) > 1:
         ours, other = growth(rows, lambda r: r.ours), growth(rows, lambda r: r.reference)
         console.print(f"growth with {unit}: ours ~ n^{ours:.2f}, reference ~ n^{other:.2f}\n", style="dim")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole process with its children: wall seconds, and the peak of their memory together (PSS, bytes)."""
+
+    seconds: float
+    peak: int
+
+
+def whole_process(command: Sequence[str], env: Mapping[str, str]) -> Whole:
+    """Runs a command and watches it; CalledProcessError if it fails."""
+    start, peak = time.perf_counter(), 0
+    with subprocess.Popen(command, env=dict(env)) as process:
+        root = psutil.Process(process.pid)
+        while process.poll() is None:
+            peak = max(peak, _pss(root))
+            time.sleep(0.1)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return Whole(time.perf_counter() - start, peak)
+
+
+def _pss(root: psutil.Process) -> int:
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        for process in [root, *root.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_full_info().pss
+    return total
