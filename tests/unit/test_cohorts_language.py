@@ -359,3 +359,23 @@ def test_equal_bytes_whatever_the_number_of_processes(raw, monkeypatch, group_ro
     alone = files(Machine(1))
     assert alone == files(Machine(2, 16 * GB))
     assert sum(name.startswith("data/train") for name in alone) > 4
+
+
+def test_a_subject_with_a_million_events(raw):
+    """One subject is never cut in two, and many small ones around it are written as well."""
+    spec = cohort({**EVENT, "code": "C//{k}", "time": "at", "numeric_value": "k"})
+    n = 1_000_000
+    rows = pl.DataFrame(
+        {"at": pl.datetime_range(pl.datetime(2000, 1, 1), pl.datetime(2030, 1, 1), "15m", eager=True)}
+    )
+    rows = rows.head(n).select(id=pl.lit(1), at="at", k=pl.int_range(pl.len()) % 50)
+    root = raw(**{"t.csv": rows.write_csv(datetime_format="%Y-%m-%d %H:%M:%S") + "2,2020-01-01,3\n"})
+    got = run(root, spec)
+    assert got.events.filter(pl.col("time").is_not_null())["subject_id"].value_counts().sort(
+        "subject_id"
+    ).rows() == [
+        (1, n),
+        (2, 1),
+    ]
+    assert got.events.filter(pl.col("subject_id") == 1)["time"].is_sorted()
+    assert got.balanced()
