@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,10 @@ import polars as pl
 import pytest
 
 from ehr_assets.cohorts.spec import load_cohort
-from ehr_assets.cohorts.synthetic import catalog
+from ehr_assets.cohorts.synthetic import oncology_catalog as catalog
 from ehr_assets.cohorts.synthetic.engine import Course, Dynamics, Traits, Treatment, truth_columns
-from ehr_assets.cohorts.synthetic.oncology import TRUTH_COLUMNS, simulate_oncology
-from ehr_assets.cohorts.synthetic.registry import SIMULATORS
+from ehr_assets.cohorts.synthetic.oncology import SIMULATOR
+from ehr_assets.cohorts.synthetic.simulate import simulate as run_simulator
 from ehr_assets.cohorts.synthetic.tables import HEADERS, concept_ids
 from ehr_assets.meds.extract import extract_meds
 from ehr_assets.nodes.labels import label_nodes
@@ -42,7 +42,11 @@ def simulate(root: Path, subjects: int, seed: int = SEED) -> tuple[Path, Path, d
     tables, truth = root / "tables", root / "truth"
     tables.mkdir(parents=True)
     truth.mkdir()
-    return tables, truth, simulate_oncology(tables, truth, subjects=subjects, seed=seed)
+    return tables, truth, run_simulator("oncology", tables, truth, subjects=subjects, seed=seed)
+
+
+def headers() -> dict[str, tuple[str, ...]]:
+    return {table: HEADERS[table] for table in SIMULATOR.tables}
 
 
 def rows(tables: Path, table: str) -> Iterator[dict[str, str]]:
@@ -76,7 +80,7 @@ def test_equal_seeds_give_equal_bytes_and_other_seeds_do_not(tmp_path):
     second, second_truth, again = simulate(tmp_path / "b", 12)
     other, _, _ = simulate(tmp_path / "c", 12, seed=SEED + 1)
     assert counts == again
-    for table in HEADERS:
+    for table in SIMULATOR.tables:
         name = f"{table}.csv"
         assert (first / name).read_bytes() == (second / name).read_bytes(), table
     name = "latent_states.parquet"
@@ -86,7 +90,7 @@ def test_equal_seeds_give_equal_bytes_and_other_seeds_do_not(tmp_path):
 
 def test_a_larger_cohort_begins_with_the_same_subjects(cohort, tmp_path):
     few, few_truth, _ = simulate(tmp_path, 25)
-    for table in HEADERS:
+    for table in SIMULATOR.tables:
         small, large = (d / f"{table}.csv" for d in (few, cohort[0]))
         assert large.read_bytes().startswith(small.read_bytes()), table
     small, large = (pl.read_parquet(d / "latent_states.parquet") for d in (few_truth, cohort[1]))
@@ -95,8 +99,8 @@ def test_a_larger_cohort_begins_with_the_same_subjects(cohort, tmp_path):
 
 def test_tables_have_the_omop_columns_and_the_counted_rows(cohort):
     tables, _, counts = cohort
-    assert {p.name for p in tables.iterdir()} == {f"{t}.csv" for t in HEADERS}
-    for table, header in HEADERS.items():
+    assert {p.name for p in tables.iterdir()} == {f"{t}.csv" for t in SIMULATOR.tables}
+    for table, header in headers().items():
         with (tables / f"{table}.csv").open(encoding="utf-8", newline="") as f:
             reader = csv.reader(f)
             assert tuple(next(reader)) == header
@@ -108,12 +112,12 @@ def test_tables_have_the_omop_columns_and_the_counted_rows(cohort):
 
 def test_keys_are_unique_and_point_somewhere(cohort):
     tables, _, _ = cohort
-    for table, header in HEADERS.items():
+    for table, header in headers().items():
         keys = [r[header[0]] for r in rows(tables, table)]
         assert len(keys) == len(set(keys)), table
     visits = {r["visit_occurrence_id"] for r in rows(tables, "visit_occurrence")}
     concepts = {r["concept_id"] for r in rows(tables, "concept")} | {"0"}
-    for table, header in HEADERS.items():
+    for table, header in headers().items():
         columns = [c for c in header if c.endswith("concept_id") and "type" not in c and c != "concept_id"]
         for r in rows(tables, table):
             assert {r[c] for c in columns} <= concepts, table
@@ -126,7 +130,7 @@ def test_an_empty_cohort_has_headers_and_a_readable_truth(tmp_path):
     assert len(list(rows(tables, "concept"))) == counts["rows_concept"] > 0
     latent = pl.read_parquet(truth / "latent_states.parquet")
     assert latent.height == 0
-    assert latent.columns == ["subject_id", "time", *TRUTH_COLUMNS]
+    assert latent.columns == ["subject_id", "time", *SIMULATOR.truth_columns]
 
 
 def test_defects_are_rare_of_every_kind_and_counted(cohort, persons):
@@ -141,7 +145,7 @@ def test_defects_are_rare_of_every_kind_and_counted(cohort, persons):
     assert found == {kind: counts[f"defects_{kind}"] for kind in found}
     assert len(found) == 3
     assert min(found.values()) >= 5
-    total = sum(counts[f"rows_{t}"] for t in HEADERS if t != "concept")
+    total = sum(counts[f"rows_{t}"] for t in SIMULATOR.tables if t != "concept")
     assert 0.001 < sum(found.values()) / total < 0.01
 
 
@@ -192,13 +196,13 @@ def test_truth_is_the_present_state_and_stays_out_of_the_tables(cohort, persons)
     tables, truth, counts = cohort
     assert [p.name for p in truth.iterdir()] == ["latent_states.parquet"]
     latent = pl.read_parquet(truth / "latent_states.parquet")
-    assert latent.columns == ["subject_id", "time", *TRUTH_COLUMNS]
+    assert latent.columns == ["subject_id", "time", *SIMULATOR.truth_columns]
     assert dict(latent.schema) == {
         "subject_id": pl.Int64,
         "time": pl.Datetime("us"),
-        **dict.fromkeys(TRUTH_COLUMNS, pl.Float64),
+        **dict.fromkeys(SIMULATOR.truth_columns, pl.Float64),
     }
-    assert {c for c in TRUTH_COLUMNS if c.startswith("z_site_")} == {
+    assert {c for c in SIMULATOR.truth_columns if c.startswith("z_site_")} == {
         f"z_site_{s.lower()}" for s in catalog.SITES
     }
     assert latent.null_count().sum_horizontal().item() == 0
@@ -207,7 +211,7 @@ def test_truth_is_the_present_state_and_stays_out_of_the_tables(cohort, persons)
     gaps = latent.with_columns(gap=pl.col("time").diff().over("subject_id"))["gap"].drop_nulls()
     assert gaps.min() > pl.Series([0]).cast(pl.Duration("us")).item()  # type: ignore[operator]
     assert gaps.max().days <= 7  # type: ignore[union-attr]
-    for table in HEADERS:
+    for table in SIMULATOR.tables:
         header = (tables / f"{table}.csv").open(encoding="utf-8").readline()
         assert not re.search(r"z_|burden|velocity|latent", header), table
 
@@ -309,7 +313,7 @@ def test_events_nodes_and_label_prevalences_make_the_tasks_learnable(cohort, tmp
 
 def test_the_spec_reads_the_columns_that_are_written(cohort):
     spec = load_cohort(SPEC)
-    assert {t.file for t in spec.tables} == set(HEADERS) - {"observation_period", "concept"}
+    assert {t.file for t in spec.tables} == set(SIMULATOR.tables) - {"observation_period", "concept"}
     for table in spec.tables:
         assert set(table.raw_columns()) <= set(HEADERS[table.file]), table.name
         for join in table.joins:
@@ -364,7 +368,8 @@ def test_the_registry_is_light_and_runs_the_simulator(tmp_path):
     for folder in ("tables", "truth"):
         (tmp_path / folder).mkdir()
     calls: list[tuple[str, int, int]] = []
-    counts = SIMULATORS["oncology"](
+    counts = run_simulator(
+        "oncology",
         tmp_path / "tables",
         tmp_path / "truth",
         subjects=3,
@@ -377,7 +382,7 @@ def test_the_registry_is_light_and_runs_the_simulator(tmp_path):
 
 def quiet_course(weeks: int = 200, **traits) -> Course:
     """A course without noise."""
-    dynamics = Dynamics(sites=("A", "B"))
+    dynamics = Dynamics(sites=("A", "B"), step=timedelta(days=1))
     given = {"growth": 0.03, "resistance_rate": 0.03, "reserve_setpoint": 0.0, "site_affinity": (-1.0, 0.0)}
     noise = [[0.0] * dynamics.noises] * weeks
     return Course(
