@@ -1,7 +1,7 @@
-"""Vital signs and laboratory values by LOINC, as the acute simulators (pulmonary embolism, ICU) measure them.
+"""Vital signs and laboratory values by LOINC, as the acute simulators (embolism, ICU) measure them.
 
-What belongs here: names, units, spread between persons and reading noise. What a state makes of their levels is
-`pe_views.py` and `icu_views.py`. Levels of `log` analytes are natural logs.
+What belongs here: names, units, spread between persons and reading noise. What a state makes of their levels
+is in `pe_views.py` and `icu_views.py`. Levels of `log` analytes are natural logs.
 """
 
 from ehr_assets.cohorts.synthetic.tables import Concept
@@ -41,7 +41,7 @@ ANALYTES: dict[str, Analyte] = {
     INR: Analyte("INR in Platelet poor plasma by Coagulation assay", "{INR}", 0.08, 0.06, log=True),
     PH: Analyte("pH of Arterial blood", "[pH]", 0.015, 0.02, low=6.7, high=7.7),
     PAO2: Analyte("Oxygen [Partial pressure] in Arterial blood", "mm[Hg]", 0.1, 0.14, log=True, low=25),
-    D_DIMER: Analyte("Fibrin D-dimer FEU [Mass/volume] in Platelet poor plasma", "ug/mL", 0.5, 0.25, log=True),
+    D_DIMER: Analyte("Fibrin D-dimer FEU [Mass/volume] in Plasma", "ug/mL", 0.5, 0.25, log=True),
     TROPONIN: Analyte("Troponin T.cardiac [Mass/volume] in Serum or Plasma", "ng/mL", 0.5, 0.25, log=True),
     BNP: Analyte("Natriuretic peptide.B prohormone N-Terminal in Serum", "pg/mL", 0.6, 0.22, log=True),
 }  # fmt: skip

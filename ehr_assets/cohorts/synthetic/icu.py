@@ -1,9 +1,9 @@
 """The embedded intensive care cohort: an admission to hospital with a stay in the ICU, hour by hour.
 
 What belongs here: the course of care of one subject (where it lies, which support runs, what is given) until
-it leaves hospital or dies there, and the clinic before and after. Deaths after discharge are not simulated. Who
-comes is `icu_subjects.py`, the hidden state `engine.py`, the views of it `icu_views.py`, numbers and codes
-`icu_catalog.py`.
+it leaves hospital or dies there, and the clinic before and after. Deaths after discharge are not simulated.
+Who comes is `icu_subjects.py`, the hidden state `engine.py`, the views of it `icu_views.py`, numbers and
+codes `icu_catalog.py`.
 """
 
 import math
@@ -99,7 +99,13 @@ class Patient(Life):
                 self._enter_icu(hour)
             elif hour > self.profile.before and day_time and self.hours_in_unit > 24:
                 return sick < 0.3 and rng.random() < 0.07
-        elif not self.support.any and sick < 0.45 and self.hours_in_unit >= 20 and day_time and rng.random() < 0.3:
+        elif (
+            not self.support.any
+            and sick < 0.45
+            and self.hours_in_unit >= 20
+            and day_time
+            and rng.random() < 0.3
+        ):
             self._leave_icu(self.now + timedelta(minutes=30))
             self.hours_in_unit = 0
         return False
@@ -148,7 +154,9 @@ class Patient(Life):
     def _earlier(self) -> None:
         """A visit to the clinic in the year before, with what was usual for this person."""
         sick, self.course.burden = self.course.burden, DYNAMICS.floor
-        day = self.profile.admission.replace(hour=0, minute=0) - timedelta(days=int(self.rng.integers(30, 400)))
+        day = self.profile.admission.replace(hour=0, minute=0) - timedelta(
+            days=int(self.rng.integers(30, 400))
+        )
         self.first_day = day.date()
         self.know(day)
         self._clinic(day, self.profile.comorbidities)
@@ -185,7 +193,9 @@ class Patient(Life):
                     self._give(self.antibiotic, 1000)
         if self.icu is None:
             return
-        judged = [x + JUDGEMENT * float(n) for x, n in zip(self.course.sites, rng.standard_normal(6), strict=True)]
+        judged = [
+            x + JUDGEMENT * float(n) for x, n in zip(self.course.sites, rng.standard_normal(6), strict=True)
+        ]
         before = (self.support.norepinephrine > 0, self.support.ventilated)
         self._pressure(hour, judged[CARDIOVASCULAR])
         self._breathing(hour, judged[RESPIRATORY], judged[NEUROLOGIC])
@@ -198,9 +208,9 @@ class Patient(Life):
         return Treatment(self.potency, drain + DRAIN_VENTILATOR * (self.support.ventilated is not None))
 
     def _pressure(self, hour: int, heart: float) -> None:
-        """Norepinephrine: started in shock, titrated, weaned. A rate is charted at changes and every 4 hours."""
+        """Norepinephrine: started in shock, titrated, weaned. Charted at changes and every 4 hours."""
         running = self.support.norepinephrine > 0
-        if not running and heart > 1.75 or running and heart > 1.15:
+        if (not running and heart > 1.75) or (running and heart > 1.15):
             rate = round(0.06 * math.exp(0.9 * (max(heart, 1.2) - 1.75)), 2)
             since, charted = self.charted_rate
             self.support.norepinephrine = rate

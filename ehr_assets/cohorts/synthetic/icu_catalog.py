@@ -1,14 +1,13 @@
 """What the intensive care simulator knows: dynamics, reasons for admission, drugs, devices, concepts.
 
-What belongs here: constants only. Burden is the severity of the acute illness, where 0 is no organ dysfunction
-and about 2 is shock; each organ system is a site of it; the engine's resistance is the failing of a treatment;
-rates are per hour. Chosen so that these have the right order:
+What belongs here: constants only. Burden is the severity of the acute illness, where 0 is no organ
+dysfunction and about 2 is shock; each organ system is a site of it; the engine's resistance is the failing of
+a treatment; rates are per hour. Chosen so that these have the right order:
 
-- death in hospital after admission to an ICU about 10 to 12 % (MIMIC-IV, Johnson et al., Sci Data 2023: 11.5 %
-  in hospital; MIMIC-III, Johnson et al., Sci Data 2016: 11.5 % of adults);
-- a stay in the ICU of two to three days in the median (both);
-- vasopressors in about a quarter, invasive ventilation in about a third to a half of stays (eICU, Pollard et
-  al., Sci Data 2018, and MIMIC-IV).
+- death in hospital after admission to an ICU about 10 to 12 % (MIMIC-III, Johnson et al., Sci Data 2016:
+  11.5 % of adults);
+- a stay in the ICU of about two days in the median (the same: 2.1 days);
+- vasopressors in about a quarter, invasive ventilation in a third to a half of stays.
 
 They are not estimates from patients.
 """
@@ -39,14 +38,14 @@ DYNAMICS = Dynamics(
     wear_from=1.0,
     site_pull=0.01,
     site_noise=0.02,
-    hazard_base=0.00004,
-    hazard_burden=1.9,
+    hazard_base=0.00007,
+    hazard_burden=2.2,
     hazard_reserve=1.1,
 )
 # Mean and spread per hour: growth without treatment, log rate at which a treatment fails, log effect of one.
-GROWTH = (0.010, 0.010)
+GROWTH = (0.014, 0.015)
 FAILURE = (0.003, 0.7)
-POTENCY = (0.020, 0.5)
+POTENCY = (0.020, 0.6)
 AFFINITY_SPREAD = 0.4
 # Drain on the reserve per hour: of treatment as such, of a vasopressor, of a ventilator.
 DRAIN, DRAIN_VASOPRESSOR, DRAIN_VENTILATOR = 0.0004, 0.0010, 0.0008
@@ -54,7 +53,7 @@ DRAIN, DRAIN_VASOPRESSOR, DRAIN_VENTILATOR = 0.0004, 0.0010, 0.0008
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why somebody comes to the ICU. `affinity`: mean site offsets, as `SITES`; `severity`: mean on arrival."""
+    """Why somebody comes to the ICU. `affinity`: mean offsets of `SITES`; `severity`: mean on arrival."""
 
     code: str
     name: str
@@ -67,12 +66,12 @@ class Reason:
 
 #                                                                         resp  card  ren   coag  hep   neuro
 REASONS = (
-    Reason("A41.9", "Sepsis, unspecified organism", 0.25, 1.15, (-0.2, 0.2, 0.0, -0.1, -0.4, -0.5), 0.7, 0.08),
-    Reason("J18.9", "Pneumonia, unspecified organism", 0.2, 1.0, (0.4, -0.3, -0.5, -0.7, -0.9, -0.6), 0.7, 0.15),
+    Reason("A41.9", "Sepsis, unspecified", 0.25, 1.15, (-0.2, 0.2, 0.0, -0.1, -0.4, -0.5), 0.7, 0.08),
+    Reason("J18.9", "Pneumonia, unspecified", 0.2, 1.0, (0.4, -0.3, -0.5, -0.7, -0.9, -0.6), 0.7, 0.15),
     Reason("I50.9", "Heart failure, unspecified", 0.18, 0.9, (0.2, 0.25, 0.0, -0.9, -0.4, -0.9), 0.0, 0.06),
     Reason("K92.2", "Gastrointestinal hemorrhage", 0.12, 0.85, (-0.8, 0.2, -0.4, 0.2, 0.1, -0.6), 0.0, 0.06),
     Reason("I61.9", "Intracerebral hemorrhage", 0.1, 0.95, (-0.5, -0.6, -0.9, -0.7, -1.0, 0.8), 0.2, 0.3),
-    Reason("Z48.812", "Aftercare of cardiac surgery", 0.15, 0.6, (-0.1, 0.2, -0.4, -0.1, -0.8, -0.8), 0.1, 0.75),
+    Reason("Z48.812", "After heart surgery", 0.15, 0.6, (-0.1, 0.2, -0.4, -0.1, -0.8, -0.8), 0.1, 0.75),
 )  # fmt: skip
 INFECTIONS = ("A41.9", "J18.9")
 COMPLICATIONS = {  # coded at discharge, if the site was ever above the bound
@@ -122,7 +121,11 @@ def concepts() -> list[Concept]:
     """The rows of `concept.csv`, in a fixed order (new concepts go at the end, or ids change)."""
     icd = {r.code: r.name for r in REASONS} | {code: name for code, (name, *_) in COMPLICATIONS.items()}
     icd |= {code: name for code, (name, _) in COMORBIDITIES.items()}
-    visits = {"OUTPATIENT": "Outpatient visit", "INPATIENT": "Inpatient visit", "ICU": "Stay in intensive care"}
+    visits = {
+        "OUTPATIENT": "Outpatient visit",
+        "INPATIENT": "Inpatient visit",
+        "ICU": "Stay in intensive care",
+    }
     left = {code: f"Discharged: {name}" for code, name in _LEFT.items()}
     return [
         *demographics(),

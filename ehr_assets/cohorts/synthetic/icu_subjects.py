@@ -1,6 +1,6 @@
 """Who comes to intensive care, and the latent course that begins with the admission to hospital.
 
-What belongs here: drawing one subject's profile, traits and initial state. What then happens to it is `icu.py`.
+What belongs here: drawing one subject's profile, traits and initial state. What then happens is `icu.py`.
 """
 
 import math

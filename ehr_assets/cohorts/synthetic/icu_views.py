@@ -1,7 +1,7 @@
 """What the records of an ICU show of the latent state: monitors, nurses' charting and the laboratory.
 
-What belongs here: levels given the state and the support that hides it, and how often they are looked at. What
-is done about them is `icu.py`.
+What belongs here: levels given the state and the support that hides it, and how often they are looked at.
+What is done about them is `icu.py`.
 """
 
 import math
@@ -14,8 +14,9 @@ from ehr_assets.cohorts.synthetic.views import Bedside
 
 MONITOR = (lab.HEART_RATE, lab.MEAN_PRESSURE, lab.SYSTOLIC, lab.RESPIRATION, lab.SATURATION)
 NURSE = (lab.TEMPERATURE, lab.GCS)
-CHEMISTRY = {lab.CREATININE: 0.97, lab.UREA: 0.95, lab.SODIUM: 0.97, lab.POTASSIUM: 0.97, lab.BICARBONATE: 0.93,
-             lab.HEMOGLOBIN: 0.9, lab.PLATELETS: 0.88, lab.LEUKOCYTES: 0.85}  # fmt: skip
+CHEMISTRY = {lab.CREATININE: 0.97, lab.UREA: 0.95, lab.SODIUM: 0.97, lab.POTASSIUM: 0.97,
+             lab.BICARBONATE: 0.93, lab.HEMOGLOBIN: 0.9, lab.PLATELETS: 0.88,
+             lab.LEUKOCYTES: 0.85}  # fmt: skip
 DAILY = CHEMISTRY | {lab.BILIRUBIN: 0.6, lab.INR: 0.6}
 GASES = {lab.PH: 1.0, lab.PAO2: 1.0, lab.LACTATE: 0.85}
 LACTATE = {lab.LACTATE: 1.0}

@@ -2,9 +2,9 @@
 
 What belongs here: the course of care of one subject in days around the index study (before it, the stay, the
 clinic, admissions again). It has the shape of INSPECT (Huang et al., NeurIPS 2023): an index study, dense
-records around it, then death, readmission and pulmonary hypertension; about one study in six shows no embolism.
-Who falls ill is `pe_subjects.py`, the hidden state `engine.py`, the views of it `pe_views.py`, numbers and codes
-`pe_catalog.py`.
+records around it, then death, readmission and pulmonary hypertension; about one study in six shows no
+embolism. Who falls ill is `pe_subjects.py`, the hidden state `engine.py`, the views of it `pe_views.py`,
+numbers and codes `pe_catalog.py`.
 """
 
 import math
@@ -28,8 +28,13 @@ from ehr_assets.cohorts.synthetic.pe_catalog import (
     PULMONARY_HYPERTENSION_RVSP,
     concepts,
 )
-from ehr_assets.cohorts.synthetic.pe_subjects import FIRST_PERSON, draw_course, draw_profile
-from ehr_assets.cohorts.synthetic.pe_views import ARRIVAL, CLINIC, MORNING, Views
+from ehr_assets.cohorts.synthetic.pe_subjects import (
+    FIRST_PERSON,
+    draw_course,
+    draw_profile,
+    resting_reserve,
+)
+from ehr_assets.cohorts.synthetic.pe_views import ARRIVAL, CLINIC, MORNING, SYMPTOMS, Views
 from ehr_assets.cohorts.synthetic.tables import HEADERS, Chart
 from ehr_assets.cohorts.synthetic.views import Bedside
 
@@ -45,6 +50,7 @@ class Patient(Life):
         super().__init__(chart, rng)
         self.profile = draw_profile(seed, index, rng)
         self.course = draw_course(self.profile, rng)
+        self.began = self.course.reserve
         bedside = Bedside.draw(chart, ANALYTES, rng)
         self.views = Views(bedside, self.course, self.profile.person.female)
         self.index_day = datetime.combine(self.profile.index, time())
@@ -55,6 +61,7 @@ class Patient(Life):
         self.until = self.refill = 0
         self.next_clinic = self.profile.days + 1
         self.next_echo: int | None = None
+        self.symptomatic: set[int] = set()  # days with a visit before the index study
         self.hypertension = False
         self.discharge_codes: list[str] = []
 
@@ -67,6 +74,8 @@ class Patient(Life):
                 self._strike(p.burden, p.velocity)
             elif day > p.onset:
                 self.course.step()
+            else:
+                self._rest(day)
             if day <= DENSE_TRUTH or day % 7 == 0:
                 self.know(self.today)
             if day > 0 and self.rng.random() < self.course.hazard:
@@ -98,20 +107,27 @@ class Patient(Life):
     # ---- days
 
     def _before(self) -> None:
-        """Months or years in which the state rests: what is usual for this person."""
+        """Months or years without a clot: what is usual for this person, and where its health is heading."""
         p, rng = self.profile, self.rng
-        day = p.start
-        self.today = self.index_day + timedelta(days=day)
-        self.know(self.today)
-        first = True
-        while day < p.first - 2:
+        for number, day in enumerate(self._days_between(p.start, p.first - 2, (30, 110))):
             self.today = self.index_day + timedelta(days=day)
-            visit = self._outpatient()
-            if first:
+            self._rest(day)
+            self.know(self.today)
+            visit = self._outpatient(CLINIC)
+            if number == 0:
                 for code in p.comorbidities:
                     self.chart.condition(f"ICD10CM/{code}", self.today.date(), visit)
-            first = False
-            day += int(rng.integers(40, 150))
+        if p.sees_doctor:
+            self.symptomatic = set(self._days_between(p.onset + int(rng.integers(0, 3)), 0, (2, 5)))
+
+    def _days_between(self, first: int, last: int, gap: tuple[int, int]) -> list[int]:
+        days = [first]
+        while days[-1] < last:
+            days.append(days[-1] + int(self.rng.integers(*gap)))
+        return days[:-1]
+
+    def _rest(self, day: int) -> None:
+        self.course.reserve = resting_reserve(self.course, self.began, day - self.profile.start)
 
     def _day(self, day: int) -> None:
         p, rng = self.profile, self.rng
@@ -126,8 +142,8 @@ class Patient(Life):
             self._ward_day(day)
         elif day > 0:
             self._home_day(day)
-        elif day == p.saw_doctor:
-            self._outpatient()
+        elif day in self.symptomatic:
+            self._outpatient(SYMPTOMS)
         if self.agent is not None and day >= self.refill:
             self._renew(day)
         bleeds = day > 0 and self.agent is not None and day != self.left
@@ -154,7 +170,7 @@ class Patient(Life):
         else:
             self.discharge_codes.append("ICD10CM/" + self._other_reason())
             self.leaves = min(self.leaves, int(rng.integers(1, 5)))
-        for hour in (2, 4):
+        for hour in (1, 2):
             self.views.signs(scan + timedelta(hours=hour), self._stay())
 
     def _embolism(self, day: int, scan: datetime, seen: float) -> None:
@@ -175,7 +191,7 @@ class Patient(Life):
             self.course.remove(0.5 + 0.4 * float(rng.random()), 0, self.course.offsets[0])
             self.course.reserve -= 0.1
         if seen > 0.4 and rng.random() < 0.75:
-            self.views.echo(scan + timedelta(hours=5, minutes=int(rng.integers(0, 600))), self._stay())
+            self.views.echo(scan + timedelta(minutes=int(rng.integers(40, 170))), self._stay())
         self.next_echo = day + int(rng.integers(80, 130))
         self.know(scan + timedelta(hours=3))
 
@@ -223,15 +239,17 @@ class Patient(Life):
 
     # ---- contacts
 
-    def _outpatient(self) -> int:
+    def _outpatient(self, panel: dict[str, float]) -> int:
         at = self._at(8, 16)
-        visit = self.chart.visit("VISIT/OUTPATIENT", at, at + timedelta(minutes=int(self.rng.integers(15, 90))))
+        visit = self.chart.visit(
+            "VISIT/OUTPATIENT", at, at + timedelta(minutes=int(self.rng.integers(15, 90)))
+        )
         self.views.signs(at + timedelta(minutes=5), visit, seen=0.8)
-        self.views.blood(CLINIC, at + timedelta(minutes=20), visit)
+        self.views.blood(panel, at + timedelta(minutes=20), visit)
         return visit
 
     def _follow_up(self, day: int) -> None:
-        visit = self._outpatient()
+        visit = self._outpatient(CLINIC)
         if self.agent is not None and day >= self.until:
             self._stop()
         if self.next_echo is None or day < self.next_echo:

@@ -28,18 +28,18 @@ DYNAMICS = Dynamics(
     names={"burden": "clot", "resistance": "organization", "toxicity": "bleeding_drain"},
     capacity=3.5,
     floor=-2.0,
-    velocity_pull=0.12,
-    velocity_noise=0.002,
+    velocity_pull=0.06,
+    velocity_noise=0.0015,
     burden_noise=0.015,
     resistance_noise=0.004,
     cross_resistance=0.8,
-    reserve_pull=0.018,
-    reserve_noise=0.025,
-    reserve_wear=0.012,
+    reserve_pull=0.007,
+    reserve_noise=0.018,
+    reserve_wear=0.006,
     wear_from=0.6,
     site_pull=0.02,
     site_noise=0.03,
-    hazard_base=0.00017,
+    hazard_base=0.00012,
     hazard_burden=1.7,
     hazard_reserve=1.3,
 )
@@ -47,7 +47,7 @@ DYNAMICS = Dynamics(
 # treatment, log effect of anticoagulation.
 GROWTH = (-0.0025, 0.0045)
 ORGANIZATION = (0.02, 0.8)
-POTENCY = (0.058, 0.4)
+POTENCY = (0.07, 0.5)
 AFFINITY = ((-0.2, 0.4), (-0.2, 0.5))  # of `SITES`
 
 RVSP, TAPSE = "ECHO/RVSP", "ECHO/TAPSE"

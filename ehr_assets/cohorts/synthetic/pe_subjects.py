@@ -1,6 +1,7 @@
 """Who comes to the index CT angiogram, and the latent course that begins with the embolism.
 
-What belongs here: drawing one subject's profile, traits and initial state. What then happens to it is `pe.py`.
+What belongs here: drawing one subject's profile, traits and initial state, and how it rests before the
+embolism. What then happens to it is `pe.py`.
 """
 
 import math
@@ -41,7 +42,7 @@ class Profile:
     days: int
     admitted: int  # 0: came for the embolism; before `onset`: it happened in hospital
     index_stay: int  # nights after the study
-    saw_doctor: int | None  # with first symptoms
+    sees_doctor: bool  # every few days, with the first symptoms
     primary: str | None
     burden: float
     velocity: float
@@ -77,7 +78,7 @@ def draw_profile(seed: int, index: int, rng: np.random.Generator) -> Profile:
     cancer = shared is None and bool(rng.random() < CANCER_SHARE)
     if cancer:
         ill.append(list(CANCERS)[int(rng.integers(len(CANCERS)))])
-    onset = -int(rng.integers(1, 9))
+    onset = -int(rng.integers(2, 15))
     admitted = onset - int(rng.integers(1, 6)) if rng.random() < 0.3 else 0
     return Profile(
         person=person,
@@ -88,10 +89,10 @@ def draw_profile(seed: int, index: int, rng: np.random.Generator) -> Profile:
         days=days,
         admitted=admitted,
         index_stay=1 + int(rng.geometric(0.24)),
-        saw_doctor=int(rng.integers(onset, 0)) if not admitted and rng.random() < 0.35 else None,
+        sees_doctor=not admitted and bool(rng.random() < 0.65),
         primary=PRIMARY_ADMISSIONS[int(rng.integers(len(PRIMARY_ADMISSIONS)))] if admitted else None,
-        burden=float(rng.normal(0.85, 0.8)),
-        velocity=float(rng.normal(0.01, 0.03)),
+        burden=float(rng.normal(0.65, 0.7)),
+        velocity=float(rng.normal(0.03, 0.055)),
         potency=POTENCY[0] * math.exp(POTENCY[1] * float(rng.standard_normal())),
         comorbidities=tuple(ill),
         cancer=cancer,
@@ -110,6 +111,13 @@ def draw_course(profile: Profile, rng: np.random.Generator) -> Course:
         site_affinity=tuple(float(rng.normal(*affinity)) for affinity in AFFINITY),
     )
     noise = rng.standard_normal((profile.days - profile.onset, DYNAMICS.noises)).tolist()
-    reserve = float(setpoint + 0.2 * rng.standard_normal())
+    # Health is often on its way down (or up again) long before: what it was when the record begins.
+    reserve = float(setpoint + rng.normal(0.35, 0.6))
     offsets = list(traits.site_affinity)
     return Course(DYNAMICS, traits, noise, burden=DYNAMICS.floor, reserve=reserve, site_offsets=offsets)
+
+
+def resting_reserve(course: Course, began: float, days: int) -> float:
+    """The reserve `days` after it was `began`, on its way to where this person's health is heading."""
+    setpoint = course.traits.reserve_setpoint
+    return setpoint + (began - setpoint) * math.exp(-DYNAMICS.reserve_pull * days)

@@ -19,6 +19,7 @@ ARRIVAL = {lab.TROPONIN: 0.85, lab.BNP: 0.75, lab.D_DIMER: 0.7, lab.LACTATE: 0.6
 MORNING = {lab.TROPONIN: 0.3, lab.BNP: 0.15, lab.CREATININE: 0.8, lab.HEMOGLOBIN: 0.9, lab.PLATELETS: 0.8,
            lab.LEUKOCYTES: 0.7}  # fmt: skip
 CLINIC = {lab.BNP: 0.35, lab.D_DIMER: 0.2, lab.CREATININE: 0.6, lab.HEMOGLOBIN: 0.6, lab.PLATELETS: 0.4}
+SYMPTOMS = CLINIC | {lab.BNP: 0.7, lab.D_DIMER: 0.6, lab.TROPONIN: 0.3}
 IMAGING = Delay(3.0, 0.05, 1.0)
 REPORT = Delay(0.8, 0.02, 0.5)
 
@@ -29,17 +30,17 @@ def levels(course: Course, female: bool) -> dict[str, float]:
     central, peripheral = (max(x, 0.0) for x in course.sites)
     shock = max(central - 1.2, 0.0)
     return {
-        lab.HEART_RATE: 76 + 9 * central - 5 * reserve,
-        lab.SYSTOLIC: 128 - 11 * shock + 4 * reserve,
+        lab.HEART_RATE: 76 + 9 * central - 7 * reserve,
+        lab.SYSTOLIC: 128 - 11 * shock + 5 * reserve,
         lab.RESPIRATION: 15.5 + 2.4 * clot - 1.2 * reserve,
         lab.SATURATION: 96.3 - 1.8 * clot + 0.7 * reserve,
         lab.TEMPERATURE: 36.8 + 0.15 * clot,
         lab.D_DIMER: math.log(0.6) + 0.7 * clot,
         lab.TROPONIN: math.log(0.008) + 0.8 * central - 0.25 * reserve,
-        lab.BNP: math.log(190) + 0.6 * central + 0.3 * peripheral - 0.6 * reserve,
+        lab.BNP: math.log(190) + 0.6 * central + 0.3 * peripheral - 0.8 * reserve,
         lab.LACTATE: math.log(1.2) + 0.4 * shock - 0.1 * reserve,
-        lab.CREATININE: math.log(0.92) + 0.08 * central - 0.15 * reserve,
-        lab.HEMOGLOBIN: (12.6 if female else 13.8) + 0.6 * reserve - 150 * drain,
+        lab.CREATININE: math.log(0.92) + 0.08 * central - 0.22 * reserve,
+        lab.HEMOGLOBIN: (12.6 if female else 13.8) + 1.0 * reserve - 150 * drain,
         lab.PLATELETS: math.log(235) + 0.05 * reserve - 0.05 * clot,
         lab.LEUKOCYTES: math.log(8.2) + 0.08 * clot - 0.08 * reserve,
         RVSP: 27 + 7 * central + 9 * peripheral,
@@ -81,7 +82,9 @@ class Views:
         chart, rng, course = self.bedside.chart, self.bedside.rng, self.course
         seen = course.burden + 0.12 * float(rng.standard_normal())
         chart.procedure("CPT4/71275", at.date(), visit)
-        chart.note("NOTE/CTPA", at, "CT pulmonary angiogram", _report(seen, course), REPORT.after(at, rng), visit)
+        chart.note(
+            "NOTE/CTPA", at, "CT pulmonary angiogram", _report(seen, course), REPORT.after(at, rng), visit
+        )
         return seen
 
 
