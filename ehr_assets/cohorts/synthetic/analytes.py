@@ -4,7 +4,7 @@ What belongs here: names, units, spread between persons and reading noise. What 
 is in `pe_views.py` and `icu_views.py`. Levels of `log` analytes are natural logs.
 """
 
-from ehr_assets.cohorts.synthetic.tables import Concept
+from ehr_assets.cohorts.synthetic.tables import Concept, named
 from ehr_assets.cohorts.synthetic.views import Analyte, Delay
 
 HEART_RATE, SYSTOLIC, MEAN_PRESSURE = "LOINC/8867-4", "LOINC/8480-6", "LOINC/8478-0"
@@ -61,7 +61,8 @@ def filing(key: str) -> Delay:
 
 def analyte_concepts(analytes: dict[str, Analyte]) -> list[Concept]:
     """Their rows of `concept.csv`."""
-    return [
-        Concept(*key.split("/", 1), analyte.name, "Measurement", "Clinical Observation")
-        for key, analyte in analytes.items()
-    ]
+    names: dict[str, dict[str, str]] = {}
+    for key, analyte in analytes.items():
+        vocabulary, code = key.split("/", 1)
+        names.setdefault(vocabulary, {})[code] = analyte.name
+    return [c for v, of in names.items() for c in named(v, "Measurement", "Clinical Observation", of)]

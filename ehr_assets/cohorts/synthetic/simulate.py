@@ -18,7 +18,7 @@ from ehr_assets.progress import Progress, no_progress
 
 BATCH = 20
 """Subjects that a process makes at a time; no more of them are ever in its memory."""
-WORKER_BYTES = 400 << 20
+WORKER_BYTES = 200 << 20
 """What a worker needs at most, its share of the batches that wait to be written included."""
 _BATCHES_WORTH_A_WORKER = 4
 
