@@ -235,7 +235,7 @@ class Patient(Life):
             elif hour % 8 == 4:
                 self._give("propofol", 30)
                 self._give("fentanyl", 50)
-        elif lung > 1.75 or brain > 2.1:
+        elif lung > 1.6 or brain > 2.1:
             if s.high_flow:
                 s.high_flow = self._end_device(HIGH_FLOW, s.high_flow, self.now)
             self._ventilate()

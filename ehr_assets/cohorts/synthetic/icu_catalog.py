@@ -38,12 +38,12 @@ DYNAMICS = Dynamics(
     wear_from=1.0,
     site_pull=0.01,
     site_noise=0.02,
-    hazard_base=0.00007,
+    hazard_base=0.00005,
     hazard_burden=2.2,
     hazard_reserve=1.1,
 )
 # Mean and spread per hour: growth without treatment, log rate at which a treatment fails, log effect of one.
-GROWTH = (0.014, 0.015)
+GROWTH = (0.017, 0.017)
 FAILURE = (0.003, 0.7)
 POTENCY = (0.020, 0.6)
 AFFINITY_SPREAD = 0.4
@@ -71,7 +71,7 @@ REASONS = (
     Reason("I50.9", "Heart failure, unspecified", 0.18, 0.9, (0.2, 0.25, 0.0, -0.9, -0.4, -0.9), 0.0, 0.06),
     Reason("K92.2", "Gastrointestinal hemorrhage", 0.12, 0.85, (-0.8, 0.2, -0.4, 0.2, 0.1, -0.6), 0.0, 0.06),
     Reason("I61.9", "Intracerebral hemorrhage", 0.1, 0.95, (-0.5, -0.6, -0.9, -0.7, -1.0, 0.8), 0.2, 0.3),
-    Reason("Z48.812", "After heart surgery", 0.15, 0.6, (-0.1, 0.2, -0.4, -0.1, -0.8, -0.8), 0.1, 0.75),
+    Reason("Z48.812", "After heart surgery", 0.15, 0.6, (-0.1, 0.2, -0.4, -0.1, -0.8, -0.8), 0.1, 0.6),
 )  # fmt: skip
 INFECTIONS = ("A41.9", "J18.9")
 COMPLICATIONS = {  # coded at discharge, if the site was ever above the bound

@@ -215,7 +215,7 @@ class Patient(Life):
         rng, course = self.rng, self.course
         away = day - (self.left if self.left is not None else -60)
         recur = 0.00016 * (0.3 if self.agent else 1.0) * (2.5 if self.profile.cancer else 1.0)
-        strain = math.exp(min(0.5 * max(course.burden, 0.0) - 0.7 * course.reserve, 3.0))
+        strain = math.exp(min(0.7 * max(course.burden, 0.0) - 1.6 * course.reserve, 3.0))
         luck = rng.random()
         if luck < recur:
             self._strike(float(rng.normal(1.0, 0.6)), float(rng.normal(0.01, 0.02)))
@@ -224,7 +224,7 @@ class Patient(Life):
             seen = self.views.angiogram(scan, self._stay())
             if seen > 0.0:
                 self._embolism(day, scan, seen)
-        elif luck < recur + 0.00085 * (1 + 6.0 * math.exp(-away / 18)) * strain:
+        elif luck < recur + 0.00042 * (1 + 6.0 * math.exp(-away / 18)) * strain:
             self._readmit(day, "ICD10CM/" + self._other_reason())
         elif day >= self.next_clinic:
             gap = (28, 60) if course.burden > 0.3 or course.reserve < -0.6 else (45, 100)

@@ -46,7 +46,7 @@ DYNAMICS = Dynamics(
 # Mean and spread, per day: growth of clot on its own (mostly it dissolves), log rate of organization under
 # treatment, log effect of anticoagulation.
 GROWTH = (-0.0025, 0.0045)
-ORGANIZATION = (0.02, 0.8)
+ORGANIZATION = (0.024, 0.8)
 POTENCY = (0.07, 0.5)
 AFFINITY = ((-0.2, 0.4), (-0.2, 0.5))  # of `SITES`
 
