@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from ehr_assets.cohorts.spec import CohortSpec, load_cohort
@@ -33,16 +34,21 @@ TIMED = {  # table: (time column, filing column)
 }
 
 
-def rows(tables: Path, table: str) -> Iterator[dict[str, str]]:
-    with (tables / f"{table}.csv").open(encoding="utf-8", newline="") as f:
-        yield from csv.DictReader(f)
-
-
 def stamp(text: str) -> datetime | None:
     try:
         return datetime.fromisoformat(text)
     except ValueError:
         return None
+
+
+def linear_r2(features: np.ndarray, target: np.ndarray, groups: np.ndarray) -> float:
+    """R² of a linear model on subjects it was not fitted on (those with an odd id)."""
+    scaled = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-9)
+    X = np.column_stack([np.ones(len(scaled)), scaled])
+    train = groups % 2 == 0
+    beta, *_ = np.linalg.lstsq(X[train], target[train], rcond=None)
+    error, test = target[~train] - X[~train] @ beta, target[~train]
+    return 1.0 - float((error**2).mean() / test.var())
 
 
 @dataclass
@@ -73,7 +79,8 @@ class Simulated:
         return {p.name: p.read_bytes() for p in sorted(self.root.glob("t*/*"))}
 
     def rows(self, table: str) -> Iterator[dict[str, str]]:
-        return rows(self.tables, table)
+        with (self.tables / f"{table}.csv").open(encoding="utf-8", newline="") as f:
+            yield from csv.DictReader(f)
 
     @cached_property
     def truth(self) -> pl.DataFrame:

@@ -1,6 +1,6 @@
 """What all simulators promise, and the science of the pulmonary embolism and intensive care cohorts.
 
-More of the oncology cohort is in test_cohorts_synthetic.py.
+More of the oncology cohort is in test_cohorts_oncology.py.
 """
 
 import csv
@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import polars as pl
 import pytest
-from simulators_support import TIMED, Simulated, stamp
+from simulators_support import TIMED, Simulated, linear_r2, stamp
 
 from ehr_assets.cohorts.synthetic import icu_catalog, pe_catalog, simulate, writer
 from ehr_assets.cohorts.synthetic.engine import Course, Dynamics, Traits, truth_columns
@@ -280,16 +280,6 @@ def test_nobody_dies_in_one_cohort_and_falls_ill_in_another_later(worlds, other)
 # ---- science
 
 
-def _r2(features: np.ndarray, target: np.ndarray, groups: np.ndarray) -> float:
-    """R² of a linear model on subjects it was not fitted on."""
-    features = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-9)
-    X = np.column_stack([np.ones(len(features)), features])
-    train = groups % 2 == 0
-    beta, *_ = np.linalg.lstsq(X[train], target[train], rcond=None)
-    error, test = target[~train] - X[~train] @ beta, target[~train]
-    return 1.0 - float((error**2).mean() / test.var())
-
-
 def _views(world: Simulated, codes: list[str], within: timedelta, before: timedelta = timedelta(0)):
     """Per node: last value, mean and slope of each code known by then, missing ones at the median."""
     nodes = pl.read_parquet(world.nodes / "nodes.parquet").select("node_id", "subject_id", t="time")
@@ -338,8 +328,8 @@ def test_in_the_icu_the_future_is_in_the_trend_and_not_in_the_last_values(worlds
     groups = views["subject_id"].to_numpy()[there]
     last = views.select(pl.col("^last_.*$")).to_numpy()[there]
     trend = views.select(pl.col("^slope_.*$")).to_numpy()[there]
-    now = _r2(last, change[there], groups)
-    history = _r2(np.column_stack([last, trend]), change[there], groups)
+    now = linear_r2(last, change[there], groups)
+    history = linear_r2(np.column_stack([last, trend]), change[there], groups)
     assert now < 0.1
     assert history > now + 0.08
 
@@ -357,7 +347,7 @@ def test_after_an_embolism_history_tells_of_the_reserve_to_come(worlds):
     groups = stay["subject_id"].to_numpy()[there]
     now = stay.drop("subject_id").to_numpy()[there]
     history = np.column_stack([now, years.to_numpy()[there]])
-    assert _r2(history, reserve[there], groups) > _r2(now, reserve[there], groups) + 0.03
+    assert linear_r2(history, reserve[there], groups) > linear_r2(now, reserve[there], groups) + 0.03
 
 
 def test_the_embolism_cohort_has_plausible_outcomes(worlds):

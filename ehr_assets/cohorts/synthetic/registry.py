@@ -20,21 +20,20 @@ SIMULATORS = ("oncology", "pe", "icu")
 
 def simulator(name: str) -> "Simulator":
     """The simulator `name`. Raises SpecError where there is none."""
-    require_simulator(name)
+    _require(name)
     return import_module(f"ehr_assets.cohorts.synthetic.{name}").SIMULATOR
 
 
 def simulator_sources(name: str) -> Sequence[str]:
     """The modules that decide what the simulator writes, as `lineage.hashing.code_version` takes them."""
-    require_simulator(name)
+    _require(name)
     return "cohorts/synthetic/simulate.py", f"cohorts/synthetic/{name}.py"
 
 
-def require_simulator(name: str, where: str | None = None) -> None:
-    """Raises SpecError with the known names when there is no simulator `name`."""
+def _require(name: str) -> None:
     if name not in SIMULATORS:
         raise SpecError(
             f"There is no simulator '{name}'.{closest(name, SIMULATORS)}",
-            where=where or "source.simulator",
+            where="source.simulator",
             do=f"Use one of: {', '.join(SIMULATORS)}.",
         )
