@@ -73,7 +73,7 @@ def test_overrides_reach_the_settings():
 @pytest.mark.parametrize("path", sorted(TASK_SETS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_task_files_of_the_house_load(path):
     tasks = load_task_set(path)
-    # SMB-Structure §4.2; in intensive care a day is too coarse, and death itself is the outcome (see the file).
+    # SMB-Structure §4.2; in intensive care a day is too coarse, and death itself is the outcome.
     hourly = path.stem == "icu"
     assert tasks.buffer_hours == (6 if hourly else 24)
     assert tasks.end_of_life_days == (0 if hourly else 7)
