@@ -15,8 +15,8 @@ from dagster import (
 )
 
 from ehr_assets.cohorts.spec import CohortSpec, SyntheticSource
+from ehr_assets.cohorts.synthetic.registry import simulator_sources
 from ehr_assets.lineage.hashing import code_version
-from ehr_assets.progress import Progress
 from resources.storage import Datasets, Shown, Stats, Step
 
 
@@ -39,7 +39,7 @@ def cohort_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
 def _simulated(cohort: CohortSpec) -> AssetsDefinition:
     source = cohort.source
     assert isinstance(source, SyntheticSource)
-    version = code_version(["cohorts/synthetic/registry.py"], cohort.config_hash("source"))
+    version = code_version(simulator_sources(source.simulator), cohort.config_hash("source"))
     raw, truth = raw_tables_key(cohort.name), latent_truth_key(cohort.name)
 
     @multi_asset(
@@ -64,26 +64,31 @@ def _simulated(cohort: CohortSpec) -> AssetsDefinition:
         ],
     )
     def simulated_tables(context: AssetExecutionContext, datasets: Datasets) -> Iterator[MaterializeResult]:
-        from ehr_assets.cohorts.synthetic.registry import SIMULATORS
+        from ehr_assets.cohorts.synthetic.simulate import WORKER_BYTES, simulate
 
-        simulate = SIMULATORS[source.simulator]
         config = source.model_dump(mode="json")
         with datasets.store.staging() as both:
             truth_dir = both / "truth"
             truth_dir.mkdir()
 
-            def run(tables_dir: Path, truth_dir: Path, progress: Progress) -> dict[str, int]:
+            def run(tables_dir: Path, truth_dir: Path, step: Step) -> Stats:
                 tables_dir.mkdir()
                 return simulate(
-                    tables_dir, truth_dir, subjects=source.subjects, seed=source.seed, progress=progress
+                    source.simulator,
+                    tables_dir,
+                    truth_dir,
+                    subjects=source.subjects,
+                    seed=source.seed,
+                    workers=step.machine.workers_of(WORKER_BYTES),
+                    progress=step.progress,
                 )
 
             def tables(step: Step) -> Stats:
-                return run(step.out / "tables", truth_dir, step.progress)
+                return run(step.out / "tables", truth_dir, step)
 
             def latent(step: Step) -> Stats:
                 if raw not in context.selected_asset_keys:  # simulated again, for its truth alone
-                    run(both / "tables", truth_dir, step.progress)
+                    run(both / "tables", truth_dir, step)
                 shutil.copytree(truth_dir, step.out, dirs_exist_ok=True)
                 return {}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from ehr_assets.cohorts.spec import load_cohort
-from ehr_assets.cohorts.synthetic.registry import SIMULATORS
+from ehr_assets.cohorts.synthetic.simulate import simulate
 from ehr_assets.corpora.shards import write_corpus
 from ehr_assets.corpora.spec import load_corpus
 from ehr_assets.corpora.tokenizer import train_tokenizer
@@ -40,7 +40,7 @@ class World:
     @cached_property
     def raw(self) -> Path:
         tables = self._new("raw")
-        SIMULATORS["oncology"](tables, self._new("truth"), subjects=self.subjects, seed=self.seed)
+        simulate("oncology", tables, self._new("truth"), subjects=self.subjects, seed=self.seed)
         return tables
 
     @cached_property

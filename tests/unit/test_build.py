@@ -72,7 +72,9 @@ def test_only_the_oracle_reads_the_latent_truth(project):
         for spec in project.definitions.resolve_all_asset_specs()
         if any(d.asset_key.path[-1] == "latent_truth" for d in spec.deps)
     ]
-    assert readers == ["synthetic_oncology/oracle_metrics"]
+    simulated = [c.name for c in project.catalog.cohorts.values() if c.source.kind == "synthetic"]
+    assert len(simulated) == 3
+    assert sorted(readers) == sorted(f"{name}/oracle_metrics" for name in simulated)
 
 
 def test_a_recipes_training_settings_touch_only_its_descendants(tmp_path):

@@ -73,9 +73,20 @@ def test_overrides_reach_the_settings():
 @pytest.mark.parametrize("path", sorted(TASK_SETS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_task_files_of_the_house_load(path):
     tasks = load_task_set(path)
-    assert tasks.buffer_hours == 24
-    assert tasks.end_of_life_days == 7
-    assert len(tasks.tasks) >= 12
+    # SMB-Structure §4.2; in intensive care a day is too coarse, and death itself is the outcome.
+    hourly = path.stem == "icu"
+    assert tasks.buffer_hours == (6 if hourly else 24)
+    assert tasks.end_of_life_days == (0 if hourly else 7)
+    assert len(tasks.tasks) >= 6
+
+
+def test_embolism_has_the_seven_tasks_of_table_5():
+    tasks = load_task_set(task_set_path("pe")).tasks
+    assert [(t.category, t.horizon_days) for t in tasks] == [
+        *(("Mortality", days) for days in (30, 180, 365)),
+        *(("Readmission", days) for days in (30, 180, 365)),
+        ("Chronic Complication", 365),
+    ]
 
 
 def test_oncology_covers_the_five_dimensions_of_table_9():

@@ -1,10 +1,11 @@
 """Latent dynamics of one subject: the hidden state that simulated records are noisy views of.
 
-What belongs here: the state, its weekly equations of motion, and the hazard of death. Nothing about codes,
-tables or any one disease: a simulator (oncology, pulmonary embolism, intensive care) supplies `Dynamics`,
-`Traits` and treatments, and turns the state into events.
+What belongs here: the state, its equations of motion, and the hazard of death. Nothing about codes, tables or
+any one disease: a simulator (oncology, pulmonary embolism, intensive care) supplies `Dynamics`, `Traits` and
+treatments, says how long one step is and what its field calls the state, and turns the state into events.
 
-State, all in natural-log-like units, one step = one week:
+State, all in natural-log-like units, rates per step (a week in oncology, a day after a pulmonary embolism, an
+hour in intensive care):
 
     drift       = growth * (1 - burden / capacity) - potency * exp(-resistance)
     velocity   += velocity_pull * (drift - velocity) + noise        (inertia: treatment acts with a delay)
@@ -18,17 +19,23 @@ one time says how much disease there is and not where it is going. The state is 
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
 
-STEP_DAYS = 7
+STATE = ("burden", "velocity", "reserve", "resistance", "drift", "toxicity")
 
 
 @dataclass(frozen=True, slots=True)
 class Dynamics:
-    """Constants of a disease, shared by all its subjects; rates are per week."""
+    """Constants of a disease, shared by all its subjects; rates are per `step`.
+
+    `names`: what the field calls members of `STATE`, where it is another word (of columns of the truth).
+    """
 
     sites: tuple[str, ...]
+    step: timedelta
+    names: Mapping[str, str] = field(default_factory=dict)
     capacity: float = 4.0
     floor: float = -4.0
     velocity_pull: float = 0.2
@@ -64,14 +71,14 @@ class Traits:
 
 @dataclass(frozen=True, slots=True)
 class Treatment:
-    """A regimen as it acts on one subject: pull on the velocity and drain on the reserve, per week."""
+    """A regimen as it acts on one subject: pull on the velocity and drain on the reserve, per step."""
 
     potency: float
     toxicity: float
 
 
 class Course:
-    """The latent course of one subject, advanced a week at a time.
+    """The latent course of one subject, advanced step by step.
 
     `noise` has one row of `Dynamics.noises` standard normal numbers per step; drawing them beforehand keeps
     the course independent of how many random numbers the emission of events takes.
@@ -98,7 +105,7 @@ class Course:
 
     @property
     def drift(self) -> float:
-        """The velocity that the present treatment and resistance are heading to (per week)."""
+        """The velocity that the present treatment and resistance are heading to (per step)."""
         d = self.dynamics
         growth = self.traits.growth * (1.0 - max(self.burden, 0.0) / d.capacity)
         if self.treatment is None:
@@ -107,7 +114,7 @@ class Course:
 
     @property
     def toxicity(self) -> float:
-        """Present drain on the reserve (per week); 0 off treatment."""
+        """Present drain on the reserve (per step); 0 off treatment."""
         return self.treatment.toxicity if self.treatment else 0.0
 
     @property
@@ -117,7 +124,7 @@ class Course:
 
     @property
     def hazard(self) -> float:
-        """Probability of death in the coming week."""
+        """Probability of death in the coming step."""
         d = self.dynamics
         exponent = d.hazard_burden * max(self.burden, 0.0) - d.hazard_reserve * self.reserve
         return 1.0 - math.exp(-d.hazard_base * math.exp(min(exponent, 8.0)))
@@ -137,13 +144,18 @@ class Course:
         """Ends the running regimen."""
         self.treatment = None
 
+    def strike(self, burden: float, velocity: float) -> None:
+        """An acute event (an embolism, an infection): burden and velocity are what it makes them."""
+        d = self.dynamics
+        self.burden, self.velocity = min(max(burden, d.floor), d.capacity), velocity
+
     def remove(self, log_reduction: float, site: int, site_offset: float) -> None:
         """Surgery: the burden falls at once, and `site` keeps only `site_offset` of it."""
         self.burden = max(self.burden - log_reduction, self.dynamics.floor)
         self.offsets[site] = site_offset
 
     def step(self) -> None:
-        """Advances by one week."""
+        """Advances by one step."""
         d, t = self.dynamics, self.traits
         n_burden, n_velocity, n_reserve, n_resistance, *n_sites = next(self._noise)
         self.velocity += d.velocity_pull * (self.drift - self.velocity) + d.velocity_noise * n_velocity
@@ -166,5 +178,5 @@ class Course:
 
 def truth_columns(dynamics: Dynamics) -> tuple[str, ...]:
     """Names of the values of `Course.truth`."""
-    state = ("z_burden", "z_velocity", "z_reserve", "z_resistance", "z_drift", "z_toxicity")
+    state = (f"z_{dynamics.names.get(name, name)}" for name in STATE)
     return (*state, *(f"z_site_{site.lower()}" for site in dynamics.sites))

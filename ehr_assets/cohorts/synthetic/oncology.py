@@ -1,20 +1,19 @@
 """The embedded oncology cohort: who falls ill, how they are treated, and the raw tables that come of it.
 
 What belongs here: the course of care of one subject (visits, lines of therapy, surgery, imaging and what
-follows from it) and the public entry. Who falls ill is `oncology_subjects.py`, the hidden state `engine.py`,
-the views of it `oncology_views.py`, numbers and codes `catalog.py`, the files `tables.py`.
+follows from it). Who falls ill is `oncology_subjects.py`, the hidden state `engine.py`,
+the views of it `oncology_views.py`, numbers and codes `oncology_catalog.py`.
 """
 
 import math
 from datetime import datetime, time, timedelta
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ehr_assets.cohorts.synthetic import oncology_views as views
-from ehr_assets.cohorts.synthetic.catalog import (
+from ehr_assets.cohorts.synthetic.engine import Treatment, truth_columns
+from ehr_assets.cohorts.synthetic.life import Life, Simulator
+from ehr_assets.cohorts.synthetic.oncology_catalog import (
     DRUG_KEY,
     DRUGS,
     DYNAMICS,
@@ -25,76 +24,25 @@ from ehr_assets.cohorts.synthetic.catalog import (
     Regimen,
     concepts,
 )
-from ehr_assets.cohorts.synthetic.engine import STEP_DAYS, Treatment, truth_columns
-from ehr_assets.cohorts.synthetic.oncology_subjects import draw_course, draw_profile
-from ehr_assets.cohorts.synthetic.tables import FIRST_PERSON, Chart, OmopWriter, concept_ids
-from ehr_assets.progress import Progress, no_progress
+from ehr_assets.cohorts.synthetic.oncology_subjects import FIRST_PERSON, STREAM, draw_course, draw_profile
+from ehr_assets.cohorts.synthetic.tables import HEADERS, Chart
+from ehr_assets.cohorts.synthetic.views import filed
 
-DEFECT_RATE = 0.002
-# Beside the latent state: whether a regimen is running, and how many lines remain to be tried.
-TRUTH_COLUMNS = (*truth_columns(DYNAMICS), "z_treated", "z_lines_left")
 OPERABLE = {"I": 0.92, "II": 0.85, "III": 0.5, "IV": 0.0}
 ADJUVANT = {"I": 0.05, "II": 0.45, "III": 0.7, "IV": 0.0}
-_ROWS_PER_GROUP = 20_000
+STEP_DAYS = DYNAMICS.step.days
 
 
-def simulate_oncology(
-    tables_dir: Path, truth_dir: Path, *, subjects: int, seed: int, progress: Progress = no_progress
-) -> dict[str, int]:
-    """Writes OMOP-shaped CSV tables to `tables_dir` and `latent_states.parquet` to `truth_dir`.
-
-    Both directories exist and are empty. Equal arguments give equal bytes; a larger cohort of the same seed
-    begins with the same subjects and rows. Memory does not grow with `subjects`.
-
-    Returns:
-        Counts: `subjects`, `deaths`, `latent_rows`, `rows_<table>` per table and `defects_<kind>` per kind.
-    """
-    ids = concept_ids(concepts())
-    deaths = latent_rows = 0
-    schema = pa.schema(
-        [("subject_id", pa.int64()), ("time", pa.timestamp("us"))]
-        + [(name, pa.float64()) for name in TRUTH_COLUMNS]
-    )
-    truth: list[tuple] = []
-    with (
-        OmopWriter(tables_dir, concepts(), defect_rate=DEFECT_RATE) as writer,
-        pq.ParquetWriter(truth_dir / "latent_states.parquet", schema, compression="zstd") as latent,
-    ):
-        for index in range(subjects):
-            patient = Patient(index, seed, ids)
-            patient.live()
-            # A stream of its own: the defects of a subject do not change what happens to it.
-            writer.add(patient.chart, np.random.default_rng([seed, index, 1]))
-            deaths += len(patient.chart.rows["death"])
-            truth += patient.truth
-            latent_rows += len(patient.truth)
-            if len(truth) >= _ROWS_PER_GROUP or index == subjects - 1:
-                columns = list(zip(*truth, strict=True))
-                latent.write_table(pa.table(columns, schema=schema))
-                truth = []
-            if index % 50 == 49 or index == subjects - 1:
-                progress("simulating subjects", index + 1, subjects)
-    return {
-        "subjects": subjects,
-        "deaths": deaths,
-        "latent_rows": latent_rows,
-        **{f"rows_{table}": n for table, n in writer.counts.items()},
-        **{f"defects_{kind}": n for kind, n in writer.defects.items()},
-    }
-
-
-class Patient:
+class Patient(Life):
     """One subject's life from diagnosis to death or censoring, week by week."""
 
-    def __init__(self, index: int, seed: int, ids: dict[str, int]) -> None:
-        self.rng = np.random.default_rng([seed, index])
-        self.chart = Chart(FIRST_PERSON + index, ids)
-        self.profile = draw_profile(self.rng)
-        self.body = views.Body.draw(self.profile.indication, self.profile.female, self.rng)
+    def __init__(self, chart: Chart, seed: int, index: int, rng: np.random.Generator) -> None:
+        super().__init__(chart, rng)
+        self.profile = draw_profile(index, rng)
+        self.body = views.Body.draw(self.profile.indication, self.profile.person.female, self.rng)
         self.course = draw_course(self.profile, self.rng)
         self.imaging = views.Imaging(involved={LOCAL})
         self.start = datetime.combine(self.profile.diagnosis, time())
-        self.truth: list[tuple] = []
         self.lines_given = 0
         self.regimen: Regimen | None = None
         self.cycle = 0
@@ -107,13 +55,12 @@ class Patient:
         self.metastases: list[str] = []  # seen on a scan, not yet in the problem list
 
     def live(self) -> None:
-        """Fills the chart and the truth."""
         self._diagnosis()
         for week in range(self.profile.weeks):
             if week:
                 self.course.step()
             self.now = self.start + timedelta(days=STEP_DAYS * week)
-            self._know(self.now)
+            self.know(self.now)
             if self.rng.random() < self.course.hazard:
                 day = (self.now + timedelta(days=int(self.rng.integers(STEP_DAYS)))).date()
                 if day > self.profile.diagnosis:
@@ -124,11 +71,10 @@ class Patient:
         last = self.start + timedelta(days=STEP_DAYS * self.profile.weeks - 1)
         self.chart.period(self.profile.diagnosis, last.date())
 
-    def _know(self, at: datetime) -> None:
-        """Adds the present state to the truth; also called when a decision changes it within a week."""
+    def care(self) -> tuple[float, float]:
+        """Whether a regimen is running, and how many lines remain to be tried."""
         left = len(self.profile.indication.lines) - self.lines_given
-        care = (float(self.regimen is not None), 0.0 if self.supportive else float(left))
-        self.truth.append((self.chart.person_id, at, *self.course.truth(), *care))
+        return float(self.regimen is not None), 0.0 if self.supportive else float(left)
 
     def _moment(self) -> datetime:
         """A time in clinic hours, on one of the first five days of this week."""
@@ -139,14 +85,14 @@ class Patient:
 
     def _diagnosis(self) -> None:
         p, rng = self.profile, self.rng
-        self.chart.person(p.birth, "F" if p.female else "M", p.race)
+        self.chart.person(p.person)
         self.now = self.start
         at = self.start + timedelta(minutes=int(rng.integers(8 * 60, 16 * 60)))
         visit = self._visit(at)
         self.chart.condition(f"ICD10CM/{p.indication.code}", p.diagnosis, visit)
         for code in p.comorbidities:
             self.chart.condition(f"ICD10CM/{code}", p.diagnosis, visit)
-        staged = views.filed(at, rng, hours=60, late=0.1, late_days=7)
+        staged = filed(at, rng, hours=60, late=0.1, late_days=7)
         self.chart.observation(f"ONC/STAGE/{p.stage}", at, staged, visit)
         views.laboratory(self.chart, self.body, self.course, at, visit, rng)
         views.performance(self.chart, self.body, self.course, at, visit, rng)
@@ -216,7 +162,7 @@ class Patient:
         self.course.reserve -= 0.25
         self.imaging.involved.discard(LOCAL)
         self.imaging.rebase(self.course)
-        self._know(at)
+        self.know(at)
         if rng.random() < ADJUVANT[p.stage]:
             self.next_line = week + int(rng.integers(5, 9))
         self.next_clinic = week + int(rng.integers(3, 6))
@@ -239,7 +185,7 @@ class Patient:
         self.course.start(self._treatment())
         self.imaging.rebase(self.course)
         self.next_scan = week + int(rng.integers(8, 11))
-        self._know(self._cycle(week))
+        self.know(self._cycle(week))
 
     def _treatment(self) -> Treatment:
         assert self.regimen is not None
@@ -281,10 +227,10 @@ class Patient:
 
     def _give(self, agent: str, at: datetime, visit: int, factor: float = 1.0) -> None:
         _, mg, route, days = DRUGS[agent]
-        self.chart.drug(DRUG_KEY[agent], at, mg=mg * factor, route=route, days=days, visit=visit)
+        self.chart.drug(DRUG_KEY[agent], at, amount=mg * factor, route=route, days=days, visit=visit)
 
     def _discontinue(self, week: int, at: datetime, visit: int) -> None:
-        when = views.filed(at, self.rng, hours=20, late=0.1, late_days=5)
+        when = filed(at, self.rng, hours=20, late=0.1, late_days=5)
         self.chart.observation("ONC/DISCONTINUATION", at, when, visit)
         self._end_regimen(week)
         if self.rng.random() < 0.4:
@@ -319,3 +265,13 @@ class Patient:
             self._end_regimen(week)
         if self.next_line is None:
             self._plan_line(week, (1, 6))
+
+
+SIMULATOR = Simulator(
+    tables=tuple(t for t in HEADERS if t not in ("visit_detail", "device_exposure")),
+    concepts=concepts,
+    truth_columns=(*truth_columns(DYNAMICS), "z_treated", "z_lines_left"),
+    first_person=FIRST_PERSON,
+    stream=STREAM,
+    life=Patient,
+)

@@ -1,7 +1,7 @@
 """Who falls ill: a subject at diagnosis, and the latent course that begins there.
 
-What belongs here: drawing one subject's profile, traits and initial state. What then happens to it is
-`oncology.py`.
+What belongs here: drawing one subject's profile, traits and initial state, also for other cohorts that share
+the person. What then happens to it is `oncology.py`.
 """
 
 import math
@@ -10,19 +10,27 @@ from datetime import date, timedelta
 
 import numpy as np
 
-from ehr_assets.cohorts.synthetic.catalog import (
+from ehr_assets.cohorts.synthetic.engine import Course, Traits
+from ehr_assets.cohorts.synthetic.oncology_catalog import (
     COMORBIDITIES,
     DYNAMICS,
     INDICATIONS,
     LOCAL,
     NEW_LESION,
-    RACES,
     SITES,
     WEIGHTS,
     Indication,
 )
-from ehr_assets.cohorts.synthetic.engine import STEP_DAYS, Course, Traits
+from ehr_assets.cohorts.synthetic.persons import (
+    DAYS_PER_YEAR,
+    Person,
+    Shared,
+    draw_race,
+    record_number,
+)
 
+FIRST_PERSON = 10_001
+STREAM = 0
 FIRST_DAY, LAST_DAY = date(2010, 1, 4), date(2023, 12, 31)
 # Mean and spread of the burden at diagnosis.
 STAGE_BURDEN = {"I": (0.5, 0.2), "II": (0.85, 0.2), "III": (1.2, 0.25), "IV": (1.6, 0.35)}
@@ -33,34 +41,39 @@ class Profile:
     """A subject at diagnosis."""
 
     indication: Indication
-    female: bool
-    race: str | None
-    birth: date
+    person: Person
     diagnosis: date
     weeks: int  # of follow-up, until administrative censoring
     stage: str
     comorbidities: tuple[str, ...]
 
 
-def draw_profile(rng: np.random.Generator) -> Profile:
-    """Who the subject is at diagnosis, and for how long it will be followed."""
+def draw_profile(index: int, rng: np.random.Generator) -> Profile:
+    """Who subject `index` is at diagnosis, and for how long it will be followed."""
     ind = INDICATIONS[int(rng.choice(len(INDICATIONS), p=WEIGHTS))]
     female = bool(rng.random() < ind.female)
-    race = RACES[int(rng.choice(len(RACES), p=[share for _, share in RACES]))][0]
-    weeks = int((0.5 + 5.5 * rng.beta(1.25, 1.7)) * 365.25 / STEP_DAYS)
-    last = (LAST_DAY - FIRST_DAY).days - weeks * STEP_DAYS
+    race = draw_race(rng)
+    weeks = int((0.5 + 5.5 * rng.beta(1.25, 1.7)) * DAYS_PER_YEAR / 7)
+    last = (LAST_DAY - FIRST_DAY).days - weeks * 7
     diagnosis = FIRST_DAY + timedelta(days=int(rng.integers(last + 1)))
     age = min(max(float(rng.normal(ind.age, 9)), 25.0), 90.0)
-    birth = diagnosis - timedelta(days=int(age * 365.25))
+    birth = diagnosis - timedelta(days=int(age * DAYS_PER_YEAR))
     stage = ("I", "II", "III", "IV")[int(rng.choice(4, p=ind.stages))]
     ill = tuple(code for code, (_, share) in COMORBIDITIES.items() if rng.random() < share)
-    return Profile(ind, female, race, birth, diagnosis, weeks, stage, ill)
+    person = Person(record_number(FIRST_PERSON + index), female, birth, race)
+    return Profile(ind, person, diagnosis, weeks, stage, ill)
+
+
+def shared_person(seed: int, index: int) -> Shared:
+    """The person that subject `index` of the oncology cohort of this seed is."""
+    profile = draw_profile(index, np.random.default_rng([seed, index, STREAM]))
+    return Shared(profile.person, profile.diagnosis)
 
 
 def draw_course(profile: Profile, rng: np.random.Generator) -> Course:
     """The latent course that begins at diagnosis."""
     ind = profile.indication
-    age = (profile.diagnosis - profile.birth).days / 365.25
+    age = (profile.diagnosis - profile.person.birth).days / DAYS_PER_YEAR
     setpoint = 0.4 * rng.standard_normal() - 0.018 * (age - 64) - 0.15 * (len(profile.comorbidities) - 1)
     traits = Traits(
         growth=1.1 * ind.growth * math.exp(0.4 * rng.standard_normal()),

@@ -7,11 +7,12 @@ treatment between. Who is seen when, and what is done about it, is `oncology.py`
 
 import math
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import numpy as np
 
-from ehr_assets.cohorts.synthetic.catalog import (
+from ehr_assets.cohorts.synthetic.engine import Course
+from ehr_assets.cohorts.synthetic.oncology_catalog import (
     ECOG,
     LABS,
     LOCAL,
@@ -23,8 +24,8 @@ from ehr_assets.cohorts.synthetic.catalog import (
     WEIGHT,
     Indication,
 )
-from ehr_assets.cohorts.synthetic.engine import Course
 from ehr_assets.cohorts.synthetic.tables import Chart
+from ehr_assets.cohorts.synthetic.views import filed
 
 # Changes of log sum of diameters: RECIST 1.1 asks -30 % from baseline for a partial response, +20 % from the
 # nadir for progression. One site needs more, as it has fewer lesions to average the reading error over.
@@ -51,14 +52,6 @@ class Body:
         offsets = dict(zip(keys, rng.standard_normal(len(keys)).tolist(), strict=True))
         weight = float(rng.normal(69 if female else 83, 12))
         return cls(indication, female, min(max(weight, 42.0), 140.0), offsets)
-
-
-def filed(at: datetime, rng: np.random.Generator, *, hours: float, late: float, late_days: float) -> datetime:
-    """When a record made at `at` is filed: after `hours` on average; with chance `late`, days later."""
-    delay = timedelta(hours=0.25 + float(rng.exponential(hours)))
-    if rng.random() < late:
-        delay += timedelta(days=1 + float(rng.exponential(late_days)))
-    return (at + delay).replace(microsecond=0)
 
 
 def laboratory(

@@ -1,21 +1,17 @@
-"""Writing OMOP CDM 5.4-shaped CSV tables, one subject at a time, with the defects real extracts have.
+"""The OMOP CDM 5.4 tables that simulators fill, and the chart in which one subject's rows are collected.
 
-What belongs here: the columns of the tables, one subject's chart, the streaming writer and the defects.
-Column names are OMOP's own; the subset is what an extract for research usually has. One extension column,
-`filed_datetime` on measurement, observation and note, tells when the record was filed, i.e. could be known.
-Concept ids of clinical concepts are in the range above 2,000,000,000 that OMOP leaves to a site.
+What belongs here: the columns, concepts and the chart. Column names are OMOP's own; the subset is what an
+extract for research usually has. One extension column, `filed_datetime` on measurement, observation and note,
+tells when the record was filed, i.e. could be known. Concept ids of clinical concepts are in the range above
+2,000,000,000 that OMOP leaves to a site. How charts get to disk, and their defects, is `writer.py`.
 """
 
-import csv
-import io
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
-from pathlib import Path
 from typing import Any
 
-import numpy as np
+from ehr_assets.cohorts.synthetic.persons import Person
 
 HEADERS: dict[str, tuple[str, ...]] = {
     "person": (
@@ -59,33 +55,25 @@ HEADERS: dict[str, tuple[str, ...]] = {
         "note_id", "person_id", "note_date", "note_datetime", "note_type_concept_id",
         "note_class_concept_id", "note_title", "note_text", "visit_occurrence_id", "filed_datetime",
     ),
-    "death": ("person_id", "death_date", "death_type_concept_id"),
+    "death": ("person_id", "death_date", "death_datetime", "death_type_concept_id"),
     "concept": (
         "concept_id", "concept_name", "domain_id", "vocabulary_id", "concept_class_id", "concept_code",
+    ),
+    "visit_detail": (
+        "visit_detail_id", "person_id", "visit_detail_concept_id", "visit_detail_start_datetime",
+        "visit_detail_end_datetime", "visit_detail_type_concept_id", "visit_occurrence_id",
+        "visit_detail_source_value",
+    ),
+    "device_exposure": (
+        "device_exposure_id", "person_id", "device_concept_id", "device_exposure_start_datetime",
+        "device_exposure_end_datetime", "device_type_concept_id", "visit_occurrence_id",
+        "device_source_value",
     ),
 }  # fmt: skip
 
 EHR_TYPE = 32817  # OMOP type concept "EHR"
 FIRST_LOCAL_CONCEPT = 2_000_000_001
-FIRST_PERSON = 10_001
 VISITS_PER_PERSON = 1_000
-
-# The columns a defect may spoil. The roster (person), deaths and observation periods stay whole: an extract
-# that lost those would not be loaded at all.
-_TIME_COLUMN = {
-    "visit_occurrence": "visit_start_datetime",
-    "condition_occurrence": "condition_start_date",
-    "drug_exposure": "drug_exposure_start_datetime",
-    "measurement": "measurement_datetime",
-    "observation": "observation_datetime",
-    "procedure_occurrence": "procedure_date",
-    "note": "note_datetime",
-}
-_NUMBER_COLUMN = {"measurement": "value_as_number", "observation": "value_as_number"}
-_BAD_TIMES = ("0000-00-00", "2016-02-30 10:00:00", "unknown")
-_BAD_NUMBERS = ("hemolyzed", "see comment", "1.2.3")
-_ORPHAN_OFFSET = 900_000_000
-DEFECT_KINDS = ("unparsable_time", "orphan_person", "non_numeric")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +98,22 @@ def concept_ids(concepts: Sequence[Concept]) -> dict[str, int]:
     return {c.key: next(local) if c.concept_id is None else c.concept_id for c in concepts}
 
 
+def named(vocabulary: str, domain: str, kind: str, names: Mapping[str, str]) -> list[Concept]:
+    """Concepts of one vocabulary from names by code."""
+    return [Concept(vocabulary, code, name, domain, kind) for code, name in names.items()]
+
+
+def demographics() -> list[Concept]:
+    """The concepts that every roster uses, with OMOP's own ids."""
+    return [
+        Concept("Gender", "M", "MALE", "Gender", "Gender", 8507),
+        Concept("Gender", "F", "FEMALE", "Gender", "Gender", 8532),
+        Concept("Race", "5", "White", "Race", "Race", 8527),
+        Concept("Race", "3", "Black or African American", "Race", "Race", 8516),
+        Concept("Race", "2", "Asian", "Race", "Race", 8515),
+    ]
+
+
 @dataclass
 class Chart:
     """The rows of one subject, by table. The first column of a row is its id, filled in by the writer.
@@ -121,20 +125,20 @@ class Chart:
     ids: dict[str, int]
     rows: dict[str, list[list[Any]]] = field(default_factory=lambda: {t: [] for t in HEADERS})
 
-    def person(self, birth: date, gender: str, race: str | None) -> None:
-        """`gender` is M or F; `race` is a concept code of vocabulary Race, or None when not recorded."""
-        midnight = _stamp(datetime.combine(birth, time()))
-        race_id = self.ids[f"Race/{race}"] if race else 0
+    def person(self, who: Person) -> None:
+        midnight = _stamp(datetime.combine(who.birth, time()))
+        race_id = self.ids[f"Race/{who.race}"] if who.race else 0
+        gender = "F" if who.female else "M"
         self.rows["person"].append(
-            [self.person_id, self.ids[f"Gender/{gender}"], birth.year, birth.month, birth.day, midnight,
-             race_id, 0, f"MRN{self.person_id:08d}", gender, race or ""]
+            [self.person_id, self.ids[f"Gender/{gender}"], who.birth.year, who.birth.month, who.birth.day,
+             midnight, race_id, 0, who.key, gender, who.race or ""]
         )  # fmt: skip
 
     def period(self, start: date, end: date) -> None:
         self.rows["observation_period"].append([None, self.person_id, start, end, EHR_TYPE])
 
     def visit(self, key: str, start: datetime, end: datetime) -> int:
-        """Adds a visit and returns its id, which other rows of the visit carry."""
+        """Adds a visit and returns its id, which other rows of the visit carry. See also `end_visit`."""
         visit_id = self.person_id * VISITS_PER_PERSON + len(self.rows["visit_occurrence"])
         self.rows["visit_occurrence"].append(
             [visit_id, self.person_id, self.ids[key], start.date(), _stamp(start), end.date(), _stamp(end),
@@ -142,17 +146,44 @@ class Chart:
         )  # fmt: skip
         return visit_id
 
+    def end_visit(self, visit: int, end: datetime) -> None:
+        """Ends a visit whose end was not known when it was added."""
+        row = self.rows["visit_occurrence"][visit % VISITS_PER_PERSON]
+        row[5], row[6] = end.date(), _stamp(end)
+
+    def detail(self, key: str, start: datetime, end: datetime, visit: int) -> None:
+        """Adds a stay on a ward within a visit."""
+        self.rows["visit_detail"].append(
+            [None, self.person_id, self.ids[key], _stamp(start), _stamp(end), EHR_TYPE, visit, _source(key)]
+        )
+
+    def device(self, key: str, start: datetime, end: datetime, visit: int) -> None:
+        self.rows["device_exposure"].append(
+            [None, self.person_id, self.ids[key], _stamp(start), _stamp(end), EHR_TYPE, visit, _source(key)]
+        )
+
     def condition(self, key: str, day: date, visit: int | None = None) -> None:
         # The site keeps diagnoses as ICD-10-CM: the standard concept is 0 (unmapped), the source concept set.
         self.rows["condition_occurrence"].append(
             [None, self.person_id, 0, day, EHR_TYPE, visit, _source(key), self.ids[key]]
         )
 
-    def drug(self, key: str, at: datetime, *, mg: float, route: str, days: int, visit: int | None) -> None:
+    def drug(
+        self,
+        key: str,
+        at: datetime,
+        *,
+        amount: float,
+        route: str,
+        days: int,
+        visit: int | None,
+        unit: str = "mg",
+    ) -> None:
+        """One administration or supply of `days`; of an infusion, its rate from now on."""
         end = (at + timedelta(days=days)).date()
         self.rows["drug_exposure"].append(
-            [None, self.person_id, self.ids[key], at.date(), _stamp(at), end, EHR_TYPE, _number(mg), route,
-             "mg", visit, _source(key)]
+            [None, self.person_id, self.ids[key], at.date(), _stamp(at), end, EHR_TYPE, _number(amount),
+             route, unit, visit, _source(key)]
         )  # fmt: skip
 
     def measurement(
@@ -186,75 +217,20 @@ class Chart:
              _stamp(filed)]
         )  # fmt: skip
 
-    def death(self, day: date) -> None:
-        """Adds the death, and ends stays and supplies that would last beyond it."""
-        self.rows["death"].append([self.person_id, day, EHR_TYPE])
-        midnight = _stamp(datetime.combine(day, time()))
+    def death(self, day: date, at: datetime | None = None) -> None:
+        """Adds the death, with its time if known, and ends what would last beyond it.
+
+        Without a time the day's midnight counts: nothing is recorded on the day itself.
+        """
+        self.rows["death"].append([self.person_id, day, _stamp(at) if at else "", EHR_TYPE])
+        last = _stamp(at or datetime.combine(day, time()))
         for row in self.rows["visit_occurrence"]:
-            row[5], row[6] = min(row[5], day), min(row[6], midnight)
+            row[5], row[6] = min(row[5], day), min(row[6], last)
+        for table in ("visit_detail", "device_exposure"):
+            for row in self.rows[table]:
+                row[4] = min(row[4], last)
         for row in self.rows["drug_exposure"]:
             row[5] = min(row[5], day)
-
-
-class OmopWriter:
-    """Streams charts into `<dir>/<table>.csv`; holds one subject at a time. Use as a context manager.
-
-    Defects: each row of a spoilable table is spoiled with probability `defect_rate`, by the generator given
-    with the chart, so that the defects of a subject do not depend on the size of the cohort.
-    """
-
-    def __init__(self, tables_dir: Path, concepts: Sequence[Concept], *, defect_rate: float) -> None:
-        self.defect_rate = defect_rate
-        self.counts: dict[str, int] = dict.fromkeys(HEADERS, 0)
-        self.defects: dict[str, int] = dict.fromkeys(DEFECT_KINDS, 0)
-        self._stack = ExitStack()
-        self._writers: dict[str, Any] = {}
-        for table, header in HEADERS.items():
-            # Opened by hand so that bytes do not depend on the platform's newline or encoding.
-            raw = self._stack.enter_context((tables_dir / f"{table}.csv").open("wb"))
-            text = self._stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", newline=""))
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(header)
-            self._writers[table] = writer
-        ids = concept_ids(concepts)
-        for c in concepts:
-            self._write("concept", [[ids[c.key], c.name, c.domain, c.vocabulary, c.kind, c.code]])
-
-    def __enter__(self) -> "OmopWriter":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stack.close()
-
-    def add(self, chart: Chart, rng: np.random.Generator) -> None:
-        """Writes one subject's rows, with ids and defects."""
-        for table, rows in chart.rows.items():
-            if not rows:
-                continue
-            if table in _TIME_COLUMN:
-                for row, spoil in zip(rows, rng.random(len(rows)) < self.defect_rate, strict=True):
-                    if spoil:
-                        self._spoil(table, row, rng)
-            self._write(table, rows)
-
-    def _write(self, table: str, rows: list[list[Any]]) -> None:
-        for row in rows:
-            self.counts[table] += 1
-            if row[0] is None:
-                row[0] = self.counts[table]
-        self._writers[table].writerows(rows)
-
-    def _spoil(self, table: str, row: list[Any], rng: np.random.Generator) -> None:
-        header = HEADERS[table]
-        kinds = DEFECT_KINDS if table in _NUMBER_COLUMN else DEFECT_KINDS[:2]
-        kind = kinds[rng.integers(len(kinds))]
-        if kind == "orphan_person":
-            row[header.index("person_id")] += _ORPHAN_OFFSET
-        elif kind == "unparsable_time":
-            row[header.index(_TIME_COLUMN[table])] = _BAD_TIMES[rng.integers(len(_BAD_TIMES))]
-        else:
-            row[header.index(_NUMBER_COLUMN[table])] = _BAD_NUMBERS[rng.integers(len(_BAD_NUMBERS))]
-        self.defects[kind] += 1
 
 
 def _stamp(at: datetime) -> str:

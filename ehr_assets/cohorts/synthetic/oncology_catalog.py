@@ -7,13 +7,14 @@ rare; they are not estimates from patients.
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from ehr_assets.cohorts.synthetic.engine import Dynamics
-from ehr_assets.cohorts.synthetic.tables import Concept
+from ehr_assets.cohorts.synthetic.tables import Concept, demographics, named
 
 SITES = ("LUNG", "LIVER", "BONE", "BRAIN", "LYMPH_NODE", "LOCAL")
 LOCAL = SITES.index("LOCAL")
-DYNAMICS = Dynamics(sites=SITES)
+DYNAMICS = Dynamics(sites=SITES, step=timedelta(weeks=1))
 NEW_LESION = 0.6  # log burden at which a site not known to be involved is called a lesion
 
 METASTASIS = {
@@ -205,7 +206,6 @@ COMORBIDITIES: dict[str, tuple[str, float]] = {
     "I50.9": ("Heart failure, unspecified", 0.07),
     "N18.3": ("Chronic kidney disease, stage 3 (moderate)", 0.08),
 }
-RACES = (("5", 0.68), ("3", 0.12), ("2", 0.11), (None, 0.09))  # None: not recorded
 
 _ICD_NAMES = {
     "C67.9": "Malignant neoplasm of bladder, unspecified",
@@ -239,22 +239,19 @@ _SURGERY_NAMES = {  # our own words: CPT's descriptors are not ours to copy
 def concepts() -> list[Concept]:
     """The rows of `concept.csv`, in a fixed order (new concepts go at the end, or ids change)."""
     rows = [
-        Concept("Gender", "M", "MALE", "Gender", "Gender", 8507),
-        Concept("Gender", "F", "FEMALE", "Gender", "Gender", 8532),
-        Concept("Race", "5", "White", "Race", "Race", 8527),
-        Concept("Race", "3", "Black or African American", "Race", "Race", 8516),
-        Concept("Race", "2", "Asian", "Race", "Race", 8515),
+        *demographics(),
         Concept("VISIT", "OUTPATIENT", "Outpatient visit", "Visit", "Visit"),
         Concept("VISIT", "INPATIENT", "Inpatient visit", "Visit", "Visit"),
         Concept("NOTE", "RADIOLOGY", "Radiology report", "Note", "Note"),
     ]
     icd = _ICD_NAMES | {code: name for code, (name, _) in COMORBIDITIES.items()}
-    rows += [Concept("ICD10CM", code, name, "Condition", "ICD10 code") for code, name in icd.items()]
-    rows += [Concept("RxNorm", rxcui, name, "Drug", "Ingredient") for name, (rxcui, *_) in DRUGS.items()]
-    rows += [Concept("CPT4", code, name, "Procedure", "CPT4") for code, name in _SURGERY_NAMES.items()]
-    labs = {f"LOINC/{code}": name for code, (name, *_) in LABS.items()}
-    labs |= {key: name for key, (name, *_) in MARKERS.items()} | {WEIGHT: "Body weight"}
-    rows += [Concept("LOINC", k.partition("/")[2], n, "Measurement", "Lab Test") for k, n in labs.items()]
+    rows += named("ICD10CM", "Condition", "ICD10 code", icd)
+    rows += named("RxNorm", "Drug", "Ingredient", {rxcui: name for name, (rxcui, *_) in DRUGS.items()})
+    rows += named("CPT4", "Procedure", "CPT4", _SURGERY_NAMES)
+    labs = {code: name for code, (name, *_) in LABS.items()}
+    labs |= {key.partition("/")[2]: name for key, (name, *_) in MARKERS.items()}
+    labs |= {WEIGHT.partition("/")[2]: "Body weight"}
+    rows += named("LOINC", "Measurement", "Lab Test", labs)
     rows.append(Concept("LOINC", "89247-1", "ECOG Performance Status score", "Observation", "Survey"))
     for s in ("I", "II", "III", "IV"):
         rows.append(Concept("ONC", f"STAGE/{s}", f"Stage {s} at diagnosis", "Observation", "Staging"))
