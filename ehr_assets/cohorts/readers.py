@@ -129,7 +129,7 @@ def _resolved(files: Sequence[RawFile], columns: list[str], how: FileSpec) -> li
         for column in columns:
             if column in file.columns:
                 continue
-            names[column] = next((n for n in [column, *how.aliases.get(column, [])] if n in there), None)
+            names[column] = _called([column, *how.aliases.get(column, [])], there)
             if there.count(names[column] or "") > 1:
                 raise RawTableError(
                     f"The raw table has the column '{names[column]}' more than once.",
@@ -145,6 +145,15 @@ def _resolved(files: Sequence[RawFile], columns: list[str], how: FileSpec) -> li
         if column not in how.optional_columns and not any(names.get(column) for names in found):
             raise _no_column(files[0], column, headers(files[0], how))
     return found
+
+
+def _called(names: list[str], there: Sequence[str]) -> str | None:
+    """The first of the names that a header has; whatever its case, where none is there as it is written."""
+    exact = next((n for n in names if n in there), None)
+    if exact is not None:
+        return exact
+    in_any_case = {n.lower(): n for n in reversed(there)}
+    return next((in_any_case[n.lower()] for n in names if n.lower() in in_any_case), None)
 
 
 def _no_column(file: RawFile, column: str, there: Sequence[str]) -> RawTableError:
