@@ -72,8 +72,8 @@ class TimeSpec(Spec):
     `elapsed`: a number of `unit` since another time (which may be given in several ways); negative: before.
     `fixed`: the same moment for all rows, for records that tell only times since an unknown beginning.
 
-    `at`: the moment of the day that stands for a day (of `kind: date`, or with `midnight_is_day`); default: its
-    start for `time`, its end for `available`. `midnight_is_day`: a date-time of exactly 00:00 is a date.
+    `at`: the moment of the day that stands for a day (of `kind: date`, or with `midnight_is_day`); default:
+    its start for `time`, its end for `available`. `midnight_is_day`: a date-time of exactly 00:00 is a date.
     `plus_days`, `plus_hours` (in `available`): that much later, for records that tell only when something was
     begun. `when`: only in these rows; in the others it is as if this way found nothing.
     """
