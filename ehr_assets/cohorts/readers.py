@@ -328,6 +328,8 @@ def _texts(file: RawFile, name: str, values: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     try:
+        if pa.types.is_floating(values.type):
+            return _floats(values)
         return pc.cast(values, pa.string())
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
         raise RawTableError(
@@ -335,3 +337,11 @@ def _texts(file: RawFile, name: str, values: pa.Array) -> pa.Array:
             where=file.where,
             do="Export the column as text, number, date or timestamp.",
         ) from None
+
+
+def _floats(values: pa.Array) -> pa.Array:
+    """Whole numbers as such: pandas keeps ids with nulls as floats, and Arrow would write 1.23e+11."""
+    values = pc.cast(values, pa.float64())
+    whole = pc.and_(pc.equal(values, pc.floor(values)), pc.less(pc.abs(values), float(1 << 53)))
+    numbers = pc.cast(pc.if_else(whole, values, None), pa.int64())
+    return pc.coalesce(pc.cast(numbers, pa.string()), pc.cast(values, pa.string()))

@@ -134,6 +134,26 @@ def test_birth_and_death(small):
     assert found(small, "CAUSE_OF_DEATH//SNOMED/59621000") == [(datetime(2020, 4, 1) + DAY_END,) * 2]
 
 
+def test_parquet_with_types_and_parts(tmp_path, small):
+    """As Spark and pandas write a CDM: folders of parts, dates as dates, and ids with nulls as floats."""
+    raw = tmp_path / "typed"
+    for path in (tmp_path / "raw").glob("*.csv"):
+        frame = pl.read_csv(path, try_parse_dates=True)
+        name = path.stem.lower()
+        if name == "episode":
+            frame = frame.rename(str.lower)
+        for column in frame.columns:
+            if column.endswith("_concept_id") or column == "visit_occurrence_id":
+                frame = frame.with_columns(pl.col(column).cast(pl.Float64))
+        (raw / name).mkdir(parents=True)
+        half = frame.height // 2
+        frame[:half].write_parquet(raw / name / "part-0.parquet")
+        frame[half:].write_parquet(raw / name / "part-1.parquet")
+    (tmp_path / "again").mkdir()
+    again = extract(raw, tmp_path / "again", omop())
+    assert again.events.equals(small.events)
+
+
 def test_an_episode_is_written_afterwards(tmp_path):
     got = extract(tables(tmp_path / "raw", episode=EPISODE), tmp_path, omop())
     at = datetime(2020, 3, 1)
