@@ -341,7 +341,10 @@ def _texts(file: RawFile, name: str, values: pa.Array) -> pa.Array:
 
 def _floats(values: pa.Array) -> pa.Array:
     """Whole numbers as such: pandas keeps ids with nulls as floats, and Arrow would write 1.23e+11."""
-    values = pc.cast(values, pa.float64())
-    whole = pc.and_(pc.equal(values, pc.floor(values)), pc.less(pc.abs(values), float(1 << 53)))
-    numbers = pc.cast(pc.if_else(whole, values, None), pa.int64())
-    return pc.coalesce(pc.cast(numbers, pa.string()), pc.cast(values, pa.string()))
+    number, text = pl.col("number"), pl.col("text")
+    frame = pl.DataFrame(
+        {"number": pl.from_arrow(values), "text": pl.from_arrow(pc.cast(values, pa.string()))}
+    ).cast({"number": pl.Float64})
+    whole = (number == number.floor()) & (number.abs() < 1 << 53)
+    written = pl.when(whole).then(number.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(text)
+    return frame.select(written.alias("text"))["text"].to_arrow().cast(pa.string())

@@ -9,6 +9,7 @@ import pytest
 from cohorts_support import Extracted, extract
 
 from ehr_assets.cohorts.spec import CohortSpec, load_cohort
+from ehr_assets.nodes.triggers import find_nodes
 
 REPOSITORY = Path(__file__).parents[2]
 DATA = REPOSITORY.parent / "shared" / "data"
@@ -257,6 +258,25 @@ def test_the_same_admissions(both):
     per_subject = admissions.group_by("subject_id").len().sort("subject_id")
     found = pl.DataFrame(sorted(stays | set(same_day.select("subject_id", "time").rows())), orient="row")
     assert per_subject.rows() == found.group_by("column_0").len().sort("column_0").rows()
+
+
+@pairs
+def test_the_same_discharges_are_decision_nodes(both, tmp_path):
+    """The generic triggers on visits find what the triggers on MIMIC's own codes find."""
+    days = {}
+    for side, name in (("omop", "mimic_iv_omop"), ("native", "mimic_iv")):
+        (tmp_path / side).mkdir()
+        spec = omop(name)
+        assert spec.decision_nodes
+        find_nodes(spec.decision_nodes, name, both.got[side].out, tmp_path / side)
+        nodes = pl.concat([pl.read_parquet(p) for p in (tmp_path / side).rglob("*.parquet")])
+        discharge = pl.element().str.contains("discharge")
+        nodes = nodes.filter(pl.col("trigger").list.eval(discharge).list.any())
+        days[side] = set(nodes.select("subject_id", pl.col("time").dt.date()).rows())
+    ids = dict(both.to_native.rows())
+    found = {(ids[person], day) for person, day in days["omop"]}
+    assert found < days["native"]
+    assert len(days["native"] - found) == 5  # same-day observation, an outpatient visit in OMOP
 
 
 @pairs
