@@ -59,10 +59,11 @@ def load_catalog(settings: Settings) -> Catalog:
     Raises:
         SpecError: a file cannot be used, a name is taken twice, or a spec names something unknown.
     """
+    dirs = {kind: [BUILT_IN[kind], *(d / kind for d in settings.spec_dirs)] for kind in BUILT_IN}
 
     def load(kind: str, loader: Callable[..., SpecT]) -> dict[str, SpecT]:
         found: dict[str, SpecT] = {}
-        for folder in [BUILT_IN[kind], *(d / kind for d in settings.spec_dirs)]:
+        for folder in dirs[kind]:
             for path in sorted(folder.glob("*.yaml")):
                 spec = loader(path, settings.overrides.get(f"{kind}/{path.stem}", {}))
                 name = getattr(spec, "name", path.stem)
@@ -79,12 +80,11 @@ def load_catalog(settings: Settings) -> Catalog:
                 found[name] = spec
         return found
 
-    recipe_dirs = [BUILT_IN["recipes"], *(d / "recipes" for d in settings.spec_dirs)]
     catalog = Catalog(
-        cohorts=load("cohorts", load_cohort),
+        cohorts=load("cohorts", lambda path, overrides: load_cohort(path, overrides, search=dirs["cohorts"])),
         task_sets=load("tasks", load_task_set),
         corpora=load("corpora", load_corpus),
-        recipes=load("recipes", lambda path, overrides: load_recipe(path, overrides, search=recipe_dirs)),
+        recipes=load("recipes", lambda path, overrides: load_recipe(path, overrides, search=dirs["recipes"])),
         reports=load("reports", load_report),
     )
     _check_references(catalog)

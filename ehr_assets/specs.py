@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +45,68 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise SpecError("A spec must be a mapping of keys to values.", where=str(path), do="Mend the file.")
     return data
+
+
+Layer = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
+
+
+def read_extended(file: Path, folders: Iterable[Path], *, what: str, layer: Layer) -> dict[str, Any]:
+    """The mapping at the top of a YAML file, laid over that of the file which its `extends` names, if any.
+
+    Args:
+        folders: where that name is looked up, after the file's own folder.
+        what: such a file describes, for errors.
+        layer: what a file makes of the one it extends: ``layer(base, own)``.
+
+    Raises:
+        SpecError: no such file, or files that extend one another in a circle.
+    """
+    return _extended(file, list(folders), what, layer, ())
+
+
+def _extended(
+    file: Path, folders: list[Path], what: str, layer: Layer, seen: tuple[Path, ...]
+) -> dict[str, Any]:
+    if file in seen:
+        chain = " extends ".join(p.stem for p in (*seen, file))
+        raise SpecError(
+            f"{what.capitalize()}s extend one another in a circle: {chain}.", where=str(file), do="Break it."
+        )
+    own = read_yaml(file)
+    parent = own.pop("extends", None)
+    if parent is None:
+        return own
+    if not isinstance(parent, str):
+        raise SpecError(f"extends: must be the name of one {what}.", where=str(file), do="Give a name.")
+    base = find_spec(parent, [file.parent, *folders], what=what, asked_by=file)
+    return layer(_extended(base, folders, what, layer, (*seen, file)), own)
+
+
+def find_spec(name: str, folders: Iterable[Path], *, what: str, asked_by: Path | None = None) -> Path:
+    """The file of the spec `name` in the first folder that has it. Raises SpecError where none has."""
+    folders = list(folders)
+    for folder in folders:
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    raise SpecError(
+        f"{'extends: t' if asked_by else 'T'}here is no {what} '{name}'.{closest(name, known)}",
+        where=str(asked_by) if asked_by else None,
+        do=f"Choose one of: {', '.join(known) or '(none found)'}.",
+    )
+
+
+def layered(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` wins; mappings merge key by key, unless their `kind` differs; lists and scalars replace."""
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        mergeable = isinstance(old, dict) and isinstance(value, dict)
+        if mergeable and value.get("kind", old.get("kind")) == old.get("kind"):  # type: ignore[union-attr]
+            out[key] = layered(old, value)  # type: ignore[arg-type]
+        else:
+            out[key] = value
+    return out
 
 
 def parse_spec(

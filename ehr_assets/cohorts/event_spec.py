@@ -72,9 +72,10 @@ class TimeSpec(Spec):
     `elapsed`: a number of `unit` since another time (which may be given in several ways); negative: before.
     `fixed`: the same moment for all rows, for records that tell only times since an unknown beginning.
 
-    `at` (kind date): the moment of the day that stands for the day; default: its start for `time`, its end
-    for `available`. `midnight_is_day`: a date-time of exactly 00:00 is a date. `plus_days`, `plus_hours` (in
-    `available`): that much later, for records that tell only when something was begun.
+    `at`: the moment of the day that stands for a day (of `kind: date`, or with `midnight_is_day`); default:
+    its start for `time`, its end for `available`. `midnight_is_day`: a date-time of exactly 00:00 is a date.
+    `plus_days`, `plus_hours` (in `available`): that much later, for records that tell only when something was
+    begun. `when`: only in these rows; in the others it is as if this way found nothing.
     """
 
     column: Column | None = None
@@ -93,6 +94,7 @@ class TimeSpec(Spec):
     fixed: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2})?)?$")] | None = None
     plus_days: int = Field(default=0, ge=0)
     plus_hours: int = Field(default=0, ge=0)
+    when: When = When()
 
     @model_validator(mode="before")
     @classmethod
@@ -116,15 +118,21 @@ class TimeSpec(Spec):
             raise ValueError("`elapsed` needs `unit` and `since`")
         if self.day and not self.month:
             raise ValueError("`day` needs `month`")
-        if (self.at or self.clock) and self.kind != "date":
-            raise ValueError("`at` and `clock` belong to a `column` of `kind: date`")
+        if self.clock and self.kind != "date":
+            raise ValueError("`clock` belongs to a `column` of `kind: date`")
+        if self.at and self.kind != "date" and not self.midnight_is_day:
+            raise ValueError("`at` belongs to a `column` of `kind: date`, or with `midnight_is_day`")
         if self.at and self.clock:
             raise ValueError("give either `at` or `clock`")
         return self
 
     def columns(self) -> set[str]:
-        """The raw columns it reads, those of its anchors included."""
+        """The raw columns it reads the time from, those of its anchors included."""
         return {c for c in (self.column, self.clock, self.elapsed) if c} | self.years() | self._anchors()
+
+    def conditions(self) -> list[When]:
+        """What decides whether it is read, and its anchors."""
+        return [self.when, *(when for anchor in self.since or [] for when in anchor.conditions())]
 
     def years(self) -> set[str]:
         """The columns of whole numbers that make a calendar date."""
@@ -216,5 +224,11 @@ class EventSpec(Spec):
         if isinstance(self.section, SectionRules):
             plain.add(self.section.column)
         times = {c for t in self.times() for c in t.columns()}
+        conditions = {c for when in self.conditions() for c in when.columns()}
         described = template_columns(self.description) if self.description else set()
-        return plain | times | template_columns(self.code) | described | self.when.columns()
+        return plain | times | conditions | template_columns(self.code) | described
+
+    def conditions(self) -> list[When]:
+        """Everything that decides whether, and from what, it is made."""
+        times = [*(self.time or []), *(self.available or [])]
+        return [self.when, *(when for t in times for when in t.conditions())]

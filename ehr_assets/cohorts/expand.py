@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ehr_assets.specs import layered
+
 MEDS_TABLE = "events"
 
 
@@ -25,6 +27,31 @@ def expanded(cohort: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def laid_over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """What a cohort file makes of the one it extends: keys win, tables are laid over those of their name.
+
+    A table of a new name comes last; ``drop: true`` leaves one of the base out.
+    """
+    out = layered(base, own)
+    if not (isinstance(base.get("tables"), list) and isinstance(own.get("tables"), list)):
+        return out
+    tables = {_name(table, i): table for i, table in enumerate(base["tables"])}
+    for i, table in enumerate(own["tables"], len(tables)):
+        name = _name(table, i)
+        if isinstance(table, dict) and table.get("drop") is True and name in tables:
+            del tables[name]
+        elif isinstance(table, dict) and isinstance(tables.get(name), dict):
+            tables[name] = layered(tables[name], table)
+        else:
+            tables[name] = table
+    out["tables"] = list(tables.values())
+    return out
+
+
+def _name(table: Any, position: int) -> Any:
+    return table.get("name", position) if isinstance(table, dict) else position
+
+
 def _kind(cohort: Mapping[str, Any]) -> Any:
     source = cohort.get("source")
     return source.get("kind") if isinstance(source, Mapping) else getattr(source, "kind", None)
@@ -40,11 +67,24 @@ def _table(table: Any, named: Mapping[str, Any], defaults: Mapping[str, Any]) ->
 
 
 def _join(join: Any, named: Mapping[str, Any], defaults: Mapping[str, Any]) -> Any:
-    if not isinstance(join, str):
-        return _with(defaults, join)
+    """A join by its name; one that begins from a named one (``join: NAME``); or one in full."""
+    own: dict[str, Any] = {}
+    if isinstance(join, Mapping):
+        own = dict(join)
+        join = own.pop("join", None)
+    elif not isinstance(join, str):
+        return join
+    prefix = own.pop("prefix", None)
+    if join is None:
+        return _with(defaults, own if prefix is None else {**own, "prefix": prefix})
     if join not in named:
         raise ValueError(f"there is no join '{join}' under `joins`; there are: {', '.join(named) or 'none'}")
-    return named[join]
+    # YAML 1.1 reads an unquoted `on` as true: both spellings are the same key here.
+    begun = {"on" if key in (True, "true") else key: value for key, value in named[join].items()}
+    out = {**begun, **{"on" if key in (True, "true") else key: value for key, value in own.items()}}
+    if prefix is not None and isinstance(out.get("columns"), Mapping):
+        out["columns"] = {f"{prefix}{name}": there for name, there in out["columns"].items()}
+    return out
 
 
 def _with(defaults: Mapping[str, Any], spec: Any) -> Any:

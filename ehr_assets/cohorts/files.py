@@ -158,16 +158,23 @@ def find_files(root: RawRoot, file: str) -> list[RawFile]:
         return [
             RawFile(root, path, size, m.groupdict()) for path, size, m in matches if m and _is_table(path)
         ]
-    for path in candidates(file):
-        size = root.size(path)
-        if size is not None:
-            return [RawFile(root, path, size)]
-    inside = root.sizes(file, recursive=True)
-    return [
-        RawFile(root, path, size)
-        for path, size in inside.items()
-        if path.endswith(ENDINGS) and _is_table(path)
-    ]
+    for spelled in _spellings(file):
+        for path in candidates(spelled):
+            size = root.size(path)
+            if size is not None:
+                return [RawFile(root, path, size)]
+        inside = root.sizes(spelled, recursive=True)
+        parts = [path for path in inside if path.endswith(ENDINGS) and _is_table(path)]
+        if parts:
+            return [RawFile(root, path, inside[path]) for path in parts]
+    return []
+
+
+def _spellings(file: str) -> list[str]:
+    """The file as the spec has it, then as databases export it: PERSON.csv, or person.csv."""
+    folder, _, name = file.rpartition("/")
+    names = dict.fromkeys((name, name.upper(), name.lower()))
+    return [f"{folder}/{n}" if folder else n for n in names]
 
 
 def require_files(root: RawRoot, file: str, *, key: str) -> list[RawFile]:

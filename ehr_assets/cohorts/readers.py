@@ -129,7 +129,7 @@ def _resolved(files: Sequence[RawFile], columns: list[str], how: FileSpec) -> li
         for column in columns:
             if column in file.columns:
                 continue
-            names[column] = next((n for n in [column, *how.aliases.get(column, [])] if n in there), None)
+            names[column] = _called([column, *how.aliases.get(column, [])], there)
             if there.count(names[column] or "") > 1:
                 raise RawTableError(
                     f"The raw table has the column '{names[column]}' more than once.",
@@ -145,6 +145,15 @@ def _resolved(files: Sequence[RawFile], columns: list[str], how: FileSpec) -> li
         if column not in how.optional_columns and not any(names.get(column) for names in found):
             raise _no_column(files[0], column, headers(files[0], how))
     return found
+
+
+def _called(names: list[str], there: Sequence[str]) -> str | None:
+    """The first of the names that a header has; whatever its case, where none is there as it is written."""
+    exact = next((n for n in names if n in there), None)
+    if exact is not None:
+        return exact
+    in_any_case = {n.lower(): n for n in reversed(there)}
+    return next((in_any_case[n.lower()] for n in names if n.lower() in in_any_case), None)
 
 
 def _no_column(file: RawFile, column: str, there: Sequence[str]) -> RawTableError:
@@ -321,10 +330,23 @@ def _texts(file: RawFile, name: str, values: pa.Array) -> pl.Series:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     try:
-        return pl.Series(name, pl.from_arrow(pc.cast(values, pa.string())))
+        floating = pa.types.is_floating(values.type)
+        text = _floats(values) if floating else pc.cast(values, pa.string())
+        return pl.Series(name, pl.from_arrow(text))
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
         raise RawTableError(
             f"The column '{name}' holds {values.type}, which has no text form.",
             where=file.where,
             do="Export the column as text, number, date or timestamp.",
         ) from None
+
+
+def _floats(values: pa.Array) -> pa.Array:
+    """Whole numbers as such: pandas keeps ids with nulls as floats, and Arrow would write 1.23e+11."""
+    number, text = pl.col("number"), pl.col("text")
+    frame = pl.DataFrame(
+        {"number": pl.from_arrow(values), "text": pl.from_arrow(pc.cast(values, pa.string()))}
+    ).cast({"number": pl.Float64})
+    whole = (number == number.floor()) & (number.abs() < 1 << 53)
+    written = pl.when(whole).then(number.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(text)
+    return frame.select(written.alias("text"))["text"].to_arrow().cast(pa.string())

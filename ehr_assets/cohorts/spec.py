@@ -4,7 +4,7 @@ Only pydantic models and their loading live here (light imports: specs are read 
 How a row becomes events is `event_spec.py`; `readers.py` opens the tables, `meds/` makes the events.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,9 @@ from ehr_assets.cohorts.file_spec import FileSpec, TableFile
 from ehr_assets.cohorts.patterns import file_columns
 from ehr_assets.contracts import Section
 from ehr_assets.nodes.spec import Name, NodesSpec
-from ehr_assets.specs import Spec, parse_spec, read_yaml
+from ehr_assets.specs import Spec, parse_spec, read_extended
+
+COHORTS = Path(__file__).parent / "specs"
 
 
 def _zone(name: str) -> str:
@@ -140,18 +142,33 @@ class JoinSpec(FileSpec):
     def _new_names(self) -> "JoinSpec":
         if both := sorted(set(self.on) & set(self.columns)):
             raise ValueError(f"`columns` gives {both[0]} a second meaning; choose another new name")
+        if len(set(self.on.values())) < len(self.on):
+            raise ValueError("`on` names a column of the joined table twice")
         return self
 
     def columns_there(self) -> set[str]:
         return {*self.on.values(), *self.columns.values(), *self.when.columns()}
 
+    def as_stored(self) -> "JoinSpec":
+        """The join by the names of that table alone: equal for all joins that can share one copy of it."""
+        names = {c: c for c in sorted({*self.columns.values()})}
+        return self.model_copy(update={"on": {c: c for c in sorted(self.on.values())}, "columns": names})
+
+    def keys_here(self) -> list[str]:
+        """The columns of the joining table, in the order of the keys of `as_stored`."""
+        return sorted(self.on, key=lambda here: self.on[here])
+
 
 class TableSpec(FileSpec):
-    """One raw table and the events its rows make. `when`: only these rows make events."""
+    """One raw table and the events its rows make. `when`: only these rows make events.
+
+    `first_of`: new name → columns, joined ones included, of which the first that is not null counts.
+    """
 
     name: Name
     subject_id: Column = "subject_id"
     joins: list[JoinSpec] = Field(default=[])
+    first_of: dict[Column, Annotated[list[Column], Field(min_length=1)]] = Field(default={})
     when: When = When()
     events: list[EventSpec] = Field(min_length=1)
 
@@ -165,6 +182,11 @@ class TableSpec(FileSpec):
             if both := sorted(read & set(join.columns)):
                 raise ValueError(f"a join gives the column '{both[0]}', which the table already has")
             read |= set(join.on)
+        if both := sorted(set(self.first_of) & (read | set(names))):
+            raise ValueError(f"`first_of` gives the column '{both[0]}' a second meaning; choose another name")
+        among = {c for columns in self.first_of.values() for c in columns}
+        if inside := sorted(among & set(self.first_of)):
+            raise ValueError(f"`first_of` cannot choose '{inside[0]}', which it gives itself")
         return self
 
     def raw_columns(self) -> list[str]:
@@ -174,8 +196,13 @@ class TableSpec(FileSpec):
             wanted |= set(join.on) - joined
             joined |= set(join.columns)
         for reader in [self.when, *self.events]:
-            wanted |= reader.columns() - joined
+            for column in reader.columns():
+                wanted |= self.sources(column) - joined
         return sorted(wanted)
+
+    def sources(self, column: str) -> set[str]:
+        """The columns, of the table or of its joins, that a column which an event reads comes from."""
+        return set(self.first_of.get(column, [column]))
 
     def columns_in_path(self) -> set[str]:
         return file_columns(self.file)
@@ -186,7 +213,8 @@ class CohortSpec(Spec):
 
     `joins` are joins under a name, for tables to refer to. `time_zone`: where the hospital is; times that
     are written with a zone are converted to it (without it they are quarantined). A cohort without
-    `decision_nodes` has MEDS frames and can be part of a corpus, but no recipe is evaluated on it.
+    `decision_nodes` has MEDS frames and can be part of a corpus, but no recipe is evaluated on it. A file may
+    say ``extends: NAME`` of another cohort: it then says only what differs (a table by its `name`).
     """
 
     name: Name
@@ -241,6 +269,18 @@ class CohortSpec(Spec):
         return next(t for t in self.tables if t.name == self.subjects.table)
 
 
-def load_cohort(path: Path, overrides: Mapping[str, Any] = {}) -> CohortSpec:
-    """The cohort file at `path`, dotted overrides applied. Raises SpecError naming file, key and reason."""
-    return parse_spec(CohortSpec, read_yaml(path), str(path), overrides)
+def load_cohort(
+    path: Path, overrides: Mapping[str, Any] = {}, search: Iterable[Path] = (COHORTS,)
+) -> CohortSpec:
+    """The cohort file at `path`, laid over the one it `extends`, dotted overrides applied.
+
+    Args:
+        search: folders in which the name given in `extends` is looked up, after the file's own folder.
+
+    Raises:
+        SpecError: naming file, key and reason.
+    """
+    from ehr_assets.cohorts.expand import laid_over
+
+    data = read_extended(path, search, what="cohort", layer=laid_over)
+    return parse_spec(CohortSpec, data, str(path), overrides)

@@ -91,7 +91,8 @@ def _column_lineage(cohort: CohortSpec) -> TableColumnLineage:
         sources.setdefault("subject_id", set()).add(f"{table.name}.{table.subject_id}")
         for event in table.events:
             for column, names in _columns_by_field(event).items():
-                sources.setdefault(column, set()).update(f"{table.name}.{name}" for name in names)
+                found = (source for name in names for source in table.sources(name))
+                sources.setdefault(column, set()).update(f"{table.name}.{source}" for source in found)
     return TableColumnLineage(
         {
             column: [TableColumnDep(asset_key=raw, column_name=name) for name in sorted(names)]

@@ -28,6 +28,7 @@ def build_dimension(join: JoinSpec, root: RawRoot, folder: Path, *, key: str) ->
     """Reads a joined table, only the columns and rows the join uses, and writes it for `Dimension`.
 
     Args:
+        join: as it is stored (`JoinSpec.as_stored`).
         folder: does not exist yet.
         key: what in the spec asks for it, for errors.
 
@@ -107,7 +108,7 @@ class Dimension:
 
     def add_to(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Adds its columns to `frame`; rows and their order stay."""
-        asked = frame.select(_key([*self.join.on]).alias(_KEY)).with_columns(
+        asked = frame.select(_key(self.join.keys_here()).alias(_KEY)).with_columns(
             pl.col(_KEY).hash(0).alias(_HASH), pl.int_range(pl.len()).alias(ROW)
         )
         found = [
@@ -136,7 +137,7 @@ class Dimension:
         position = pl.select(
             pl.when(pl.lit(pl.Series(found)) >= 0).then(pl.lit(pl.Series(found)))
         ).to_series()
-        columns = [there[c].gather(position).alias(c) for c in self.join.columns]
+        columns = [there[old].gather(position).alias(new) for new, old in self.join.columns.items()]
         return asked.select(ROW).hstack(columns)
 
     @cached_property

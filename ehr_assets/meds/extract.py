@@ -124,8 +124,8 @@ def _found(spec: CohortSpec, root: RawRoot) -> tuple[dict[int, list[RawFile]], l
 
 
 def _dimension_folder(scratch: Path, join: JoinSpec) -> Path:
-    # Equal joins of several tables are one dimension.
-    return scratch / "dimensions" / join.config_hash()[:32]
+    # Joins of several tables that read the same are one dimension, whatever they call its columns.
+    return scratch / "dimensions" / join.as_stored().config_hash()[:32]
 
 
 def _build_dimensions(
@@ -137,7 +137,7 @@ def _build_dimensions(
         table = job.spec.tables[index]
         for join in table.joins:
             folder = _dimension_folder(job.scratch, join)
-            wanted.setdefault(folder, (join, root, folder, f"a join of table '{table.name}'"))
+            wanted.setdefault(folder, (join.as_stored(), root, folder, f"a join of table '{table.name}'"))
     counts = {}
     for done, (task, found) in enumerate(
         zip(wanted.values(), crew.map(_build, wanted.values()), strict=True), 1

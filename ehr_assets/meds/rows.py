@@ -100,7 +100,8 @@ class TablePlan:
         # A column may be read by several events: parse it once, under its own name.
         self._times = sorted({p for e in table.events for p in parses(e)}, key=lambda p: p.name)
         numbers = {c for e in table.events for c in (e.numeric_value, e.value) if c}
-        numbers |= {c for w in (table.when, *(e.when for e in table.events)) for c in w.numbers()}
+        conditions = [table.when, *(w for e in table.events for w in e.conditions())]
+        numbers |= {c for w in conditions for c in w.numbers()}
         self._numbers = sorted(numbers - {p.column for p in self._times if p.kind == "number"})
         self._wanted = [ex.condition(table.when) & ex.condition(e.when) for e in table.events]
 
@@ -113,6 +114,7 @@ class TablePlan:
         frame = batch.frame.select(*_PLACE, *ex.cleaned(self.columns, self.table))
         for dimension in self.dimensions:
             frame = dimension.add_to(frame)
+        frame = frame.with_columns(pl.coalesce(among).alias(c) for c, among in self.table.first_of.items())
         parse = [p.expression(self.zone) for p in self._times]
         parse += [ex.number(pl.col(c)).alias(ex.parsed(c, "number")) for c in self._numbers]
         frame = self._with_subjects(frame.with_columns(parse))

@@ -80,7 +80,7 @@ def roster_keys(spec: CohortSpec, raw_root: RawRoot | Path, progress: Progress =
     root = RawRoot.of(raw_root)
     table, column, person = spec.roster, spec.subjects.column, spec.subjects.person_key
     files = require_files(root, table.file, key=f"table '{table.name}'")
-    wanted = [column] if person is None else [column, person]
+    wanted = list(dict.fromkeys(c for c in (column, person) if c))
     parts = []
     watch = _phase(progress, f"read {table.name}")
     for batch in read_table(files, wanted, table, watch):

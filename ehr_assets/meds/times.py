@@ -10,7 +10,7 @@ import polars as pl
 
 from ehr_assets.cohorts.event_spec import EventSpec, TimeSpec
 from ehr_assets.contracts import BIRTH
-from ehr_assets.meds.expressions import number, parsed
+from ehr_assets.meds.expressions import condition, number, parsed
 
 TIME = pl.Datetime("us")
 DAY_END = pl.duration(days=1) - pl.duration(microseconds=1)
@@ -143,8 +143,7 @@ def moments(event: EventSpec) -> Moments:
     default = when.available
     if event.code == BIRTH:
         default = when.time  # a year or day of birth is nothing one learns at its end
-    given = [moment(source, "end_of_day").time for source in event.available or []]
-    known = pl.coalesce(*given, default)
+    known = pl.coalesce(_first(event.available or [], "end_of_day").time, default)
     # A record known before it happened contradicts itself: then as if nothing had been given.
     return Moments(when.time, pl.when(known >= when.time).then(known).otherwise(default), when.by_day)
 
@@ -154,7 +153,7 @@ def _first(sources: list[TimeSpec], day_as: str) -> Moments:
     time, available, by_day = _NULL, _NULL, pl.lit(False)
     for source in reversed(sources):
         found = moment(source, day_as)
-        is_known = found.time.is_not_null()
+        is_known = found.time.is_not_null() & condition(source.when)
         time = pl.when(is_known).then(found.time).otherwise(time)
         available = pl.when(is_known).then(found.available).otherwise(available)
         by_day = pl.when(is_known).then(found.by_day).otherwise(by_day)
@@ -178,7 +177,8 @@ def moment(source: TimeSpec, day_as: str) -> Moments:
     is_day = pl.lit(True) if _only_day(source.format) else pl.col(source.column).str.len_bytes() == 10
     if source.midnight_is_day:
         is_day = is_day | (time == time.dt.truncate("1d"))
-    return Moments(time, pl.when(is_day).then(time + DAY_END).otherwise(time), is_day)
+    end = pl.when(is_day).then(time + DAY_END).otherwise(time)
+    return Moments(end if (source.at or day_as) == "end_of_day" else time, end, is_day)
 
 
 def _of_day(source: TimeSpec, day: pl.Expr, day_as: str) -> Moments:

@@ -13,8 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ehr_assets.errors import SpecError
-from ehr_assets.specs import Spec, closest, parse_spec, read_yaml
+from ehr_assets.specs import Spec, closest, find_spec, layered, parse_spec, read_extended
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -229,45 +228,7 @@ def load_recipe(
         SpecError: naming the file, the key and the reason.
     """
     folders = [Path(folder) for folder in search]
-    file = Path(path) if str(path).endswith((".yaml", ".yml")) else _find(str(path), folders, asked_by=None)
-    merged = _resolve(file, folders, seen=())
+    named = not str(path).endswith((".yaml", ".yml"))
+    file = find_spec(str(path), folders, what="recipe") if named else Path(path)
+    merged = read_extended(file, folders, what="recipe", layer=layered)
     return parse_spec(RecipeSpec, merged, str(file), overrides)
-
-
-def _resolve(file: Path, folders: list[Path], seen: tuple[Path, ...]) -> dict[str, Any]:
-    if file in seen:
-        chain = " extends ".join(p.stem for p in (*seen, file))
-        raise SpecError(f"Recipes extend one another in a circle: {chain}.", where=str(file), do="Break it.")
-    data = read_yaml(file)
-    parent = data.pop("extends", None)
-    if parent is None:
-        return data
-    if not isinstance(parent, str):
-        raise SpecError("extends: must be the name of one recipe.", where=str(file), do="Give a name.")
-    base = _resolve(_find(parent, [file.parent, *folders], asked_by=file), folders, (*seen, file))
-    return _merge(base, data)
-
-
-def _find(name: str, folders: list[Path], asked_by: Path | None) -> Path:
-    for folder in folders:
-        if (folder / f"{name}.yaml").is_file():
-            return folder / f"{name}.yaml"
-    known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
-    raise SpecError(
-        f"{'extends: t' if asked_by else 'T'}here is no recipe '{name}'.{closest(name, known)}",
-        where=str(asked_by) if asked_by else None,
-        do=f"Choose one of: {', '.join(known) or '(none found)'}.",
-    )
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` wins; mappings merge key by key, unless their `kind` differs; lists and scalars replace."""
-    out = dict(base)
-    for key, value in over.items():
-        old = out.get(key)
-        mergeable = isinstance(old, dict) and isinstance(value, dict)
-        if mergeable and value.get("kind", old.get("kind")) == old.get("kind"):  # type: ignore[union-attr]
-            out[key] = _merge(old, value)  # type: ignore[arg-type]
-        else:
-            out[key] = value
-    return out

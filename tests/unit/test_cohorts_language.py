@@ -6,10 +6,11 @@ from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 from cohorts_support import Extracted
 
 from ehr_assets.cohorts.files import RawRoot, find_files
-from ehr_assets.cohorts.spec import CohortSpec
+from ehr_assets.cohorts.spec import CohortSpec, load_cohort
 from ehr_assets.errors import DatasetError, RawTableError, SpecError
 from ehr_assets.fanout import GB, Machine
 from ehr_assets.meds import extract
@@ -379,3 +380,150 @@ def test_a_subject_with_a_million_events(raw):
     ]
     assert got.events.filter(pl.col("subject_id") == 1)["time"].is_sorted()
     assert got.balanced()
+
+
+def test_the_first_of_several_columns_counts(raw):
+    """Also where they come from joins: the source code if there is one, else the standard code, else text."""
+    concept = {"file": "concept", "columns": {"voc": "voc", "code": "code"}, "when": {"not_in": {"cid": [0]}}}
+    table = {
+        "joins": [
+            {"join": "concept", "on": {"src": "cid"}, "prefix": "source_"},
+            {"join": "concept", "on": {"std": "cid"}},
+        ],
+        "first_of": {"vocabulary": ["source_voc", "voc"], "any_code": ["source_code", "code", "said"]},
+    }
+    event = {**EVENT, "code": "{vocabulary|RAW}/{any_code}", "time": "at"}
+    spec = cohort(event, table, joins={"concept": {**concept, "on": ["cid"]}})
+    rows = "".join(f"1,2020-01-0{n},{row}\n" for n, row in enumerate(("5,6,a", "0,6,b", "9,0,c"), 1))
+    got = run(
+        raw(
+            **{
+                "t.csv": "id,at,src,std,said\n" + rows,
+                "concept.csv": "cid,voc,code\n0,None,x\n5,I,C50\n6,S,77\n",
+            }
+        ),
+        spec,
+    )
+    assert got.events.filter(pl.col("time").is_not_null())["code"].to_list() == ["I/C50", "S/77", "RAW/c"]
+    # Both joins read the same columns of the same table: it was read and kept once.
+    joins = spec.tables[1].joins
+    assert joins[0].as_stored() == joins[1].as_stored()
+    for bad, why in (
+        ({"first_of": {"said": ["a"], "x": ["said"]}}, "which it gives itself"),
+        ({**table, "first_of": {"code": ["said"]}}, "a second meaning"),
+        ({"joins": [{"join": "concepts", "on": {"src": "cid"}}]}, "no join 'concepts'"),
+    ):
+        with pytest.raises(SpecError, match=why):
+            cohort(event, bad, joins={"concept": {**concept, "on": ["cid"]}})
+
+
+def test_a_join_by_several_columns_in_any_order(raw):
+    joins = [
+        {"file": "d", "on": {"a": "x", "b": "y"}, "columns": {"one": "z"}},
+        {"file": "d", "on": {"b": "y", "a": "x"}, "columns": {"two": "z"}},
+    ]
+    spec = cohort({**EVENT, "code": "{one}{two}", "time": "at"}, {"joins": joins})
+    got = run(raw(**{"t.csv": "id,at,a,b\n1,2020-01-01,p,q\n", "d.csv": "x,y,z\nq,p,no\np,q,yes\n"}), spec)
+    assert "yesyes" in got.events["code"].to_list()
+
+
+def test_a_way_to_read_a_time_may_hold_for_some_rows_only(raw):
+    """What was coded for billing is known when the visit is over, the rest at once."""
+    billed = {"in": {"type": ["claim"]}}
+    available = [
+        {"column": "visit_end", "midnight_is_day": True, "when": billed},
+        {"column": "at", "plus_days": 30, "when": {**billed, "at_least": {"n": 1}}},
+    ]
+    rows = (
+        "1,2020-01-01 10:00:00,claim,2020-01-05 12:00:00,\n"
+        "1,2020-01-02 10:00:00,claim,2020-01-05 00:00:00,\n"
+        "1,2020-01-03 10:00:00,seen,2020-01-05 12:00:00,1\n"
+        "1,2020-01-04 10:00:00,claim,,1\n"
+        "1,2020-01-05 10:00:00,claim,,0\n"
+    )
+    got = run(
+        raw(**{"t.csv": "id,at,type,visit_end,n\n" + rows}),
+        cohort({**EVENT, "time": "at", "available": available}),
+    )
+    assert [late for _, late in timed(got)] == [
+        datetime(2020, 1, 5, 12),
+        datetime(2020, 1, 5) + DAY_END,
+        datetime(2020, 1, 3, 10),
+        datetime(2020, 2, 3, 10),
+        datetime(2020, 1, 5, 10),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "end", "time"),
+    [
+        ("2020-03-01 00:00:00", True, datetime(2020, 3, 1) + DAY_END),
+        ("2020-03-01", True, datetime(2020, 3, 1) + DAY_END),
+        ("2020-03-01 08:05:00", True, datetime(2020, 3, 1, 8, 5)),
+        ("2020-03-01 00:00:00", False, datetime(2020, 3, 1)),
+    ],
+)
+def test_a_midnight_that_is_a_day_may_stand_for_its_end(raw, text, end, time):
+    """A death known to the day must not come before what was recorded on that day."""
+    at = {"column": "a", "midnight_is_day": True, **({"at": "end_of_day"} if end else {})}
+    got = run(raw(**{"t.csv": f"id,a\n1,{text}\n"}), cohort({**EVENT, "time": at}))
+    assert [moment for moment, _ in timed(got)] == [time]
+
+
+def test_a_date_alone_in_available_is_its_end(raw):
+    got = run(
+        raw(**{"t.csv": "id,a,b\n1,2020-01-01 10:00:00,2020-01-03\n"}),
+        cohort({**EVENT, "time": "a", "available": "b"}),
+    )
+    assert timed(got) == [(datetime(2020, 1, 1, 10), datetime(2020, 1, 3) + DAY_END)]
+
+
+def test_names_in_the_case_of_a_database(raw):
+    """Oracle and Snowflake export PERSON.csv with upper-case headers; a name as it is written comes first."""
+    root = raw(**{"D__T__part-0.csv": "ID,At,at\n1,2020-01-01,2020-01-02\n"})
+    got = run(root, cohort({**EVENT, "time": "at"}, {"file": "D/t"}))
+    assert [time for time, _ in timed(got)] == [datetime(2020, 1, 2)]
+
+
+def test_a_cohort_that_extends_another(tmp_path):
+    """It says only what differs; tables are laid over those of the same name."""
+    base = {
+        "name": "base",
+        "title": "Base",
+        "source": {"kind": "tables", "root_env": "EHR_B"},
+        "subjects": {"table": "people", "column": "id"},
+        "joins": {"concept": {"file": "concept", "on": ["c"], "columns": {"label": "name"}}},
+        "tables": [
+            {"name": "people", "file": "people", "subject_id": "id", "events": [{**EVENT, "time": "born"}]},
+            {
+                "name": "t",
+                "file": "t",
+                "subject_id": "id",
+                "joins": ["concept"],
+                "events": [{**EVENT, "time": "at"}],
+            },
+            {"name": "u", "file": "u", "subject_id": "id", "events": [{**EVENT, "time": "at"}]},
+        ],
+    }
+    own = {
+        "extends": "base",
+        "name": "own",
+        "subjects": {"person_key": "who"},
+        "joins": {"concept": {"file": "my_concept"}},
+        "tables": [
+            {"name": "u", "drop": True},
+            {"name": "t", "file": "mine/t"},
+            {"name": "v", "file": "v", "subject_id": "id", "events": [{**EVENT, "time": "at"}]},
+        ],
+    }
+    for name, spec in (("base", base), ("own", own), ("circle", {**own, "extends": "circle"})):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(spec))
+    got = load_cohort(tmp_path / "own.yaml")
+    assert [(t.name, t.file) for t in got.tables] == [("people", "people"), ("t", "mine/t"), ("v", "v")]
+    assert (got.title, got.subjects.column, got.subjects.person_key) == ("Base", "id", "who")
+    assert got.tables[1].joins[0].file == "my_concept"
+    with pytest.raises(SpecError, match=r"in a circle: circle extends circle"):
+        load_cohort(tmp_path / "circle.yaml")
+    (tmp_path / "lost.yaml").write_text(yaml.safe_dump({**own, "extends": "bass"}))
+    with pytest.raises(SpecError, match=r"no cohort 'bass'\. Did you mean 'base'"):
+        load_cohort(tmp_path / "lost.yaml", search=[])

@@ -21,7 +21,7 @@ def build(tmp_path, table: str | None, **spec) -> tuple[Dimension, dict[str, int
         (root / "d.csv").write_text(table)
     join = JoinSpec.model_validate({"file": "d", "on": ["k"], "columns": {"v": "v"}, **spec})
     folder = tmp_path / f"dimension-{len(list(tmp_path.iterdir()))}"
-    counts = build_dimension(join, RawRoot.of(root), folder, key="table 't'")
+    counts = build_dimension(join.as_stored(), RawRoot.of(root), folder, key="table 't'")
     return Dimension(join, folder), counts
 
 

@@ -77,7 +77,7 @@ def test_the_task_files_of_the_house_load(path):
     hourly = path.stem == "icu"
     assert tasks.buffer_hours == (6 if hourly else 24)
     assert tasks.end_of_life_days == (0 if hourly else 7)
-    assert len(tasks.tasks) >= 6
+    assert len(tasks.tasks) >= 5
 
 
 def test_embolism_has_the_seven_tasks_of_table_5():
