@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from ehr_assets.cohorts.expect_spec import ExpectSpec
 from ehr_assets.cohorts.templates import Template, template_columns
 from ehr_assets.contracts import Section
+from ehr_assets.meds.quality_spec import QualitySpec
 from ehr_assets.nodes.spec import Name, NodesSpec
 from ehr_assets.specs import Spec, parse_spec, read_yaml
 
@@ -210,6 +212,8 @@ class TableSpec(Spec):
     optional: bool = False
     joins: list[JoinSpec] = Field(default=[])
     events: list[EventSpec] = Field(min_length=1)
+    # Not in dumps, and so not in code versions: promises shape no data.
+    expect: list[ExpectSpec] = Field(default=[], exclude=True)
 
     @model_validator(mode="after")
     def _joined_once(self) -> "TableSpec":
@@ -244,6 +248,7 @@ class CohortSpec(Spec):
     quarantine_threshold: float = Field(default=0.01, ge=0, le=1)
     shard_subjects: int = Field(default=2000, ge=1)
     splits: SplitsSpec = SplitsSpec()
+    quality: QualitySpec = QualitySpec()
     subjects: SubjectsSpec
     tables: list[TableSpec] = Field(min_length=1)
     decision_nodes: NodesSpec

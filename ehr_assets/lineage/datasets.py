@@ -130,6 +130,20 @@ class DatasetStore:
         """Where all versions of an asset lie."""
         return self.home / "datasets" / asset
 
+    def previous(self, dataset: Dataset) -> Path | None:
+        """Where the newest older version of the asset with another content lies; None if there is none.
+
+        Not verified: it is something to compare with, not to build on.
+        """
+        older = (p for p in self.directory(dataset.manifest.asset).iterdir() if p.name < dataset.path.name)
+        for path in sorted(older, reverse=True):  # the names begin with the time of commit
+            try:
+                if Manifest.read(path / MANIFEST_NAME).data_version != dataset.data_version:
+                    return path
+            except (FileNotFoundError, NotADirectoryError, ValueError):
+                continue
+        return None
+
     def relative(self, dataset: Dataset) -> str:
         return dataset.path.relative_to(self.home).as_posix()
 
