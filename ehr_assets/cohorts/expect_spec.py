@@ -1,4 +1,4 @@
-"""What a cohort file may promise of a raw table: the entries of `expect`, each of which becomes one or more checks.
+"""What a cohort file may promise of a raw table: the entries of `expect`; each becomes one or more checks.
 
 Light imports only: this is read with the spec. How the promises are asked stands in `raw_suites.py`.
 """

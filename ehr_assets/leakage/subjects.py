@@ -43,7 +43,7 @@ class SplitFinding:
 
 
 def splits_disjoint(splits: pl.DataFrame) -> SplitFinding:
-    """Whether every subject of a subject_splits table (subject_id, split) is in exactly one split, by one row."""
+    """Whether each subject of a subject_splits table (subject_id, split) is in one split, in one row."""
     again = splits.height - splits.select("subject_id", "split").unique().height
     return replace(splits_agree(splits, splits), listed_again=again)
 

@@ -1,9 +1,9 @@
 """What the MEDS suite is asked on: views on the event files, and small tables counted from them by DuckDB.
 
 What runs where. Whatever a single row can tell is left to Great Expectations, on the view `events`, straight
-over the Parquet files: it counts all of it in one statement. What needs several rows (order, a subject's birth
-and death, a code's numbers, a month's volume) would be a self-join or a window per expectation there; it is
-counted here, each kind once, and Great Expectations judges the counts: a row per subject, code or month.
+over the Parquet files: it counts all of it in one statement. What needs several rows (order, a subject's
+birth and death, a code's numbers, a month's volume) would be a self-join or a window per expectation there;
+it is counted here, each kind once, and Great Expectations judges the counts per subject, code or month.
 
 Order and duplicates are read off neighbouring rows in the order of the file (`lag` without partition streams;
 sorting 50 million rows would not), so those statements run per bundle of files, several at a time.
@@ -68,7 +68,7 @@ def measure(bench: Workbench, meds_dir: Path, quality: QualitySpec, previous: Pa
 
 
 def _columns(db: Any, files: Sequence[Path]) -> bool:
-    """columns: a row per file and expected column, `fits` when the file has it in the type of `MEDS_SCHEMA`."""
+    """columns: a row per file and column; `fits`: the file has it in the type of `MEDS_SCHEMA`."""
     rows = []
     for file in files:
         found = {f.name: str(f.type) for f in pq.read_schema(file)}
@@ -148,7 +148,7 @@ def _subjects(db: Any, files: Sequence[Path], workers: int) -> None:
 
 
 def bundles(files: Sequence[Path], workers: int) -> list[tuple[int, list[Path]]]:
-    """(index of the first file, files) of runs of files, of about `_BUNDLE_ROWS` and enough for all workers."""
+    """(index of the first file, files): runs of files of about `_BUNDLE_ROWS`, enough for all workers."""
     rows = [pq.read_metadata(f).num_rows for f in files]
     size = min(_BUNDLE_ROWS, -(-sum(rows) // workers))
     out: list[tuple[int, list[Path]]] = []
@@ -207,11 +207,12 @@ def _codes(db: Any, files: dict[bool, list[Path]]) -> None:
 
 
 def _value_ranges(spec: ValueRangesSpec) -> str:
-    """value_ranges: per code with enough numbers in train, how many of all its numbers are out of its range."""
+    """value_ranges: per code with enough numbers in train, how many of all its numbers are out of range."""
 
     def edge(step: int) -> str:
         """The lower (0) or upper (1) edge of a positive bin, of a negative one, of zero."""
-        return f"""CASE WHEN bin = 0 THEN 0 WHEN bin > 0 THEN pow(2.0, (bin + {step} - {_ONE}) / {_PER_OCTAVE})
+        return f"""CASE WHEN bin = 0 THEN 0
+          WHEN bin > 0 THEN pow(2.0, (bin + {step} - {_ONE}) / {_PER_OCTAVE})
           ELSE -pow(2.0, (-bin + {1 - step} - {_ONE}) / {_PER_OCTAVE}) END"""
 
     # Half a bin more than the bins themselves have is no spread: such a code has one value, as good as.
@@ -242,7 +243,8 @@ def _volume(db: Any, now: Sequence[Path], before: Sequence[Path], min_events: in
     db.execute(
         f"""CREATE TABLE volume AS SELECT n.events AS now, b.events AS before, n.events / b.events AS ratio
         FROM months_now n JOIN months_before b USING (month)
-        WHERE month < (SELECT max(month) FROM months_before) AND greatest(n.events, b.events) >= {min_events}"""
+        WHERE month < (SELECT max(month) FROM months_before)
+          AND greatest(n.events, b.events) >= {min_events}"""
     )
 
 
@@ -252,7 +254,8 @@ def _code_units(file: Path) -> str:
     Letter case and spaces make no other unit; an event without unit says nothing.
     """
     return f"""CREATE TABLE code_units AS
-    SELECT code, count(*) AS units, sum(events)::BIGINT AS events, 1 - max(events) / sum(events) AS other_share
+    SELECT code, count(*) AS units, sum(events)::BIGINT AS events,
+      1 - max(events) / sum(events) AS other_share
     FROM (SELECT code, lower(replace(unit, ' ', '')) AS unit, sum(rows) AS events
       FROM read_parquet({quoted(str(file))}) WHERE unit IS NOT NULL GROUP BY ALL)
     GROUP BY code"""

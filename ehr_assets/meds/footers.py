@@ -14,13 +14,15 @@ _BATCH_ROWS = 1 << 18
 
 
 def validate_file(path: Path, schema: Any) -> None:
-    """Raises whatever `schema.validate` raises on the file's table; reads columns only where the footer has no
-    null counts, and those in batches."""
+    """Raises whatever `schema.validate` raises on the file's table.
+
+    Columns are read only where the footer has no null counts, and then in batches.
+    """
     schema.validate(outline(path))
 
 
 def outline(path: Path) -> pa.Table:
-    """At most two rows with the file's columns: both null where all are, one where some are, none where none are.
+    """Two rows (none if the file has none): both null where all are, one where some are, none where none are.
 
     Columns whose type has no simple value (lists) are null: only simple ones are ever required.
     """

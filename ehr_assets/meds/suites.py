@@ -93,7 +93,7 @@ def _of_rows(quality: QualitySpec) -> list[Expectation]:
         _never("numbers_finite", "Every numeric value is a finite number.", "not_finite"),
         _never(
             "within_extraction_window",
-            f"At least {1 - quality.window_tolerance:.2%} of the events but births lie in the extraction window"
+            f"All events but births (or {1 - quality.window_tolerance:.2%}) lie in the extraction window"
             + (f" ({days})." if days else "."),
             "outside_window",
             mostly=1 - quality.window_tolerance,
@@ -143,7 +143,7 @@ def _of_codes(quality: QualitySpec) -> list[Expectation]:
         _always("codes_listed", "Every code stands in metadata/codes.parquet.", "codes_seen", "listed"),
         _at_most(
             "units_consistent",
-            f"At most {quality.unit_tolerance:.1%} of a code's events are in another unit than its commonest.",
+            f"At most {quality.unit_tolerance:.1%} of a code's events are in other than its commonest unit.",
             "code_units",
             "other_share",
             quality.unit_tolerance,
@@ -153,8 +153,8 @@ def _of_codes(quality: QualitySpec) -> list[Expectation]:
         ),
         _at_most(
             "values_in_train_range",
-            f"Of at least {1 - values.codes_tolerance:.1%} of the codes, at most {values.tolerance:.1%} of the "
-            f"numbers lie outside the range of the train subjects' (q10 to q90, widened {values.spread:g} times).",
+            f"Of at least {1 - values.codes_tolerance:.1%} of the codes, at most {values.tolerance:.1%} of "
+            f"the numbers lie outside the range of train (q10 to q90, widened {values.spread:g} times).",
             "value_ranges",
             "outside_share",
             values.tolerance,
@@ -188,8 +188,8 @@ def _of_the_whole(quality: QualitySpec) -> list[Expectation]:
         ),
         Expectation(
             "volume_like_last_time",
-            f"No month has over {volume.factor:g} times the events it had in the last materialization, or less "
-            f"than that part of them (months of {volume.min_events} events or more).",
+            f"No month has over {volume.factor:g} times the events it had in the last materialization, or "
+            f"less than that part of them (months of {volume.min_events} events or more).",
             "ExpectColumnValuesToBeBetween",
             "volume",
             {"column": "ratio", "min_value": 1 / volume.factor, "max_value": volume.factor},
