@@ -173,3 +173,12 @@ def test_an_empty_dataset_is_not_committed(store):
 
 def test_datasets_are_private_to_their_owner(store):
     assert commit(store).path.stat().st_mode & 0o077 == 0
+
+
+def test_the_previous_version_is_the_newest_older_one_with_another_content(store):
+    first, same, second = commit(store, "one"), commit(store, "one"), commit(store, "two")
+    assert store.previous(first) is None
+    assert store.previous(same) is None
+    assert store.previous(second) == same.path
+    (same.path / MANIFEST_NAME).unlink()
+    assert store.previous(second) == first.path
