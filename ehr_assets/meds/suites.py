@@ -108,19 +108,17 @@ def _of_subjects(quality: QualitySpec) -> list[Expectation]:
         _at_most(
             "sorted_by_subject_and_time",
             "Events are sorted by subject, then time, static rows first.",
-            "subjects",
+            "files",
             "disordered",
             0,
-            also={"events_out_of_order": "SELECT sum(disordered)::BIGINT FROM subjects"},
+            of="files",
+            also={"events_out_of_order": "SELECT sum(disordered)::BIGINT FROM files"},
         ),
         _at_most("subject_in_one_file", "All events of a subject lie in one file.", "subjects", "files", 1),
         _at_most("one_birth_at_most", "A subject is born at most once.", "subjects", "births", 1),
         _at_most("one_death_at_most", "A subject dies at most once.", "subjects", "deaths", 1),
-        _never(
-            "nothing_before_birth",
-            "No event happens before its subject's birth.",
-            "before_birth",
-            table="subjects",
+        _always(
+            "nothing_before_birth", "No event happens before its subject's birth.", "subjects", "after_birth"
         ),
         _at_most(
             "nothing_long_after_death",
@@ -203,11 +201,10 @@ def _of_the_whole(quality: QualitySpec) -> list[Expectation]:
     ]
 
 
-def _never(
-    name: str, description: str, flag: str, *, table: str = "events", mostly: float = 1.0, skip: str = ""
-) -> Expectation:
-    kwargs = {"column": flag, "value_set": [False], "mostly": mostly}
-    return Expectation(name, description, "ExpectColumnValuesToBeInSet", table, kwargs, of=table, skip=skip)
+def _never(name: str, description: str, flag: str, *, mostly: float = 1.0, skip: str = "") -> Expectation:
+    kwargs = {"column": flag, "mostly": mostly}
+    kind = "ExpectColumnValuesToBeNull"
+    return Expectation(name, description, kind, "events", kwargs, of="events", skip=skip)
 
 
 def _always(name: str, description: str, table: str, flag: str) -> Expectation:

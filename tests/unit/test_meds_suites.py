@@ -245,7 +245,7 @@ def test_ranges_are_fitted_on_train_alone(tmp_path):
         ([1.0] * 30, [1.0, 5.9, 7.0, -3.9, -6.0], 2),  # one value: five times itself on both sides
         ([-(100.0 + i) for i in range(30)], [-101.0, -1.0, 90.0, -400.0], 2),
         ([0.0] * 30, [0.0, 0.1, -0.1], 2),
-        ([float(i) for i in range(1, 101)], [520.0, -420.0, 460.0, -300.0], 2),
+        ([float(i) for i in range(1, 101)], [560.0, -460.0, 460.0, -300.0], 2),
     ],
 )
 def test_ranges_by_hand(tmp_path, train, other, outside):
