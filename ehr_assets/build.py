@@ -11,6 +11,7 @@ from dagster import AssetChecksDefinition, AssetsDefinition, Definitions, Metada
 
 from ehr_assets.catalog import Catalog, load_catalog
 from ehr_assets.cohorts.assets import cohort_assets
+from ehr_assets.cohorts.checks import cohort_checks
 from ehr_assets.corpora.assets import corpus_assets
 from ehr_assets.corpora.checks import corpus_checks
 from ehr_assets.embeddings.assets import embedding_assets
@@ -61,7 +62,8 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
         tasks = catalog.tasks_of(name)
         assets += [*cohort_assets(cohort), *meds_assets(cohort), *node_assets(cohort, tasks)]
         assets += cohort_probe_assets(cohort)
-        checks += [*meds_checks(cohort), *node_checks(cohort, tasks), *cohort_probe_checks(cohort)]
+        checks += [*cohort_checks(cohort), *meds_checks(cohort), *node_checks(cohort, tasks)]
+        checks += cohort_probe_checks(cohort)
     for corpus in catalog.corpora.values():
         assets += corpus_assets(corpus)
         checks += corpus_checks(corpus)

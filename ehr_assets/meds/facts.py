@@ -81,8 +81,10 @@ def _columns(db: Any, files: Sequence[Path]) -> bool:
 
 
 def _views(db: Any, meds_dir: Path, files: Sequence[Path], quality: QualitySpec) -> None:
-    """events: what a single row can tell, one flag per question, null where all is well (so Great Expectations
-    counts nulls, which costs least). codes, splits: the metadata files."""
+    """events: what a single row can tell, a flag per question. codes, splits: the metadata files.
+
+    A flag is null where all is well: counting nulls costs Great Expectations least.
+    """
     window = quality.window
     limits = []
     if window and window.first:
@@ -103,7 +105,7 @@ def _views(db: Any, meds_dir: Path, files: Sequence[Path], quality: QualitySpec)
 
 
 def _neighbours(db: Any, files: Sequence[Path], workers: int) -> None:
-    """files: a row per file, with its rows out of order, and those equal in every column to the one before."""
+    """files: a row per file: its rows out of order, and those that equal the one before in every column."""
     db.execute("CREATE TABLE files (file BIGINT, events BIGINT, disordered BIGINT, repeated BIGINT)")
     columns = ", ".join(MEDS_SCHEMA.names)
 
@@ -219,7 +221,7 @@ def _value_ranges(spec: ValueRangesSpec) -> str:
           WHEN bin > 0 THEN pow(2.0, (bin + {step} - {_ONE}) / {_PER_OCTAVE})
           ELSE -pow(2.0, (-bin + {1 - step} - {_ONE}) / {_PER_OCTAVE}) END"""
 
-    # Where one bin holds both quantiles, the code has one value, as good as: its size is taken for its spread.
+    # Where one bin holds both quantiles, the code has one value, as good as: its size stands for its spread.
     return f"""CREATE TABLE value_ranges AS
     WITH bins AS (SELECT code, bin, sum(events) AS events, coalesce(sum(events) FILTER (train), 0) AS fitted,
         {edge(0)} AS low, {edge(1)} AS high FROM code_bins WHERE bin IS NOT NULL GROUP BY code, bin),
