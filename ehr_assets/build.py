@@ -22,8 +22,8 @@ from ehr_assets.nodes.assets import node_assets
 from ehr_assets.nodes.checks import node_checks
 from ehr_assets.probes.assets import cohort_probe_assets, recipe_probe_assets
 from ehr_assets.probes.checks import cohort_probe_checks, recipe_probe_checks
-from ehr_assets.reports.assets import report_assets
-from ehr_assets.reports.checks import report_checks
+from ehr_assets.reports.assets import profile_assets, report_assets
+from ehr_assets.reports.checks import profile_checks, report_checks
 from ehr_assets.settings import Settings
 from ehr_assets.training.assets import training_assets
 from ehr_assets.training.checks import training_checks
@@ -61,9 +61,9 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
     for name, cohort in catalog.cohorts.items():
         tasks = catalog.tasks_of(name)
         assets += [*cohort_assets(cohort), *meds_assets(cohort), *node_assets(cohort, tasks)]
-        assets += cohort_probe_assets(cohort)
+        assets += [*cohort_probe_assets(cohort), *profile_assets(cohort)]
         checks += [*cohort_checks(cohort), *meds_checks(cohort), *node_checks(cohort, tasks)]
-        checks += cohort_probe_checks(cohort)
+        checks += [*cohort_probe_checks(cohort), *profile_checks(cohort)]
     for corpus in catalog.corpora.values():
         assets += corpus_assets(corpus)
         checks += corpus_checks(corpus)
