@@ -34,6 +34,7 @@ class Expectation:
         of: what a row of the table is.
         also: name → SQL of one number over the workbench's tables, to be told beside the outcome.
         skip: why there is nothing to ask; empty if there is.
+        absent: what it means that the workbench does not have the table.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Expectation:
     of: str = "rows"
     also: Mapping[str, str] = field(default_factory=dict)
     skip: str = ""
+    absent: str = "The table is not there."
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,7 @@ def run_suite(bench: Workbench, expectations: Sequence[Expectation]) -> list[Ver
     asked = [e for e in expectations if not e.skip and e.table in there]
     extra = _also(bench, asked)
     verdicts = {
-        e.name: Verdict(e.name, True, note=e.skip or f"There is no {e.table} to look at.")
-        for e in expectations
-        if e not in asked
+        e.name: Verdict(e.name, True, note=e.skip or e.absent) for e in expectations if e not in asked
     }
     if asked:
         with _datasource(bench) as source:

@@ -103,7 +103,7 @@ def validate_raw(cohort: CohortSpec, root: Path, machine: Machine) -> list[Verdi
     with workbench(machine) as bench:
         _lay_out(bench, cohort, root, [p for p in kept if p.table.name in there], there)
         asked = [
-            replace(_expectation(p), skip=f"There is no {p.target[0]} to look at.")
+            replace(_expectation(p), skip=f"The table {p.target[0]} is not there.")
             if p.kind == "references" and p.target[0] not in there
             else _expectation(p)
             for p in kept
@@ -209,7 +209,13 @@ def _expectation(p: Promise) -> Expectation:
     if p.kind != "row_count":
         kwargs["mostly"] = p.entry.mostly
     return Expectation(
-        p.name, f"{p.table.name}: {what}{share}.", kind, p.table.name, kwargs, p.entry.blocking
+        p.name,
+        f"{p.table.name}: {what}{share}.",
+        kind,
+        p.table.name,
+        kwargs,
+        p.entry.blocking,
+        absent=f"The table {p.table.name} is not there.",
     )
 
 

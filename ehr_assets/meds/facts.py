@@ -222,6 +222,7 @@ def _value_ranges(spec: ValueRangesSpec) -> str:
           ELSE -pow(2.0, (-bin + {1 - step} - {_ONE}) / {_PER_OCTAVE}) END"""
 
     # Where one bin holds both quantiles, the code has one value, as good as: its size stands for its spread.
+    # If that is zero (a flag, mostly not set), there is no scale, and no range.
     return f"""CREATE TABLE value_ranges AS
     WITH bins AS (SELECT code, bin, sum(events) AS events, coalesce(sum(events) FILTER (train), 0) AS fitted,
         {edge(0)} AS low, {edge(1)} AS high FROM code_bins WHERE bin IS NOT NULL GROUP BY code, bin),
@@ -230,7 +231,8 @@ def _value_ranges(spec: ValueRangesSpec) -> str:
       quantiles AS (SELECT code, min(low) FILTER (upto >= 0.1 * total) AS q10,
         min(high) FILTER (upto >= 0.9 * total) AS q90 FROM ranked
         WHERE total >= {spec.min_values} AND fitted > 0 GROUP BY code),
-      spans AS (SELECT *, greatest(abs(q10), abs(q90)) AS size, q90 - q10 AS span FROM quantiles),
+      spans AS (SELECT *, greatest(abs(q10), abs(q90)) AS size, q90 - q10 AS span FROM quantiles
+        WHERE q10 <> 0 OR q90 <> 0),
       ranges AS (SELECT code, q10 - {spec.spread} * width AS lowest, q90 + {spec.spread} * width AS highest
         FROM (SELECT *, CASE WHEN span < 0.09 * size THEN size ELSE span END AS width FROM spans))
     SELECT code, sum(events)::BIGINT AS numbers,

@@ -148,6 +148,7 @@ def _of_codes(quality: QualitySpec) -> list[Expectation]:
             blocking=False,
             of="codes with a unit",
             also={"codes_with_several_units": "SELECT count(*) FROM code_units WHERE units > 1"},
+            absent="The dataset does not keep the units of its events (quality/units.parquet).",
         ),
         _at_most(
             "values_in_train_range",
@@ -197,6 +198,7 @@ def _of_the_whole(quality: QualitySpec) -> list[Expectation]:
                 "months_collapsed": f"SELECT count(*) FROM volume WHERE ratio < 1 / {volume.factor}",
                 "months_exploded": f"SELECT count(*) FROM volume WHERE ratio > {volume.factor}",
             },
+            absent="There is no earlier materialization with another content.",
         ),
     ]
 
@@ -224,8 +226,17 @@ def _at_most(
     of: str = "subjects",
     mostly: float = 1.0,
     also: dict[str, str] | None = None,
+    absent: str = "",
 ) -> Expectation:
     kwargs = {"column": column, "max_value": most, "mostly": mostly}
     return Expectation(
-        name, description, "ExpectColumnValuesToBeBetween", table, kwargs, blocking, of, also or {}
+        name,
+        description,
+        "ExpectColumnValuesToBeBetween",
+        table,
+        kwargs,
+        blocking,
+        of,
+        also or {},
+        absent=absent,
     )

@@ -22,7 +22,12 @@ from tests.benchmarks.measure import Row, interleaved, show
 SIZES = (1_000_000, 4_000_000, 16_000_000)
 PER_SUBJECT = 170
 SHARD_SUBJECTS = 2_000
-QUALITY = QualitySpec.model_validate({"window": {"first": "1999-01-01", "last": "2009-12-31"}})
+QUALITY = QualitySpec.model_validate(
+    {
+        "window": {"first": "1999-01-01", "last": "2009-12-31"},
+        "values": {"min_values": 100, "spread": 5, "tolerance": 0.01},
+    }
+)
 
 
 def sizes() -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from ehr_assets.meds.quality_spec import QualitySpec
 from ehr_assets.meds.suites import meds_suite, validate
 
 DAY = datetime(2020, 1, 1)
-VALUES = {"min_values": 20, "tolerance": 0.05, "codes_tolerance": 0.3}
+VALUES = {"min_values": 20, "spread": 5, "tolerance": 0.05, "codes_tolerance": 0.3}
 SPEC = QualitySpec.model_validate(
     {"values": VALUES, "window": {"first": "2019-12-01", "last": "2020-12-31"}, "duplicate_tolerance": 0.002}
 )
@@ -244,7 +244,7 @@ def test_ranges_are_fitted_on_train_alone(tmp_path):
     [
         ([1.0] * 30, [1.0, 5.9, 7.0, -3.9, -6.0], 2),  # one value: five times itself on both sides
         ([-(100.0 + i) for i in range(30)], [-101.0, -1.0, 90.0, -400.0], 2),
-        ([0.0] * 30, [0.0, 0.1, -0.1], 2),
+        ([0.0] * 30, [0.0, 0.1, -0.1], 0),  # no scale, no range
         ([float(i) for i in range(1, 101)], [560.0, -460.0, 460.0, -300.0], 2),
     ],
 )

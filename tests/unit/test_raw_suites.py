@@ -145,7 +145,7 @@ def test_an_absent_table_is_skipped_with_a_note(tmp_path):
     spec = cohort([{"references": {"pid": "labs.pid"}}], [], optional=True)
     (verdict,) = validate_raw(spec, root, Machine())
     assert verdict.passed
-    assert verdict.note == "There is no labs to look at."
+    assert verdict.note == "The table labs is not there."
 
 
 def test_a_column_that_is_not_there_fails_its_promises_alone(tmp_path):
