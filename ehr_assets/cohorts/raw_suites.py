@@ -12,6 +12,7 @@ import codecs
 import csv
 import gzip
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, time
@@ -20,7 +21,7 @@ from typing import Any
 
 from ehr_assets.cohorts.expect_spec import ExpectSpec, Kind, RangeSpec
 from ehr_assets.cohorts.spec import CohortSpec, TableSpec
-from ehr_assets.errors import SpecError
+from ehr_assets.errors import RawTableError, SpecError
 from ehr_assets.expectations import Expectation, Verdict, Workbench, named, quoted, run_suite, workbench
 from ehr_assets.fanout import Machine
 
@@ -128,8 +129,30 @@ def _header(path: Path, encoding: str) -> list[str]:
         return pq.read_schema(path).names
     name = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
     opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding=name, newline="") as text:
-        return next(csv.reader(text), [])
+    try:
+        with opened(path, "rt", encoding=name, newline="") as text:
+            return next(csv.reader(text), [])
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error):
+        raise _unreadable(path) from None
+
+
+def _require_whole(path: Path) -> None:
+    """DuckDB takes a truncated gzip file, and one with a wrong checksum, for a shorter table."""
+    if path.suffix == ".gz":
+        try:
+            with gzip.open(path) as data:
+                while data.read(1 << 20):
+                    pass
+        except (OSError, EOFError, zlib.error):
+            raise _unreadable(path) from None
+
+
+def _unreadable(path: Path) -> RawTableError:
+    return RawTableError(
+        "The raw table cannot be read.",
+        where=str(path),
+        do="Materialize the cohort's meds_events: its reader says what is wrong and in which line.",
+    )
 
 
 def _lacking(p: Promise, there: dict[str, list[str]]) -> str:
@@ -144,6 +167,8 @@ def _lay_out(
 ) -> None:
     """For each table, `<table>__rows` with the columns needed, and the view `<table>` with one more for each
     promise that needs it."""
+    import duckdb
+
     from ehr_assets.cohorts.readers import find_table
 
     needed: dict[str, set[str]] = {p.table.name: set() for p in made}
@@ -156,7 +181,11 @@ def _lay_out(
         for name, columns in needed.items():
             path = find_table(root, tables[name].file)
             assert path is not None
-            db.execute(_rows(path, tables[name], sorted(columns) or there[name][:1], there[name]))
+            _require_whole(path)
+            try:
+                db.execute(_rows(path, tables[name], sorted(columns) or there[name][:1], there[name]))
+            except duckdb.Error:  # its text quotes the line
+                raise _unreadable(path) from None
         for name in {p.table.name for p in made}:
             extra = [
                 f"{sql} AS {p.at}" for p in made if p.table.name == name and (sql := _expression(p, there))

@@ -265,5 +265,5 @@ def _code_units(file: Path) -> str:
     SELECT code, count(*) AS units, sum(events)::BIGINT AS events,
       1 - max(events) / sum(events) AS other_share
     FROM (SELECT code, lower(replace(unit, ' ', '')) AS unit, sum(rows) AS events
-      FROM read_parquet({quoted(str(file))}) WHERE unit IS NOT NULL GROUP BY ALL)
+      FROM read_parquet({quoted(str(file))}) WHERE trim(unit) <> '' GROUP BY ALL)
     GROUP BY code"""

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from ehr_assets.contracts import BIRTH, DEATH, SECTIONS, SPLITS
 from ehr_assets.expectations import parquet, quoted, workbench
 from ehr_assets.fanout import Machine
@@ -78,7 +80,9 @@ def count_profile(meds_dir: Path, machine: Machine) -> Profile:
         _per_subject(db)
         _cube(db)
         codes = meds_dir / "metadata" / "codes.parquet"
-        db.execute(f"CREATE VIEW codes AS SELECT * FROM {parquet([codes])}")
+        # MEDS leaves the description optional.
+        described = "description" if "description" in pq.read_schema(codes).names else "NULL AS description"
+        db.execute(f"CREATE VIEW codes AS SELECT code, {described} FROM {parquet([codes])}")
         edges = _follow_up_edges(db)
         return Profile(
             totals=_totals(db, meds_dir),

@@ -10,7 +10,7 @@ from cohorts_support import SPEC, tiny
 
 from ehr_assets.cohorts.expect_spec import ExpectSpec
 from ehr_assets.cohorts.raw_suites import promises, raw_suite, validate_raw
-from ehr_assets.errors import SpecError
+from ehr_assets.errors import RawTableError, SpecError
 from ehr_assets.fanout import Machine
 
 PEOPLE = [
@@ -185,6 +185,17 @@ def test_names_are_unique_and_promises_shape_no_code_version():
 def test_promises_that_cannot_be_are_refused(entry, reason):
     with pytest.raises(ValueError, match=reason):
         ExpectSpec.model_validate(entry)
+
+
+def test_a_damaged_table_is_an_error_without_its_content(tmp_path):
+    root = write(tmp_path)
+    whole = gzip.compress(("\n".join(LABS) + "\n4711,secret" * 5000).encode())
+    (root / "lab" / "labs.csv").unlink()
+    for damaged in (whole[: len(whole) // 2], b"secret", whole[:-9] + bytes(9)):
+        (root / "lab" / "labs.csv.gz").write_bytes(damaged)
+        with pytest.raises(RawTableError, match="cannot be read") as e:
+            validate_raw(cohort(), root, Machine())
+        assert "secret" not in str(e.value)
 
 
 def test_no_raw_value_comes_out(tmp_path):

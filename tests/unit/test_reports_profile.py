@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from test_meds_suites import Frame, record, row, static
+from meds_support import Frame, record, row, static
 
 from ehr_assets.contracts import SPLITS
 from ehr_assets.fanout import Machine
