@@ -131,17 +131,18 @@ class DatasetStore:
         return self.home / "datasets" / asset
 
     def previous(self, dataset: Dataset) -> Path | None:
-        """Where the newest older version of the asset with another content lies; None if there is none.
+        """Where the newest older version of the asset with another content lies, complete; None if there is none.
 
-        Not verified: it is something to compare with, not to build on.
+        Contents are not verified: it is something to compare with, not to build on.
         """
-        older = (p for p in self.directory(dataset.manifest.asset).iterdir() if p.name < dataset.path.name)
+        asset = dataset.manifest.asset
+        older = (p for p in self.directory(asset).iterdir() if p.is_dir() and p.name < dataset.path.name)
         for path in sorted(older, reverse=True):  # the names begin with the time of commit
-            try:
-                if Manifest.read(path / MANIFEST_NAME).data_version != dataset.data_version:
-                    return path
-            except (FileNotFoundError, NotADirectoryError, ValueError):
+            relative = path.relative_to(self.home).as_posix()
+            if self.problem(asset, relative, None, thorough=False):
                 continue
+            if Manifest.read(path / MANIFEST_NAME).data_version != dataset.data_version:
+                return path
         return None
 
     def relative(self, dataset: Dataset) -> str:

@@ -180,5 +180,8 @@ def test_the_previous_version_is_the_newest_older_one_with_another_content(store
     assert store.previous(first) is None
     assert store.previous(same) is None
     assert store.previous(second) == same.path
-    (same.path / MANIFEST_NAME).unlink()
+    (same.path / "sub" / "a.txt").unlink()
     assert store.previous(second) == first.path
+    (first.path / MANIFEST_NAME).unlink()
+    (first.path.parent / "0 a note.txt").write_text("stray")
+    assert store.previous(second) is None
