@@ -131,7 +131,7 @@ class DatasetStore:
         return self.home / "datasets" / asset
 
     def previous(self, dataset: Dataset) -> Path | None:
-        """Where the newest older version of the asset with another content lies, complete; None if there is none.
+        """Where the newest older, complete version of the asset with another content lies; None if none does.
 
         Contents are not verified: it is something to compare with, not to build on.
         """

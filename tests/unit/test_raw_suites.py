@@ -7,11 +7,15 @@ from pathlib import Path
 import polars as pl
 import pytest
 from cohorts_support import SPEC, tiny
+from dagster import AssetCheckSeverity, DagsterInstance, materialize
 
+from ehr_assets.cohorts.assets import cohort_assets
+from ehr_assets.cohorts.checks import cohort_checks
 from ehr_assets.cohorts.expect_spec import ExpectSpec
 from ehr_assets.cohorts.raw_suites import promises, raw_suite, validate_raw
 from ehr_assets.errors import RawTableError, SpecError
 from ehr_assets.fanout import Machine
+from resources.storage import Datasets
 
 PEOPLE = [
     "pid,sex,born,died",
@@ -202,3 +206,26 @@ def test_no_raw_value_comes_out(tmp_path):
     root = write(tmp_path, [*PEOPLE, "4711,secret,1066,"])
     told = repr(validate_raw(cohort(), root, Machine()))
     assert not any(word in told for word in ("4711", "secret", "1066"))
+
+
+def test_as_dagster_checks_promises_warn_unless_they_block(tmp_path, monkeypatch):
+    root = write(tmp_path / "raw", [*PEOPLE, "10,X,1950,"])
+    monkeypatch.setenv("EHR_TINY_ROOT", str(root))
+    instance = DagsterInstance.ephemeral()
+
+    def run(spec):
+        resources = {"datasets": Datasets(home=str(tmp_path / "home"), gates={})}
+        definitions = [*cohort_assets(spec), *cohort_checks(spec)]
+        done = materialize(definitions, instance=instance, resources=resources, raise_on_error=False)
+        return done.success, {e.check_name: e for e in done.get_asset_check_evaluations()}
+
+    success, found = run(cohort())
+    assert success, "a broken promise that does not block stops nothing"
+    broken = found["people__one_of__sex"]
+    assert (broken.passed, broken.severity) == (False, AssetCheckSeverity.WARN)
+    assert broken.metadata["unexpected"].value == 1
+    assert found["people__unique__pid"].severity is AssetCheckSeverity.ERROR
+    assert found["people__unique__pid"].passed
+    success, found = run(cohort([{"one_of": {"sex": ["F", "M"]}, "blocking": True}]))
+    assert not success
+    assert found["people__one_of__sex"].severity is AssetCheckSeverity.ERROR
