@@ -11,6 +11,7 @@ from dagster import AssetChecksDefinition, AssetsDefinition, Definitions, Metada
 
 from ehr_assets.catalog import Catalog, load_catalog
 from ehr_assets.cohorts.assets import cohort_assets
+from ehr_assets.cohorts.checks import cohort_checks
 from ehr_assets.corpora.assets import corpus_assets
 from ehr_assets.corpora.checks import corpus_checks
 from ehr_assets.embeddings.assets import embedding_assets
@@ -21,8 +22,8 @@ from ehr_assets.nodes.assets import node_assets
 from ehr_assets.nodes.checks import node_checks
 from ehr_assets.probes.assets import cohort_probe_assets, recipe_probe_assets
 from ehr_assets.probes.checks import cohort_probe_checks, recipe_probe_checks
-from ehr_assets.reports.assets import report_assets
-from ehr_assets.reports.checks import report_checks
+from ehr_assets.reports.assets import profile_assets, report_assets
+from ehr_assets.reports.checks import profile_checks, report_checks
 from ehr_assets.settings import Settings
 from ehr_assets.training.assets import training_assets
 from ehr_assets.training.checks import training_checks
@@ -58,8 +59,8 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
     assets: list[AssetsDefinition] = []
     checks: list[AssetChecksDefinition] = []
     for name, cohort in catalog.cohorts.items():
-        assets += [*cohort_assets(cohort), *meds_assets(cohort)]
-        checks += meds_checks(cohort)
+        assets += [*cohort_assets(cohort), *meds_assets(cohort), *profile_assets(cohort)]
+        checks += [*cohort_checks(cohort), *meds_checks(cohort), *profile_checks(cohort)]
         if tasks := catalog.tasks_of(name):
             assets += [*node_assets(cohort, tasks), *cohort_probe_assets(cohort)]
             checks += [*node_checks(cohort, tasks), *cohort_probe_checks(cohort)]

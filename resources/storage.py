@@ -12,6 +12,7 @@ from typing import Any
 
 from dagster import (
     AssetCheckResult,
+    AssetCheckSeverity,
     AssetExecutionContext,
     AssetKey,
     ConfigurableResource,
@@ -199,10 +200,15 @@ class Datasets(ConfigurableResource):
         *,
         check_name: str | None = None,
         description: str | None = None,
+        warns: bool = False,
     ) -> AssetCheckResult:
-        """A check result tied to the data version it judged, which is what the gates look up."""
+        """A check result tied to the data version it judged, which is what the gates look up.
+
+        `warns`: a failure is something for a person to look at, no error.
+        """
         return AssetCheckResult(
             passed=passed,
+            severity=AssetCheckSeverity.WARN if warns else AssetCheckSeverity.ERROR,
             asset_key=AssetKey(dataset.manifest.asset.split("/")),
             check_name=check_name,
             description=description,

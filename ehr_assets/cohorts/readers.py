@@ -136,15 +136,26 @@ def _resolved(files: Sequence[RawFile], columns: list[str], how: FileSpec) -> li
                     where=file.where,
                     do="Rename or drop the others in the table.",
                 )
-        for column in names:
-            # Files of one table may differ in their columns; what none of them has is a mistake.
-            if len(files) == 1 and names[column] is None and column not in how.optional_columns:
-                raise _no_column(file, column, there)
         found.append(names)
-    for column in found[0] if found else []:
-        if column not in how.optional_columns and not any(names.get(column) for names in found):
-            raise _no_column(files[0], column, headers(files[0], how))
+    for column in _lacking(found, how):
+        raise _no_column(files[0], column, headers(files[0], how))
     return found
+
+
+def _lacking(found: list[_Names], how: FileSpec) -> list[str]:
+    """Files of one table may differ in their columns; what none of them has is a mistake."""
+    columns = dict.fromkeys(c for names in found for c in names)
+    return [c for c in columns if c not in how.optional_columns and not any(n.get(c) for n in found)]
+
+
+def lacking(files: Sequence[RawFile], columns: Sequence[str], how: FileSpec) -> list[str]:
+    """The columns that `read_table` would miss. RawTableError where a file has no header."""
+    found = []
+    for file in files:
+        there = headers(file, how)
+        wanted = [c for c in columns if c not in file.columns]
+        found.append({c: _called([c, *how.aliases.get(c, [])], there) for c in wanted})
+    return _lacking(found, how)
 
 
 def _called(names: list[str], there: Sequence[str]) -> str | None:

@@ -11,9 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from ehr_assets.cohorts.event_spec import Column, EventSpec, Pattern, RawText, When
+from ehr_assets.cohorts.expect_spec import ExpectSpec
 from ehr_assets.cohorts.file_spec import FileSpec, TableFile
 from ehr_assets.cohorts.patterns import file_columns
 from ehr_assets.contracts import Section
+from ehr_assets.meds.quality_spec import QualitySpec
 from ehr_assets.nodes.spec import Name, NodesSpec
 from ehr_assets.specs import Spec, parse_spec, read_extended
 
@@ -171,6 +173,8 @@ class TableSpec(FileSpec):
     first_of: dict[Column, Annotated[list[Column], Field(min_length=1)]] = Field(default={})
     when: When = When()
     events: list[EventSpec] = Field(min_length=1)
+    # Not in dumps, and so not in code versions: promises shape no data.
+    expect: list[ExpectSpec] = Field(default=[], exclude=True)
 
     @model_validator(mode="after")
     def _joined_once(self) -> "TableSpec":
@@ -225,6 +229,7 @@ class CohortSpec(Spec):
     quarantine_threshold: float = Field(default=0.01, ge=0, le=1)
     shard_subjects: int = Field(default=2000, ge=1)
     splits: SplitsSpec = SplitsSpec()
+    quality: QualitySpec = QualitySpec()
     subjects: SubjectsSpec
     table_defaults: TableDefaults | None = None
     joins: dict[Name, JoinSpec] = Field(default={})

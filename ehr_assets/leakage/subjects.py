@@ -5,7 +5,7 @@ Findings carry counts, never subject ids. Nothing here raises on a leak: the blo
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
@@ -26,6 +26,7 @@ class SplitFinding:
         without_split: subjects that the reference splits do not know (or whose split is null).
         in_another_split: subjects found in a split other than the reference one.
         per_split: distinct subjects per split, as found.
+        listed_again: rows of a subject_splits table that repeat a subject with the same split.
     """
 
     subjects: int
@@ -33,15 +34,18 @@ class SplitFinding:
     without_split: int
     in_another_split: int
     per_split: Mapping[str, int] = field(default_factory=dict)
+    listed_again: int = 0
 
     @property
     def ok(self) -> bool:
-        return not (self.in_several_splits or self.without_split or self.in_another_split)
+        wrong = (self.in_several_splits, self.without_split, self.in_another_split, self.listed_again)
+        return not any(wrong)
 
 
 def splits_disjoint(splits: pl.DataFrame) -> SplitFinding:
-    """Whether every subject of a subject_splits table (subject_id, split) is in exactly one split."""
-    return splits_agree(splits, splits)
+    """Whether each subject of a subject_splits table (subject_id, split) is in one split, in one row."""
+    again = splits.height - splits.select("subject_id", "split").unique().height
+    return replace(splits_agree(splits, splits), listed_again=again)
 
 
 def splits_agree(found: pl.DataFrame, reference: pl.DataFrame) -> SplitFinding:

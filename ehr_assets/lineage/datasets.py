@@ -130,6 +130,21 @@ class DatasetStore:
         """Where all versions of an asset lie."""
         return self.home / "datasets" / asset
 
+    def previous(self, dataset: Dataset) -> Path | None:
+        """Where the newest older, complete version of the asset with another content lies; None if none does.
+
+        Contents are not verified: it is something to compare with, not to build on.
+        """
+        asset = dataset.manifest.asset
+        older = (p for p in self.directory(asset).iterdir() if p.is_dir() and p.name < dataset.path.name)
+        for path in sorted(older, reverse=True):  # the names begin with the time of commit
+            relative = path.relative_to(self.home).as_posix()
+            if self.problem(asset, relative, None, thorough=False):
+                continue
+            if Manifest.read(path / MANIFEST_NAME).data_version != dataset.data_version:
+                return path
+        return None
+
     def relative(self, dataset: Dataset) -> str:
         return dataset.path.relative_to(self.home).as_posix()
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-import pyarrow.parquet as pq
+
+from ehr_assets.meds.footers import subjects_of, validate_file
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,11 @@ def schema_problems(meds_dir: Path) -> dict[str, str]:
             problems[path.relative_to(meds_dir).as_posix()] = type(e).__name__
 
     for path in sorted(meds_dir.glob("data/*/*.parquet")):
-        # The schema alone decides, but for nulls in required columns, which need the data.
-        attempt(path, lambda p=path: DataSchema.validate(pq.read_table(p)))
+        attempt(path, lambda p=path: validate_file(p, DataSchema))
     metadata = meds_dir / "metadata"
     codes, splits, about = (metadata / n for n in ("codes.parquet", "subject_splits.parquet", "dataset.json"))
-    attempt(codes, lambda: CodeMetadataSchema.validate(pq.read_table(codes)))
-    attempt(splits, lambda: SubjectSplitSchema.validate(pq.read_table(splits)))
+    attempt(codes, lambda: validate_file(codes, CodeMetadataSchema))
+    attempt(splits, lambda: validate_file(splits, SubjectSplitSchema))
     attempt(about, lambda: DatasetMetadataSchema.validate(json.loads(about.read_text(encoding="utf-8"))))
     return problems
 
@@ -67,7 +67,9 @@ def schema_problems(meds_dir: Path) -> dict[str, str]:
 def subjects_by_folder(meds_dir: Path) -> pl.DataFrame:
     """subject_id and the split folder its events lie in."""
     found = [
-        pl.read_parquet(path, columns=["subject_id"]).unique().with_columns(split=pl.lit(path.parent.name))
+        pl.DataFrame({"subject_id": pl.Series(subjects_of(path))}).with_columns(
+            split=pl.lit(path.parent.name)
+        )
         for path in sorted(meds_dir.glob("data/*/*.parquet"))
     ]
     return pl.concat(found) if found else pl.DataFrame(schema={"subject_id": pl.Int64, "split": pl.String})

@@ -12,8 +12,9 @@ from dagster import (
 )
 
 from ehr_assets.cohorts.spec import CohortSpec
+from ehr_assets.fanout import Machine
 from ehr_assets.meds.assets import meds_events_key, subject_splits_key
-from ehr_assets.meds.suites import MEDS_EVENTS
+from ehr_assets.meds.suites import meds_suite
 from resources.storage import Datasets
 
 
@@ -39,6 +40,7 @@ def meds_checks(cohort: CohortSpec) -> list[AssetChecksDefinition]:
             {
                 "subjects": finding.subjects,
                 "in_several_splits": finding.in_several_splits,
+                "listed_again": finding.listed_again,
                 **{f"subjects_{split}": n for split, n in finding.per_split.items()},
             },
         )
@@ -121,29 +123,28 @@ def meds_checks(cohort: CohortSpec) -> list[AssetChecksDefinition]:
             {"subjects": finding.subjects, "misplaced": finding.in_another_split + finding.without_split},
         )
 
+    expectations = {e.name: e for e in meds_suite(cohort.quality)}
+
     @multi_asset_check(
         name=f"{cohort.name}__meds_events__suite",
         specs=[
-            AssetCheckSpec(e.name, asset=events_key, description=e.description, blocking=True)
-            for e in MEDS_EVENTS
+            AssetCheckSpec(e.name, asset=events_key, description=e.description, blocking=e.blocking)
+            for e in expectations.values()
         ],
     )
     def suite(context: AssetCheckExecutionContext, datasets: Datasets) -> Iterator[AssetCheckResult]:
-        from ehr_assets.meds.expectations import run_suite
+        from ehr_assets.meds.suites import validate
 
         dataset = datasets.latest(context.instance, events_key)
-        tables = {
-            "events": sorted(dataset.path.glob("data/*/*.parquet")),
-            "codes": dataset.path / "metadata" / "codes.parquet",
-            "splits": dataset.path / "metadata" / "subject_splits.parquet",
-        }
-        for verdict in run_suite(tables, MEDS_EVENTS):
-            counts = {"rows": verdict.rows, "unexpected": verdict.unexpected}
+        previous = datasets.store.previous(dataset)
+        for verdict in validate(dataset.path, cohort.quality, Machine.from_env(), previous):
             yield datasets.judge(
                 dataset,
                 verdict.passed,
-                {k: v for k, v in counts.items() if v is not None},
+                verdict.counts,
                 check_name=verdict.name,
+                description=verdict.note or None,
+                warns=not expectations[verdict.name].blocking,
             )
 
     return [

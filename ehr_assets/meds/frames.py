@@ -25,6 +25,7 @@ from meds import (
 
 from ehr_assets.contracts import SPLITS
 from ehr_assets.errors import DatasetError
+from ehr_assets.meds.footers import subjects_of, validate_file
 
 MEDS_SCHEMA = pa.schema(
     [
@@ -93,7 +94,9 @@ def write_dataset_json(name: str, etl_version: str, root: Path) -> None:
 
 
 def validate_meds(root: Path) -> int:
-    """Reads a MEDS dataset back with the `meds` package's strict schemas and returns its number of events.
+    """Holds a MEDS dataset against the `meds` package's strict schemas and returns its number of events.
+
+    Reads footers and the subjects' ids, whatever the size of the files.
 
     Raises:
         DatasetError: a file does not fit its schema, or one subject is in two files.
@@ -101,24 +104,23 @@ def validate_meds(root: Path) -> int:
     _validate(root / subject_splits_filepath, SubjectSplitSchema)
     _validate(root / code_metadata_filepath, CodeMetadataSchema)
     DatasetMetadataSchema.validate(json.loads((root / dataset_metadata_filepath).read_text(encoding="utf-8")))
-    events, seen = 0, pl.Series("subject_id", [], pl.Int64)
-    for path in [p for files in event_files(root).values() for p in files]:
-        table = _validate(path, DataSchema)
-        events += table.num_rows
-        here = pl.Series("subject_id", table["subject_id"]).unique()
-        if seen.is_in(here.implode()).any():
-            raise _invalid(path, "a subject has events in two files")
-        seen = pl.concat([seen, here])
-    return events
+    files = [path for paths in event_files(root).values() for path in paths]
+    for path in files:
+        _validate(path, DataSchema)
+    found = [pl.Series("subject_id", subjects_of(path), pl.Int64) for path in files]
+    ids = pl.concat([pl.Series("subject_id", [], pl.Int64), *found])
+    twice = ids.filter(ids.is_duplicated())
+    if twice.len():
+        there = next(p for p, ids in zip(files, found, strict=True) if ids.is_in(twice.implode()).any())
+        raise _invalid(there, "a subject has events in two files")
+    return sum(pq.read_metadata(path).num_rows for path in files)
 
 
-def _validate(path: Path, schema) -> pa.Table:
-    table = pq.read_table(path)
+def _validate(path: Path, schema) -> None:
     try:
-        schema.validate(table)
+        validate_file(path, schema)
     except SchemaValidationError as e:
         raise _invalid(path, str(e)) from None
-    return table
 
 
 def _invalid(path: Path, reason: str) -> DatasetError:

@@ -60,7 +60,7 @@ def write_report(
     histories = {r.name: r.checkpoint / "history.jsonl" for r in recipes}
     curves = figures.training_curves(histories)
     page = (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             spec=spec,
@@ -215,7 +215,8 @@ def _summary(rows: Sequence[TaskRow], recipes: Sequence[RecipeInputs]) -> list[d
     return out
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Templates of this room, with its filters."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,

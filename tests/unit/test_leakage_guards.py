@@ -32,6 +32,8 @@ def test_splits():
     assert clean.per_split == {"held_out": 1, "train": 2, "tuning": 1}
     twice = pl.concat([SPLITS, pl.DataFrame({"subject_id": [4], "split": ["train"]})])
     assert splits_disjoint(twice).in_several_splits == 1
+    again = splits_disjoint(pl.concat([SPLITS, SPLITS.head(1)]))
+    assert (again.listed_again, again.in_several_splits, again.ok) == (1, 0, False)
     found = pl.DataFrame({"subject_id": [1, 1, 4, 9], "split": ["train", "train", "train", "train"]})
     finding = splits_agree(found, SPLITS)
     assert (finding.in_another_split, finding.without_split, finding.in_several_splits) == (1, 1, 0)

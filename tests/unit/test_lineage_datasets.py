@@ -173,3 +173,15 @@ def test_an_empty_dataset_is_not_committed(store):
 
 def test_datasets_are_private_to_their_owner(store):
     assert commit(store).path.stat().st_mode & 0o077 == 0
+
+
+def test_the_previous_version_is_the_newest_older_one_with_another_content(store):
+    first, same, second = commit(store, "one"), commit(store, "one"), commit(store, "two")
+    assert store.previous(first) is None
+    assert store.previous(same) is None
+    assert store.previous(second) == same.path
+    (same.path / "sub" / "a.txt").unlink()
+    assert store.previous(second) == first.path
+    (first.path / MANIFEST_NAME).unlink()
+    (first.path.parent / "0 a note.txt").write_text("stray")
+    assert store.previous(second) is None
