@@ -100,8 +100,8 @@ def _write_rows(table: TableSpec, files: list[RawFile], columns: list[str], path
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from ehr_assets.cohorts.cleaning import cleaned
     from ehr_assets.cohorts.readers import ROW, read_table
-    from ehr_assets.meds.expressions import cleaned
 
     fields = [pa.field(ROW, pa.int64()), *(pa.field(c, pa.large_string()) for c in columns)]
     with pq.ParquetWriter(path, pa.schema(fields), compression="lz4") as out:

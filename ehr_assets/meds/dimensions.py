@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from ehr_assets.cohorts.cleaning import cleaned
 from ehr_assets.cohorts.files import RawRoot, find_files, require_files
 from ehr_assets.cohorts.readers import ROW, read_table
 from ehr_assets.cohorts.spec import JoinSpec
@@ -67,7 +68,7 @@ def _rows(join: JoinSpec, files: Sequence[Any], counts: dict[str, int]) -> Itera
     for batch in read_table(files, there, join):
         counts["rows"] += batch.records
         counts["ragged"] += len(batch.ragged)
-        frame = batch.frame.select(ROW, *ex.cleaned(there, join))
+        frame = batch.frame.select(ROW, *cleaned(there, join))
         frame = frame.with_columns(ex.number(pl.col(c)).alias(ex.parsed(c, "number")) for c in numbers)
         yield (
             frame.filter(ex.condition(join.when))

@@ -11,27 +11,11 @@ from collections.abc import Mapping
 import polars as pl
 
 from ehr_assets.cohorts.event_spec import SectionRules, When
-from ehr_assets.cohorts.file_spec import FileSpec
 from ehr_assets.cohorts.templates import parse_template
 from ehr_assets.contracts import SECTIONS
 
 _NUMBER = r"^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$"
 _WHOLE = r"^-?\d+$"
-
-
-def cleaned(columns: list[str], how: FileSpec) -> list[pl.Expr]:
-    """The text columns without surrounding white space, null where that leaves nothing (or a sign for it)."""
-    out = []
-    for column in columns:
-        text = pl.col(column).str.strip_chars()
-        said = (text != "") & ~text.is_in(how.missing) if how.missing else text != ""
-        text = pl.when(said).then(text)
-        if recode := how.recode.get(column):
-            text = text.replace_strict(
-                list(recode), list(recode.values()), default=text, return_dtype=pl.String
-            )
-        out.append(text.alias(column))
-    return out
 
 
 def whole_number(text: pl.Expr) -> pl.Expr:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from ehr_assets.cohorts.cleaning import cleaned
 from ehr_assets.cohorts.event_spec import EventSpec, SectionRules
 from ehr_assets.cohorts.readers import FILE, ROW, RawBatch
 from ehr_assets.cohorts.spec import TableSpec
@@ -111,7 +112,7 @@ class TablePlan:
         Raises:
             DatasetError: the roster names a subject that the splits do not know.
         """
-        frame = batch.frame.select(*_PLACE, *ex.cleaned(self.columns, self.table))
+        frame = batch.frame.select(*_PLACE, *cleaned(self.columns, self.table))
         for dimension in self.dimensions:
             frame = dimension.add_to(frame)
         frame = frame.with_columns(pl.coalesce(among).alias(c) for c, among in self.table.first_of.items())

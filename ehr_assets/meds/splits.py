@@ -13,13 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from meds import SubjectSplitSchema, held_out_split, train_split, tuning_split
 
+from ehr_assets.cohorts.cleaning import cleaned
 from ehr_assets.cohorts.file_spec import FileSpec
 from ehr_assets.cohorts.files import RawRoot, require_files
 from ehr_assets.cohorts.readers import read_table
 from ehr_assets.cohorts.spec import CohortSpec, GivenSplits
 from ehr_assets.contracts import SPLITS
 from ehr_assets.errors import DatasetError
-from ehr_assets.meds.expressions import cleaned, text_ids, whole_number
+from ehr_assets.meds.expressions import text_ids, whole_number
 from ehr_assets.progress import Progress, no_progress
 
 SPLITS_FILE = "subject_splits.parquet"
