@@ -16,26 +16,27 @@ A record reads at t
   (src/smb_utils/ehr_process.py, commit 3488e357), given the rows with `available_time <= t` of one subject in
   the order of their MEDS frame, `end_time=t` and its default categories. Our sections are its categories:
   demographics is `person`, drugs `drug_exposure`, the others their own names in the singular (condition,
-  observation, measurement, procedure, death, note); sections follow one another in its order. The unit is the
-  code's in codes.parquet. A date's rows are grouped by code in the order of their first rows; a line shows the
-  last five values, numbers with two decimals; repeated lines of a section and date are dropped. Demographics
-  stand in front, undated. Whatever has "birth" in its name reads `Birth: <date>`, as there.
+  observation, measurement, procedure, death, note); sections follow one another in its order. The unit is
+  the code's in codes.parquet. A date's rows are grouped by code in the order of their first rows; a line
+  shows the last five values, numbers with two decimals; repeated lines of a section and date are dropped.
+  Demographics stand in front, undated. Whatever has "birth" in its name reads `Birth: <date>`, as there.
 * **Where the reference would leak.** It cuts by the time of an event alone: a diagnosis coded at discharge
-  would be read on the day of admission. Here `available_time` decides, so text at t is the reference's text of
-  what was known.
+  would be read on the day of admission. Here `available_time` decides, so the text at t is the reference's
+  text of what was known.
 * The reference drops rows without time as soon as an `end_time` is given, and so does `smb.static_rows:
   dropped`; `kept` is what it prints without `end_time`, from the same known rows.
 * **Time.** This text does not grow at its end only: a line gains values and loses old ones, and late results
   fill past dates. So every piece has a life: it is read at t when `available <= t < until`, and the pieces
-  read at t, in their order, are exactly the text at t. `available` is when the last row that the piece depends
-  on became known, `until` when a row became known that puts another piece in its place. All texts that could
-  ever be read are in one record, and none of its tokens depends on what came later than its own `available`.
+  read at t, in their order, are exactly the text at t. `available` is when the last row that the piece
+  depends on became known, `until` when a row became known that puts another piece in its place. All texts
+  that could ever be read are in one record, and none of its tokens depends on what came later than its own
+  `available`.
 * While nothing is known the text is empty; two tags (an empty demographics block) stand for it, so that a
   model always has a token to read. They are no part of the text.
 * Pieces are tokenized one by one: the text is exact, but tokens do not reach across the seam between two
-  pieces (a header with the line break after it; the line break before a line with its name and unit; each value
-  with the comma or blank before it). A tokenizer given the whole text may merge across a seam, such as a
-  closing parenthesis with the line break that follows.
+  pieces (a header with the line break after it; the line break before a line with its name and unit; each
+  value with the comma or blank before it). A tokenizer given the whole text may merge across a seam, such as
+  a closing parenthesis with the line break that follows.
 """
 
 from collections.abc import Callable
@@ -141,7 +142,11 @@ def _rows(
     front = (_RANK[phrases.section_index(distinct)] == 0)[section]
     micros = _micros(events["time"])
     timed = micros != ALWAYS
-    row = [np.flatnonzero(front & timed), np.flatnonzero(front & ~timed & static), np.flatnonzero(~front & timed)]
+    row = [
+        np.flatnonzero(front & timed),
+        np.flatnonzero(front & ~timed & static),
+        np.flatnonzero(~front & timed),
+    ]
     row = np.concatenate(row)
     row = row[np.argsort(which[row], kind="stable")]
     date = micros[row] // phrases.DAY

@@ -56,7 +56,11 @@ def name_table(column: pl.Series, codes: pl.DataFrame, kind: Literal["code", "de
             pl.when(described.fill_null("") != "").then(described).otherwise("code")
         ).to_series()
     name_of_code, texts = encoded(shown)
-    unit = known["unit"].cast(pl.String).fill_null("") if "unit" in known.columns else pl.Series([""] * len(known))
+    unit = (
+        known["unit"].cast(pl.String).fill_null("")
+        if "unit" in known.columns
+        else pl.Series([""] * len(known))
+    )
     unit = pl.select(pl.when(unit != "").then(" (" + unit + ")").otherwise(pl.lit(""))).to_series()
     unit_of_code, unit_texts = encoded(unit)
     n = len(texts)

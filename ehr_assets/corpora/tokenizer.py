@@ -18,11 +18,19 @@ from ehr_assets.corpora.phrases import TAGS
 from ehr_assets.corpora.serialize import serialize
 from ehr_assets.corpora.spec import BpeTokenizer, CorpusSpec, FolderTokenizer
 from ehr_assets.errors import DatasetError, SpecError
+from ehr_assets.fanout import GB, Crew, Machine
 from ehr_assets.leakage.fits import FITTED_ON, fitted_on
-from ehr_assets.meds.reading import iter_subjects, read_codes, subjects_in, train_subjects
+from ehr_assets.meds.reading import iter_file, read_codes, split_files, subjects_in, train_subjects
 from ehr_assets.progress import Progress, no_progress
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
+ALONE = Machine(workers=1)
+CHUNK_ROWS = 250_000
+"""Events serialized at a time. A constant, for the batches of a corpus' files follow it."""
+WORKER_BYTES = GB
+"""What a process that serializes and tokenizes such chunks may need."""
+MOST_PIECES, MOST_CHARS = 1_000_000, 200_000_000
+"""How many distinct pieces, and characters in them, are held while a vocabulary is fitted."""
 # What BPE may merge into one token. Whole names, gaps, lags and units, so that a frequent event costs few
 # tokens and a context holds much history; of numbers, three digits at a time, the decimals with their point.
 _WORDS = "|".join(
@@ -44,6 +52,7 @@ def train_tokenizer(
     splits_dirs: Mapping[str, Path],
     out_dir: Path,
     progress: Progress = no_progress,
+    machine: Machine = ALONE,
 ) -> dict[str, int]:
     """Writes the corpus' tokenizer folder, loadable by `AutoTokenizer`, and `fitted_on.json`.
 
@@ -57,6 +66,7 @@ def train_tokenizer(
         splits_dirs: cohort → subject_splits directory.
         out_dir: an existing, empty directory.
         progress: is told the number of distinct pieces found.
+        machine: how many processes and how much memory may be used; the result does not depend on it.
 
     Returns:
         counts: vocabulary, pieces (distinct ones fitted on), subjects.
@@ -71,7 +81,6 @@ def train_tokenizer(
         _write_fitted_on(out_dir, set(), split="none")
         return {"vocabulary": size, "pieces": 0, "subjects": 0}
     fitted: set[int] = set()
-    counts: dict[str, int] = {}
     allowed = train_subjects(meds_dirs, splits_dirs)
     for cohort in spec.cohorts:
         found = subjects_in(meds_dirs[cohort], "train")
@@ -82,17 +91,55 @@ def train_tokenizer(
                 do="Materialize the cohort's meds_events again, so that its files follow its splits.",
             )
         fitted |= found
-        codes = read_codes(meds_dirs[cohort])
-        for events in iter_subjects(meds_dirs[cohort], "train"):
-            pieces = serialize(events, codes, spec)
-            for word, n in zip(pieces.strings, np.bincount(pieces.piece).tolist(), strict=False):
-                counts[word] = counts.get(word, 0) + n
-            progress("pieces of train subjects", len(counts), len(counts))
-    words = {w: n for w, n in counts.items() if n and w not in TAGS}
+    counts = PieceCounts()
+    tasks = [
+        (spec, meds_dirs[cohort], file)
+        for cohort in spec.cohorts
+        for file in split_files(meds_dirs[cohort], "train")
+    ]
+    with Crew(min(machine.workers_of(WORKER_BYTES), max(len(tasks), 1))) as crew:
+        for found_in_file in crew.map(_count_pieces, tasks):
+            counts.add(found_in_file)
+            progress("pieces of train subjects", len(counts.of), len(counts.of))
+    words = {w: n for w, n in counts.of.items() if n and w not in TAGS}
     tokenizer = _fit(spec.tokenizer, words)
     _save(tokenizer, out_dir)
     _write_fitted_on(out_dir, fitted, split="train")
     return {"vocabulary": tokenizer.get_vocab_size(), "pieces": len(words), "subjects": len(fitted)}
+
+
+def _count_pieces(task: tuple[CorpusSpec, Path, Path]) -> dict[str, int]:
+    spec, meds_dir, file = task
+    counts, codes = PieceCounts(), read_codes(meds_dir)
+    for events in iter_file(file, CHUNK_ROWS):
+        pieces = serialize(events, codes, spec)
+        n = np.bincount(pieces.piece, minlength=len(pieces.strings)).tolist()
+        counts.add(dict(zip(pieces.strings, n, strict=True)))
+    return counts.of
+
+
+class PieceCounts:
+    """How often each distinct piece occurs, in bounded memory: when there are too many, rare ones go.
+
+    What goes depends on the counts and the order of `add` alone, so equal inputs give equal counts.
+    """
+
+    def __init__(self, most: int = MOST_PIECES, most_chars: int = MOST_CHARS) -> None:
+        self.of: dict[str, int] = {}
+        self._most, self._most_chars = most, most_chars
+        self._chars = 0
+
+    def add(self, found: Mapping[str, int]) -> None:
+        for piece, n in found.items():
+            if n:
+                before = self.of.get(piece, 0)
+                self._chars += 0 if before else len(piece)
+                self.of[piece] = before + n
+        rarest = 1
+        while len(self.of) > self._most or self._chars > self._most_chars:
+            self.of = {piece: n for piece, n in self.of.items() if n > rarest}
+            self._chars = sum(map(len, self.of))
+            rarest *= 2
 
 
 @dataclass(frozen=True)

@@ -70,21 +70,26 @@ def iter_subjects(meds_dir: Path, split: str, chunk_rows: int = _CHUNK_ROWS) -> 
     the subject changes.
     """
     for path in split_files(meds_dir, split):
-        held: list[pa.Table] = []
-        rows = 0
-        for batch in pq.ParquetFile(path).iter_batches(_READ_ROWS, columns=EVENT_SCHEMA.names()):
-            held.append(pa.Table.from_batches([batch]))
-            rows += batch.num_rows
-            if rows < chunk_rows:
-                continue
-            table = pa.concat_tables(held)
-            end = _start_of_last_subject(table)
-            if end:
-                yield _frame(table.slice(0, end))
-            held = [table.slice(end)]
-            rows = table.num_rows - end
-        if rows:
-            yield _frame(pa.concat_tables(held))
+        yield from iter_file(path, chunk_rows)
+
+
+def iter_file(path: Path, chunk_rows: int = _CHUNK_ROWS) -> Iterator[pl.DataFrame]:
+    """`iter_subjects` of one Parquet file."""
+    held: list[pa.Table] = []
+    rows = 0
+    for batch in pq.ParquetFile(path).iter_batches(_READ_ROWS, columns=EVENT_SCHEMA.names()):
+        held.append(pa.Table.from_batches([batch]))
+        rows += batch.num_rows
+        if rows < chunk_rows:
+            continue
+        table = pa.concat_tables(held)
+        end = _start_of_last_subject(table)
+        if end:
+            yield _frame(table.slice(0, end))
+        held = [table.slice(end)]
+        rows = table.num_rows - end
+    if rows:
+        yield _frame(pa.concat_tables(held))
 
 
 def events_of(meds_dir: Path, subjects: pl.Series) -> pl.DataFrame:

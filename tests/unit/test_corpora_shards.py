@@ -1,5 +1,6 @@
 """Token corpora on disk: tokens and events aligned, the past a prefix, windows, statistics."""
 
+import shutil
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -10,6 +11,7 @@ from corpora_support import CODES, SPEC, T0, frame, known_at, random_rows, read_
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ehr_assets.corpora import shards
 from ehr_assets.corpora.reader import TokenCorpus, known_demographics, text_until, window
 from ehr_assets.corpora.serialize import in_availability_order, serialize
 from ehr_assets.corpora.shards import SCHEMA, write_corpus
@@ -36,6 +38,10 @@ def made(tmp_path_factory):
     return meds, root / "tokenizer", root / "corpus"
 
 
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 def test_every_subject_has_one_row_in_its_split(made):
     corpus = TokenCorpus(made[2])
     found = {split: [r.subject_id for r in corpus.subjects(split)] for split in reading.SPLITS}
@@ -49,7 +55,7 @@ def test_every_subject_has_one_row_in_its_split(made):
 
 
 def test_the_file_has_the_contracts_schema(made):
-    with pa.memory_map(str(made[2] / "train.arrow")) as source:
+    with pa.memory_map(str(made[2] / "train" / "00000.arrow")) as source:
         assert pa.ipc.open_file(source).schema.equals(SCHEMA)
 
 
@@ -137,7 +143,7 @@ def test_before_the_first_event_there_is_no_age(made):
 
 def test_small_chunks_give_the_same_corpus(made, tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "_READ_ROWS", 7)
-    monkeypatch.setattr(reading.iter_subjects, "__defaults__", (10,))
+    monkeypatch.setattr(shards, "CHUNK_ROWS", 10)
     write_corpus(SPEC, {"here": made[0]}, made[1], tmp_path)
     for split in reading.SPLITS:
         ours, theirs = list(TokenCorpus(tmp_path).subjects(split)), list(TokenCorpus(made[2]).subjects(split))
@@ -147,9 +153,7 @@ def test_small_chunks_give_the_same_corpus(made, tmp_path, monkeypatch):
 
 def test_equal_inputs_give_equal_bytes(made, tmp_path):
     write_corpus(SPEC, {"here": made[0]}, made[1], tmp_path)
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {
-        p.name: p.read_bytes() for p in made[2].iterdir()
-    }
+    assert contents(tmp_path) == contents(made[2])
 
 
 def test_statistics_count_what_is_there(made):
@@ -160,7 +164,8 @@ def test_statistics_count_what_is_there(made):
     assert found["events"] == sum(len(rows) for rows in ROWS.values())
     assert found["tokens"] == lengths.sum() == sum(len(r) for s in reading.SPLITS for r in corpus.subjects(s))
     assert found["tokens_per_subject"]["1"] == lengths.max()
-    assert found["truncated_subjects_share"] == (lengths > 60).mean()
+    assert found["truncated"]["60"]["subjects_share"] == (lengths > 60).mean()
+    assert found["tokens_per_event"] == lengths.sum() / found["events"]
     assert found["unknown_tokens"] == 0
 
 
@@ -173,8 +178,10 @@ def test_an_empty_cohort_gives_an_empty_corpus(made, tmp_path):
 
 
 def test_a_broken_corpus_is_named(made, tmp_path):
-    with pytest.raises(DatasetError, match=r"train\.arrow"):
+    with pytest.raises(DatasetError, match=r"train"):
         TokenCorpus(tmp_path)
-    (tmp_path / "train.arrow").write_bytes((made[2] / "train.arrow").read_bytes()[:-20])
-    with pytest.raises(DatasetError, match=r"train\.arrow"):
-        TokenCorpus(tmp_path)
+    shutil.copytree(made[2], tmp_path / "broken")
+    file = tmp_path / "broken" / "train" / "00000.arrow"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(DatasetError, match=r"00000\.arrow"):
+        TokenCorpus(tmp_path / "broken")
