@@ -20,7 +20,14 @@ from ehr_assets.corpora.spec import BpeTokenizer, CorpusSpec, FolderTokenizer
 from ehr_assets.errors import DatasetError, SpecError
 from ehr_assets.fanout import GB, Crew, Machine
 from ehr_assets.leakage.fits import FITTED_ON, fitted_on
-from ehr_assets.meds.reading import iter_file, read_codes, split_files, subjects_in, train_subjects
+from ehr_assets.meds.reading import (
+    count_rows,
+    iter_file,
+    read_codes,
+    split_files,
+    subjects_in,
+    train_subjects,
+)
 from ehr_assets.progress import Progress, no_progress
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
@@ -97,7 +104,8 @@ def train_tokenizer(
         for cohort in spec.cohorts
         for file in split_files(meds_dirs[cohort], "train")
     ]
-    with Crew(min(machine.workers_of(WORKER_BYTES), max(len(tasks), 1))) as crew:
+    total = sum(count_rows(meds_dirs[cohort], "train") for cohort in spec.cohorts)
+    with Crew(crew_size(machine, len(tasks), total)) as crew:
         for found_in_file in crew.map(_count_pieces, tasks):
             counts.add(found_in_file)
             progress("pieces of train subjects", len(counts.of), len(counts.of))
@@ -106,6 +114,11 @@ def train_tokenizer(
     _save(tokenizer, out_dir)
     _write_fitted_on(out_dir, fitted, split="train")
     return {"vocabulary": tokenizer.get_vocab_size(), "pieces": len(words), "subjects": len(fitted)}
+
+
+def crew_size(machine: Machine, tasks: int, events: int) -> int:
+    """Workers for so many files of so many events together: one where starting others costs more."""
+    return min(machine.workers_of(WORKER_BYTES), tasks) if tasks > 1 and events > CHUNK_ROWS else 1
 
 
 def _count_pieces(task: tuple[CorpusSpec, Path, Path]) -> dict[str, int]:
