@@ -34,6 +34,8 @@ PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 ALONE = Machine(workers=1)
 CHUNK_ROWS = 250_000
 """Events serialized at a time. A constant, for the batches of a corpus' files follow it."""
+ALONE_EVENTS = 1_000_000
+"""Up to so many events one process is done before others have started."""
 WORKER_BYTES = GB
 """What a process that serializes and tokenizes such chunks may need."""
 MOST_PIECES, MOST_CHARS = 1_000_000, 200_000_000
@@ -118,7 +120,7 @@ def train_tokenizer(
 
 def crew_size(machine: Machine, tasks: int, events: int) -> int:
     """Workers for so many files of so many events together: one where starting others costs more."""
-    return min(machine.workers_of(WORKER_BYTES), tasks) if tasks > 1 and events > CHUNK_ROWS else 1
+    return min(machine.workers_of(WORKER_BYTES), tasks) if tasks > 1 and events > ALONE_EVENTS else 1
 
 
 def _count_pieces(task: tuple[CorpusSpec, Path, Path]) -> dict[str, int]:
