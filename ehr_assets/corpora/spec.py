@@ -32,7 +32,8 @@ class FolderTokenizer(Spec):
 
     Attributes:
         kind: "folder".
-        path: a Hugging Face tokenizer folder (what `save_pretrained` writes).
+        path: a Hugging Face tokenizer folder (what `save_pretrained` writes), or a name on the hub. It must
+            have a fast form; code that comes with it is never run.
     """
 
     kind: Literal["folder"]

@@ -1,7 +1,8 @@
 """The corpus tokenizer: fitted on train subjects or brought by a backbone, and applied piece by piece.
 
 A piece (tag, gap, name, value; see `phrases.py`) is tokenized by itself, so the tokens of a record do not
-depend on what follows, and each distinct piece is tokenized once. The sixteen tags are added tokens; the
+depend on what follows, and each distinct piece is tokenized once. No begin or end token and no space is put
+before a piece, whatever the tokenizer would do before a text. The sixteen tags are added tokens; the
 same characters inside an event's text never become one.
 """
 
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -189,7 +191,10 @@ class PieceTokenizer:
                 where=str(folder),
                 do="Materialize the corpus' tokenizer again.",
             )
-        self._tokenizer = Tokenizer.from_file(str(path))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for part in ("normalizer", "pre_tokenizer", "decoder"):
+            content[part] = _without_prefix(content.get(part))
+        self._tokenizer = Tokenizer.from_str(json.dumps(content))
         # A note that contains "<drugs>" must not open a section.
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_truncation()
@@ -266,13 +271,35 @@ def _save(tokenizer: Tokenizer, out_dir: Path) -> None:
     _write_json(out_dir / "tokenizer_config.json", config)
 
 
+def _without_prefix(part: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A part of a tokenizer.json that puts no space before a text, and takes none away in decoding.
+
+    A piece is not the beginning of a text: a space before each would make `: 11.2` of `:` and `11.2`.
+    """
+    if part is None:
+        return None
+    kind = part.get("type")
+    if kind == "Prepend" or (kind == "Strip" and "start" in part):
+        return None
+    if kind == "Metaspace":
+        part = {**part, "prepend_scheme": "never"}
+        part.pop("add_prefix_space", None)
+    elif kind == "ByteLevel":
+        part = {**part, "add_prefix_space": False}
+    for inner in ("normalizers", "pretokenizers", "decoders"):
+        if inner in part:
+            kept = [_without_prefix(one) for one in part[inner]]
+            part = {**part, inner: [one for one in kept if one is not None]}
+    return part
+
+
 def _adopt(settings: FolderTokenizer, out_dir: Path) -> int:
     from transformers import AutoTokenizer
 
     where = f"tokenizer.path: {settings.path}"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(settings.path)
-    except (OSError, ValueError, KeyError) as e:
+        tokenizer = AutoTokenizer.from_pretrained(settings.path, trust_remote_code=False)
+    except Exception as e:  # what a broken folder makes transformers raise has no type in common
         raise SpecError(
             f"The tokenizer cannot be loaded: {type(e).__name__}.",
             where=where,
