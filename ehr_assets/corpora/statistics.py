@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ehr_assets.contracts import SPLITS
 from ehr_assets.corpora.spec import CorpusSpec
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _histogram(lengths: np.ndarray) -> dict[str, list]:
 def tables(corpus_dir: Path) -> dict[str, str]:
     """Statistics by split and truncation by context length, as Markdown."""
     found = json.loads((corpus_dir / STATISTICS).read_text(encoding="utf-8"))
-    rows = {**found["splits"], "all": found["all"]}
+    rows = {**{split: found["splits"][split] for split in SPLITS}, "all": found["all"]}
     quantiles = [f"{q:g}" for q in QUANTILES]
     lengths = ["split", "subjects", "events", "tokens", "per event", "unknown", *(f"q{q}" for q in quantiles)]
     contexts = list(found["all"]["truncated"])
@@ -171,6 +172,8 @@ def lengths_png(corpus_dir: Path) -> str:
         axes.set_xlim(edges[0] * 0.9, max(edges[-1], *map(int, found["all"]["truncated"])) * 1.15)
     for context, cut in found["all"]["truncated"].items():
         own = int(context) == found["context_tokens"]
+        if not own and abs(int(context) / found["context_tokens"] - 1) < 0.15:
+            continue  # its label would lie on the other
         axes.axvline(
             int(context), color="#e45756" if own else "0.6", linewidth=1, linestyle="-" if own else ":"
         )

@@ -42,6 +42,8 @@ WORKER_BYTES = GB
 """What a process that serializes and tokenizes such chunks may need."""
 MOST_PIECES, MOST_CHARS = 1_000_000, 200_000_000
 """How many distinct pieces, and characters in them, are held while a vocabulary is fitted."""
+MOST_KNOWN = 200_000
+"""Pieces whose tokens are kept from one chunk to the next, beyond those of the chunk itself."""
 # What BPE may merge into one token. Whole names, gaps, lags and units, so that a frequent event costs few
 # tokens and a context holds much history; of numbers, three digits at a time, the decimals with their point.
 _WORDS = "|".join(
@@ -195,6 +197,7 @@ class PieceTokenizer:
         for part in ("normalizer", "pre_tokenizer", "decoder"):
             content[part] = _without_prefix(content.get(part))
         self._tokenizer = Tokenizer.from_str(json.dumps(content))
+        self._known: dict[str, list[int]] = {}
         # A note that contains "<drugs>" must not open a section.
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_truncation()
@@ -219,8 +222,13 @@ class PieceTokenizer:
 
     def tokenize(self, strings: Sequence[str]) -> PieceTokens:
         """Tokens of pieces whose first sixteen are the tags (as `Pieces.strings` has them), on all cores."""
-        encoded = self._tokenizer.encode_batch_fast(list(strings[len(TAGS) :]), add_special_tokens=False)
-        ids = [[tag] for tag in self.tag_ids] + [e.ids for e in encoded]
+        pieces = strings[len(TAGS) :]
+        if len(self._known) > MOST_KNOWN:
+            self._known.clear()
+        new = [piece for piece in pieces if piece not in self._known]
+        encoded = self._tokenizer.encode_batch_fast(new, add_special_tokens=False)
+        self._known.update(zip(new, (e.ids for e in encoded), strict=True))
+        ids = [[tag] for tag in self.tag_ids] + [self._known[piece] for piece in pieces]
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         flat = np.fromiter(chain.from_iterable(ids), np.int32, int(lengths.sum()))
         return PieceTokens(flat, np.concatenate([[0], np.cumsum(lengths)]))

@@ -111,4 +111,8 @@ def tokenization(console: Console, world: World, events: pl.DataFrame) -> None:
                 layout, str(workers), f"{done:,}", f"{took:.1f}", f"{done / took:,.0f}", f"{alone / took:.2f}"
             )
     console.print(table)
-    console.print("one run each; starting the workers is part of it\n", style="dim")
+    console.print(
+        "one run each, starting the workers included; one worker tokenizes on all cores, each of several on "
+        "one\n",
+        style="dim",
+    )
