@@ -63,18 +63,12 @@ def count_rows(meds_dir: Path, split: str) -> int:
     return sum(pq.ParquetFile(path).metadata.num_rows for path in split_files(meds_dir, split))
 
 
-def iter_subjects(meds_dir: Path, split: str, chunk_rows: int = _CHUNK_ROWS) -> Iterator[pl.DataFrame]:
-    """Frames of whole subjects, at least `chunk_rows` long but for the last of each file.
+def iter_file(path: Path, chunk_rows: int = _CHUNK_ROWS) -> Iterator[pl.DataFrame]:
+    """Frames of whole subjects of one Parquet file, at least `chunk_rows` long but for the last.
 
     A subject lies in one file and its rows are adjacent (the MEDS contract), so a chunk may end wherever
     the subject changes.
     """
-    for path in split_files(meds_dir, split):
-        yield from iter_file(path, chunk_rows)
-
-
-def iter_file(path: Path, chunk_rows: int = _CHUNK_ROWS) -> Iterator[pl.DataFrame]:
-    """`iter_subjects` of one Parquet file."""
     held: list[pa.Table] = []
     rows = 0
     for batch in pq.ParquetFile(path).iter_batches(_READ_ROWS, columns=EVENT_SCHEMA.names()):
