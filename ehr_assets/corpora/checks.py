@@ -71,7 +71,11 @@ def corpus_checks(corpus: CorpusSpec) -> list[AssetChecksDefinition]:
         asset=tokens,
         name="tokens_in_order_of_availability",
         blocking=True,
-        description="Tokens stand in the order they became known, so the past of any t is a prefix.",
+        description=(
+            "Tokens stand in the order they became known, so the past of any t is a prefix."
+            if corpus.format == "tagged"
+            else "Every version of the text is read before it is replaced."
+        ),
     )
     def tokens_in_order_of_availability(
         context: AssetCheckExecutionContext, datasets: Datasets

@@ -1,7 +1,9 @@
 """Reading a token corpus: memory-mapped records, and the window of a record that a model may see at t.
 
-What is known at t is one rule, here and nowhere else: a token counts when its `available` is NaT (always
-known) or <= t. The timed tokens are in that order, so the known ones are a prefix of them.
+What is read at t is one rule, here and nowhere else (`shown_at`): a token counts when its `available` is NaT
+(always known) or <= t, and its `until`, where the format has one, is NaT (never) or > t. In the tagged format
+nothing is ever replaced and the timed tokens are in the order of `available`, so what is read is a prefix of
+them. In the smb format a record holds every version of its text, and what is read at t is the text at t.
 """
 
 from collections.abc import Iterator
@@ -34,7 +36,10 @@ class Record:
         token_time: datetime64[us] [T], NaT in the demographics block.
         available: datetime64[us] [T], NaT for what is always known (of the demographics block, all but the
             age, which is known from the first event on).
-        event_index: int32 [T], -1 for tags and gaps.
+        event_index: int32 [T], -1 for tags, gaps and date headers.
+        until: datetime64[us] [T]: from when on the token is read no more, NaT for never. None for a format
+            whose text only grows.
+        begins: bool [T]: a window may begin here. None where `until` is.
     """
 
     cohort: str
@@ -44,14 +49,30 @@ class Record:
     token_time: np.ndarray
     available: np.ndarray
     event_index: np.ndarray
+    until: np.ndarray | None = None
+    begins: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)
 
     def known(self, t: Instant) -> int:
-        """The end of the timed tokens known at t: token_ids[n_demographics : known(t)]."""
+        """The end of the timed tokens known at t: token_ids[n_demographics : known(t)].
+
+        Of a format whose text only grows.
+        """
+        assert self.until is None
         body = self.available[self.n_demographics :]
         return self.n_demographics + int(np.searchsorted(body, _instant(t), side="right"))
+
+
+def shown_at(record: Record, t: Instant) -> np.ndarray:
+    """Positions (int64, ascending) of all tokens that are read at t."""
+    if record.until is None:
+        return np.concatenate(
+            [known_demographics(record, t), np.arange(record.n_demographics, record.known(t))]
+        )
+    # NaT, the smallest number, compares as false both ways: always known, never replaced.
+    return np.flatnonzero(~(record.available > _instant(t)) & ~(record.until <= _instant(t)))
 
 
 def known_demographics(record: Record, t: Instant) -> np.ndarray:
@@ -64,8 +85,8 @@ def known_demographics(record: Record, t: Instant) -> np.ndarray:
 def window(record: Record, t: Instant, max_tokens: int) -> np.ndarray:
     """Positions (int64, ascending) of the tokens a model reads at t, at most `max_tokens` of them.
 
-    The demographics block, then the most recent tokens known at t that fit, from the beginning of an event
-    on (unless the last event alone is too long). A demographics block longer than half of `max_tokens` is
+    The demographics block, then the most recent tokens read at t that fit, from the beginning of an event or
+    line on (unless the last one alone is too long). A demographics block longer than half of `max_tokens` is
     cut to that half, so that there is always room for events.
 
     Args:
@@ -73,26 +94,73 @@ def window(record: Record, t: Instant, max_tokens: int) -> np.ndarray:
         t: the prediction time.
         max_tokens: at least 2.
     """
-    head = known_demographics(record, t)[: max_tokens // 2]
-    end = record.known(t)
-    start = max(record.n_demographics, end - (max_tokens - len(head)))
-    if start > record.n_demographics:
-        start = _next_event(record, start, end)
-    return np.concatenate([head, np.arange(start, end)])
+    shown = shown_at(record, t)
+    n_head = int(np.searchsorted(shown, record.n_demographics))
+    head, body = shown[: min(n_head, max_tokens // 2)], shown[n_head:]
+    start = len(body) - (max_tokens - len(head))
+    if start > 0:
+        start = (
+            _next_line(record, body, start) if record.until is not None else _next_event(record, body, start)
+        )
+        body = body[start:]
+    return np.concatenate([head, body])
 
 
-def _next_event(record: Record, start: int, end: int) -> int:
-    """The first position from `start` on that tears no event, tag or gap; `start` if there is none."""
-    event, known = record.event_index[start - 1 : end], record.available[start - 1 : end]
+def _next_event(record: Record, body: np.ndarray, start: int) -> int:
+    """The first place from `start` on that tears no event, tag or gap; `start` if there is none."""
+    around = body[start - 1 :]
+    event, known = record.event_index[around], record.available[around]
     another = (event[1:] != event[:-1]) & (event[1:] >= 0) & (event[:-1] >= 0)
     whole = np.flatnonzero(another | (known[1:] != known[:-1]))
     return start + int(whole[0]) if len(whole) else start
 
 
+def _next_line(record: Record, body: np.ndarray, start: int) -> int:
+    """The first place from `start` on at which a line or a date begins; `start` if there is none."""
+    assert record.begins is not None
+    whole = np.flatnonzero(record.begins[body[start:]])
+    return start + int(whole[0]) if len(whole) else start
+
+
+def unrolled(record: Record, t: Instant) -> tuple[Record, int]:
+    """A record with versions as training reads it, cut at the end of a day: the text at t, then what came.
+
+    What came are the dates after that of t as they stand in the end. Rows of the past that became known
+    later are in neither part. Each token stands once, so the result has no versions.
+
+    Returns:
+        the record, and how many of its tokens are the text at t.
+    """
+    assert record.until is not None
+    assert record.begins is not None
+    seen = shown_at(record, t)
+    later = np.isnat(record.until) & (record.token_time >= _day_after(t))
+    later[: record.n_demographics] = False
+    at = np.concatenate([seen, np.flatnonzero(later)])
+    text = Record(
+        cohort=record.cohort,
+        subject_id=record.subject_id,
+        n_demographics=int((seen < record.n_demographics).sum()),
+        token_ids=record.token_ids[at],
+        token_time=record.token_time[at],
+        available=record.available[at],
+        event_index=record.event_index[at],
+        begins=record.begins[at],
+    )
+    return text, len(seen)
+
+
+def _day_after(t: Instant) -> np.datetime64:
+    return (_instant(t).astype("datetime64[D]") + 1).astype("datetime64[us]")
+
+
 def text_until(tokenizer_dir: Path, record: Record, t: Instant, max_tokens: int | None = None) -> str:
     """What a model with a context of `max_tokens` (None: unlimited) would read of `record` at t."""
-    shown = window(record, t, max_tokens or 2 * len(record))
-    return PieceTokenizer(tokenizer_dir).decode(record.token_ids[shown])
+    ids = record.token_ids[window(record, t, max_tokens or 2 * len(record))]
+    tokenizer = PieceTokenizer(tokenizer_dir)
+    if record.until is not None:  # tags stand for an empty text there, and are no part of one
+        ids = ids[~np.isin(ids, tokenizer.tag_ids)]
+    return tokenizer.decode(ids)
 
 
 class TokenCorpus:
@@ -109,16 +177,10 @@ class TokenCorpus:
         self.path = Path(path)
         self._batches: dict[str, list[pa.RecordBatch]] = {}
         for split in SPLITS:
-            file = self.path / f"{split}.arrow"
-            try:
-                reader = pa.ipc.open_file(pa.memory_map(str(file), "r"))
-                self._batches[split] = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-            except (OSError, pa.ArrowInvalid) as e:
-                raise DatasetError(
-                    f"The token corpus cannot be read: {type(e).__name__}.",
-                    where=str(file),
-                    do="Materialize the token corpus again.",
-                ) from e
+            files = sorted((self.path / split).glob("*.arrow"))
+            if not files:
+                raise _unreadable(self.path / split, "no Arrow file")
+            self._batches[split] = [batch for file in files for batch in _mapped(file)]
 
     def __len__(self) -> int:
         return sum(self.count(split) for split in SPLITS)
@@ -174,11 +236,26 @@ class TokenCorpus:
         return index
 
 
+def _mapped(file: Path) -> list[pa.RecordBatch]:
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(file), "r"))
+        return [reader.get_batch(i) for i in range(reader.num_record_batches)]
+    except (OSError, pa.ArrowInvalid) as e:
+        raise _unreadable(file, type(e).__name__) from e
+
+
+def _unreadable(where: Path, why: str) -> DatasetError:
+    return DatasetError(
+        f"The token corpus cannot be read: {why}.", where=str(where), do="Materialize the token corpus again."
+    )
+
+
 def _instant(t: Instant) -> np.datetime64:
     return np.asarray(t, "datetime64[us]").reshape(1)[0]
 
 
 def _record(batch: pa.RecordBatch, i: int) -> Record:
+    versions = "token_until_time" in batch.schema.names
     return Record(
         cohort=batch.column("cohort")[i].as_py(),
         subject_id=batch.column("subject_id")[i].as_py(),
@@ -187,6 +264,8 @@ def _record(batch: pa.RecordBatch, i: int) -> Record:
         token_time=_values(batch, "token_time", i),
         available=_values(batch, "token_available_time", i),
         event_index=_values(batch, "event_index", i),
+        until=_values(batch, "token_until_time", i) if versions else None,
+        begins=_values(batch, "token_begins", i) if versions else None,
     )
 
 

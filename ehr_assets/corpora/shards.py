@@ -1,26 +1,29 @@
-"""Writing a token corpus: `{train,tuning,held_out}.arrow` and `statistics.json`. Reading it is `reader.py`.
+"""Writing a token corpus: `{train,tuning,held_out}/00000.arrow` and so on, and `statistics.json`.
 
-One row per subject, cohorts in the spec's order, subjects in the order of the MEDS files. The files are
-uncompressed Arrow IPC, so that a reader maps them into memory instead of loading them.
+One row per subject; one file per MEDS file, cohorts in the spec's order, subjects in that of the MEDS files.
+The files are uncompressed Arrow IPC, so that a reader (`reader.py`) maps them into memory instead of loading
+them.
 """
 
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ehr_assets.contracts import SPLITS
-from ehr_assets.corpora.reader import TokenCorpus
+from ehr_assets.corpora.reader import Record
 from ehr_assets.corpora.serialize import Pieces, serialize
 from ehr_assets.corpora.spec import CorpusSpec
-from ehr_assets.corpora.tokenizer import PieceTokenizer, PieceTokens
-from ehr_assets.meds.reading import count_rows, iter_subjects, read_codes
+from ehr_assets.corpora.statistics import Tally, write_statistics
+from ehr_assets.corpora.tokenizer import ALONE, CHUNK_ROWS, PieceTokenizer, PieceTokens, crew_size
+from ehr_assets.fanout import Crew, Machine
+from ehr_assets.meds.reading import count_rows, iter_file, read_codes, split_files
 from ehr_assets.progress import Progress, no_progress
-
-__all__ = ["SCHEMA", "QUANTILES", "TokenCorpus", "tokens_of", "write_corpus"]  # noqa: RUF022
 
 SCHEMA = pa.schema(
     [
@@ -33,7 +36,10 @@ SCHEMA = pa.schema(
         pa.field("event_index", pa.list_(pa.int32()), nullable=False),
     ]
 )
-QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+VERSIONED_SCHEMA = SCHEMA.append(
+    pa.field("token_until_time", pa.list_(pa.timestamp("us")), nullable=False)
+).append(pa.field("token_begins", pa.list_(pa.bool_()), nullable=False))
+"""Of a format whose text changes behind its end (smb): a token is read while available <= t < until."""
 
 
 def write_corpus(
@@ -42,52 +48,88 @@ def write_corpus(
     tokenizer_dir: Path,
     out_dir: Path,
     progress: Progress = no_progress,
-) -> dict[str, int]:
-    """Serializes and tokenizes every subject of the spec's cohorts.
+    machine: Machine = ALONE,
+) -> dict[str, Any]:
+    """Serializes and tokenizes every subject of the spec's cohorts, one MEDS file per task.
 
     Args:
         spec: the corpus.
         meds_dirs: cohort → meds_events directory, for each of `spec.cohorts`.
         tokenizer_dir: what `train_tokenizer` wrote.
-        out_dir: an existing, empty directory; gets the three Arrow files (also for a split without
-            subjects) and `statistics.json`.
+        out_dir: an existing, empty directory; gets the Arrow files (one empty file for a split without
+            subjects) and `statistics.json`. Its bytes do not depend on `machine`.
         progress: is told the event rows done.
+        machine: how many processes and how much memory may be used.
 
     Returns:
-        counts: subjects, events, tokens, unknown_tokens, truncated_subjects (longer than context_tokens).
+        counts and shares over all splits: subjects, events, tokens, unknown_tokens, truncated_subjects
+        (longer than context_tokens), tokens_per_event, median_tokens_per_subject.
     """
-    tokenizer = PieceTokenizer(tokenizer_dir)
     total = sum(count_rows(meds_dirs[c], s) for c in spec.cohorts for s in SPLITS)
-    done = 0
-    tallies = {split: _Tally() for split in SPLITS}
-    codes = {cohort: read_codes(meds_dirs[cohort]) for cohort in spec.cohorts}
+    vocabulary = PieceTokenizer(tokenizer_dir).size
+    tasks = [
+        _Shard(spec, cohort, meds_dirs[cohort], source, tokenizer_dir, split, Path(out_dir) / split)
+        for split in SPLITS
+        for cohort in spec.cohorts
+        for source in split_files(meds_dirs[cohort], split)
+    ]
+    numbers = {split: itertools.count() for split in SPLITS}
+    tasks = [replace(t, out=t.out / f"{next(numbers[t.split]):05d}.arrow") for t in tasks]
+    for split in SPLITS:
+        (Path(out_dir) / split).mkdir()
+        if not any(task.split == split for task in tasks):
+            _write_batches(Path(out_dir) / split / "00000.arrow", [])
+    tallies = {split: Tally() for split in SPLITS}
     progress("tokenize", 0, total)
-    for split, tally in tallies.items():
-        with (
-            pa.OSFile(str(Path(out_dir) / f"{split}.arrow"), "wb") as sink,
-            pa.ipc.new_file(sink, SCHEMA) as out,
-        ):
-            for cohort in spec.cohorts:
-                for events in iter_subjects(meds_dirs[cohort], split):
-                    pieces = serialize(events, codes[cohort], spec)
-                    tokens = tokenizer.tokenize(pieces.strings)
-                    for batch in _batches(cohort, pieces, tokens):
-                        out.write_batch(batch)
-                        tally.add(batch, tokenizer.unknown_id)
-                    tally.events += events.height
-                    done += events.height
-                    progress("tokenize", done, total)
-    statistics = {
-        "corpus": spec.name,
-        "vocabulary": tokenizer.size,
-        "context_tokens": spec.context_tokens,
-        "splits": {split: tally.summary(spec.context_tokens) for split, tally in tallies.items()},
-        "all": _Tally.merged(list(tallies.values())).summary(spec.context_tokens),
-    }
-    path = Path(out_dir) / "statistics.json"
-    path.write_text(json.dumps(statistics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    everyone = statistics["all"]
-    return {k: everyone[k] for k in ("subjects", "events", "tokens", "unknown_tokens", "truncated_subjects")}
+    with Crew(crew_size(machine, len(tasks), total)) as crew:
+        for task, tally in zip(tasks, crew.map(_write_shard, tasks), strict=True):
+            tallies[task.split].add(tally)
+            progress("tokenize", sum(t.events for t in tallies.values()), total)
+    return write_statistics(spec, vocabulary, tallies, Path(out_dir))
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """One MEDS file to become one Arrow file."""
+
+    spec: CorpusSpec
+    cohort: str
+    meds_dir: Path
+    source: Path
+    tokenizer_dir: Path
+    split: str
+    out: Path
+
+
+def _write_shard(task: _Shard) -> Tally:
+    tokenizer, codes, tally = _tokenizer(task.tokenizer_dir), read_codes(task.meds_dir), Tally()
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for events in iter_file(task.source, CHUNK_ROWS):
+            pieces = serialize(events, codes, task.spec)
+            tokens = tokens_of(pieces, tokenizer.tokenize(pieces.strings))
+            tally.count(tokens, events.height, tokenizer.unknown_id)
+            yield _batch(task.cohort, pieces.subject_id, tokens)
+
+    _write_batches(task.out, batches())
+    return tally
+
+
+@functools.lru_cache(1)
+def _tokenizer(folder: Path) -> PieceTokenizer:
+    return PieceTokenizer(folder)
+
+
+def _write_batches(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
+    """An Arrow file; one without batches has the columns of a tagged corpus."""
+    batches = iter(batches)
+    first = next(batches, None)
+    schema = SCHEMA if first is None else first.schema
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as out:
+        if first is not None:
+            out.write_batch(first)
+        for batch in batches:
+            out.write_batch(batch)
 
 
 @dataclass(frozen=True)
@@ -99,6 +141,7 @@ class Tokens:
         n_demographics: int32 [S].
         ids, event_index: int32 [T].
         time, available: datetime64[us] [T].
+        until, begins: as in `Pieces`; only the first token of a piece begins a window.
     """
 
     starts: np.ndarray
@@ -107,6 +150,23 @@ class Tokens:
     event_index: np.ndarray
     time: np.ndarray
     available: np.ndarray
+    until: np.ndarray | None = None
+    begins: np.ndarray | None = None
+
+    def record(self, i: int, cohort: str, subject_id: int) -> Record:
+        """The i-th record."""
+        span = slice(self.starts[i], self.starts[i + 1])
+        return Record(
+            cohort=cohort,
+            subject_id=subject_id,
+            n_demographics=int(self.n_demographics[i]),
+            token_ids=self.ids[span],
+            token_time=self.time[span],
+            available=self.available[span],
+            event_index=self.event_index[span],
+            until=None if self.until is None else self.until[span],
+            begins=None if self.begins is None else self.begins[span],
+        )
 
 
 def tokens_of(pieces: Pieces, tokens: PieceTokens) -> Tokens:
@@ -122,56 +182,18 @@ def tokens_of(pieces: Pieces, tokens: PieceTokens) -> Tokens:
         event_index=np.repeat(pieces.event_index, count),
         time=np.repeat(pieces.time, count),
         available=np.repeat(pieces.available, count),
+        until=None if pieces.until is None else np.repeat(pieces.until, count),
+        begins=None if pieces.begins is None else np.repeat(pieces.begins, count) & (inside == 0),
     )
 
 
-def _batches(cohort: str, pieces: Pieces, piece_tokens: PieceTokens) -> Iterator[pa.RecordBatch]:
-    tokens = tokens_of(pieces, piece_tokens)
-    n = len(pieces.subject_id)
-    if not n:
-        return
+def _batch(cohort: str, subject_id: np.ndarray, tokens: Tokens) -> pa.RecordBatch:
     offsets = pa.array(tokens.starts.astype(np.int32))
-    lists = [
-        pa.ListArray.from_arrays(offsets, pa.array(values))
-        for values in (tokens.ids, tokens.time, tokens.available, tokens.event_index)
-    ]
-    head = [pa.array([cohort] * n), pa.array(pieces.subject_id), pa.array(tokens.n_demographics)]
-    yield pa.RecordBatch.from_arrays([*head, *lists], schema=SCHEMA)
-
-
-@dataclass
-class _Tally:
-    """What `statistics.json` says of one split."""
-
-    lengths: list[np.ndarray] = field(default_factory=list)
-    events: int = 0
-    unknown: int = 0
-
-    def add(self, batch: pa.RecordBatch, unknown_id: int | None) -> None:
-        ids = batch.column("token_ids")
-        self.lengths.append(np.diff(ids.offsets.to_numpy()).astype(np.int64))
-        if unknown_id is not None:
-            self.unknown += int((ids.values.to_numpy() == unknown_id).sum())
-
-    @staticmethod
-    def merged(parts: "list[_Tally]") -> "_Tally":
-        lengths = [a for p in parts for a in p.lengths]
-        return _Tally(lengths, sum(p.events for p in parts), sum(p.unknown for p in parts))
-
-    def summary(self, context_tokens: int) -> dict:
-        lengths = np.concatenate([np.zeros(0, np.int64), *self.lengths])
-        n, tokens = len(lengths), int(lengths.sum())
-        cut = lengths > context_tokens
-        at = np.quantile(lengths, QUANTILES, method="nearest") if n else []
-        return {
-            "subjects": n,
-            "events": self.events,
-            "tokens": tokens,
-            "tokens_per_subject": {f"{q:g}": int(v) for q, v in zip(QUANTILES, at, strict=False)},
-            "truncated_subjects": int(cut.sum()),
-            "truncated_subjects_share": float(cut.mean()) if n else None,
-            "truncated_tokens_share": float((lengths - context_tokens)[cut].sum() / tokens)
-            if tokens
-            else None,
-            "unknown_tokens": self.unknown,
-        }
+    columns = [tokens.ids, tokens.time, tokens.available, tokens.event_index]
+    schema = SCHEMA
+    if tokens.until is not None:
+        columns += [tokens.until, tokens.begins]
+        schema = VERSIONED_SCHEMA
+    lists = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in columns]
+    head = [pa.array([cohort] * len(subject_id)), pa.array(subject_id), pa.array(tokens.n_demographics)]
+    return pa.RecordBatch.from_arrays([*head, *lists], schema=schema)

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from ehr_assets.specs import Spec, parse_spec, read_yaml
 
+Format = Literal["tagged", "smb"]
 # 256 bytes, the sixteen delimiters, padding, begin and end.
 SMALLEST_VOCABULARY = 256 + 16 + 3
 
@@ -31,11 +32,25 @@ class FolderTokenizer(Spec):
 
     Attributes:
         kind: "folder".
-        path: a Hugging Face tokenizer folder (what `save_pretrained` writes).
+        path: a Hugging Face tokenizer folder (what `save_pretrained` writes), or a name on the hub. It must
+            have a fast form; code that comes with it is never run.
     """
 
     kind: Literal["folder"]
     path: str = Field(min_length=1)
+
+
+class SmbText(Spec):
+    """Settings of the format `smb`. By default its text is that of the reference at a cut-off.
+
+    Attributes:
+        names: "code": lines begin with the code; "description": with its description, where there is one.
+        static_rows: "dropped": rows without time are not shown, as in the reference when it is given an
+            `end_time`; "kept": demographics without time end the demographics, as there without `end_time`.
+    """
+
+    names: Literal["code", "description"] = "code"
+    static_rows: Literal["dropped", "kept"] = "dropped"
 
 
 class CorpusSpec(Spec):
@@ -45,17 +60,19 @@ class CorpusSpec(Spec):
         name: the asset prefix.
         title: for people.
         cohorts: names of the cohorts, in the order in which their subjects are written.
-        format: "tagged" is SMB Table 1's delimiter tokens.
+        format: "tagged" is SMB Table 1's delimiter tokens; "smb" is the text of the released SMB models.
+        smb: settings of the format "smb".
         tokenizer: fitted here, or brought by a backbone.
-        max_text_chars: longer text values (notes, say) are cut, and end in an ellipsis.
-        max_name_chars: longer descriptions and codes are cut in the same way.
+        max_text_chars: tagged: longer text values (notes, say) are cut, and end in an ellipsis.
+        max_name_chars: tagged: longer descriptions and codes are cut in the same way.
         context_tokens: the context length at which `statistics.json` reports the share of records cut.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     title: str = ""
     cohorts: list[str] = Field(min_length=1)
-    format: Literal["tagged"] = "tagged"
+    format: Format = "tagged"
+    smb: SmbText = SmbText()
     tokenizer: Annotated[BpeTokenizer | FolderTokenizer, Field(discriminator="kind")]
     max_text_chars: int = Field(default=200, ge=1)
     max_name_chars: int = Field(default=120, ge=1)

@@ -1,7 +1,8 @@
 """The corpus tokenizer: fitted on train subjects or brought by a backbone, and applied piece by piece.
 
 A piece (tag, gap, name, value; see `phrases.py`) is tokenized by itself, so the tokens of a record do not
-depend on what follows, and each distinct piece is tokenized once. The sixteen tags are added tokens; the
+depend on what follows, and each distinct piece is tokenized once. No begin or end token and no space is put
+before a piece, whatever the tokenizer would do before a text. The sixteen tags are added tokens; the
 same characters inside an event's text never become one.
 """
 
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -18,11 +20,30 @@ from ehr_assets.corpora.phrases import TAGS
 from ehr_assets.corpora.serialize import serialize
 from ehr_assets.corpora.spec import BpeTokenizer, CorpusSpec, FolderTokenizer
 from ehr_assets.errors import DatasetError, SpecError
+from ehr_assets.fanout import GB, Crew, Machine
 from ehr_assets.leakage.fits import FITTED_ON, fitted_on
-from ehr_assets.meds.reading import iter_subjects, read_codes, subjects_in, train_subjects
+from ehr_assets.meds.reading import (
+    count_rows,
+    iter_file,
+    read_codes,
+    split_files,
+    subjects_in,
+    train_subjects,
+)
 from ehr_assets.progress import Progress, no_progress
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
+ALONE = Machine(workers=1)
+CHUNK_ROWS = 250_000
+"""Events serialized at a time. A constant, for the batches of a corpus' files follow it."""
+ALONE_EVENTS = 1_000_000
+"""Up to so many events one process is done before others have started."""
+WORKER_BYTES = GB
+"""What a process that serializes and tokenizes such chunks may need."""
+MOST_PIECES, MOST_CHARS = 1_000_000, 200_000_000
+"""How many distinct pieces, and characters in them, are held while a vocabulary is fitted."""
+MOST_KNOWN = 200_000
+"""Pieces whose tokens are kept from one chunk to the next, beyond those of the chunk itself."""
 # What BPE may merge into one token. Whole names, gaps, lags and units, so that a frequent event costs few
 # tokens and a context holds much history; of numbers, three digits at a time, the decimals with their point.
 _WORDS = "|".join(
@@ -44,6 +65,7 @@ def train_tokenizer(
     splits_dirs: Mapping[str, Path],
     out_dir: Path,
     progress: Progress = no_progress,
+    machine: Machine = ALONE,
 ) -> dict[str, int]:
     """Writes the corpus' tokenizer folder, loadable by `AutoTokenizer`, and `fitted_on.json`.
 
@@ -57,6 +79,7 @@ def train_tokenizer(
         splits_dirs: cohort → subject_splits directory.
         out_dir: an existing, empty directory.
         progress: is told the number of distinct pieces found.
+        machine: how many processes and how much memory may be used; the result does not depend on it.
 
     Returns:
         counts: vocabulary, pieces (distinct ones fitted on), subjects.
@@ -71,7 +94,6 @@ def train_tokenizer(
         _write_fitted_on(out_dir, set(), split="none")
         return {"vocabulary": size, "pieces": 0, "subjects": 0}
     fitted: set[int] = set()
-    counts: dict[str, int] = {}
     allowed = train_subjects(meds_dirs, splits_dirs)
     for cohort in spec.cohorts:
         found = subjects_in(meds_dirs[cohort], "train")
@@ -82,17 +104,61 @@ def train_tokenizer(
                 do="Materialize the cohort's meds_events again, so that its files follow its splits.",
             )
         fitted |= found
-        codes = read_codes(meds_dirs[cohort])
-        for events in iter_subjects(meds_dirs[cohort], "train"):
-            pieces = serialize(events, codes, spec)
-            for word, n in zip(pieces.strings, np.bincount(pieces.piece).tolist(), strict=False):
-                counts[word] = counts.get(word, 0) + n
-            progress("pieces of train subjects", len(counts), len(counts))
-    words = {w: n for w, n in counts.items() if n and w not in TAGS}
+    counts = PieceCounts()
+    tasks = [
+        (spec, meds_dirs[cohort], file)
+        for cohort in spec.cohorts
+        for file in split_files(meds_dirs[cohort], "train")
+    ]
+    total = sum(count_rows(meds_dirs[cohort], "train") for cohort in spec.cohorts)
+    with Crew(crew_size(machine, len(tasks), total)) as crew:
+        for found_in_file in crew.map(_count_pieces, tasks):
+            counts.add(found_in_file)
+            progress("pieces of train subjects", len(counts.of), len(counts.of))
+    words = {w: n for w, n in counts.of.items() if n and w not in TAGS}
     tokenizer = _fit(spec.tokenizer, words)
     _save(tokenizer, out_dir)
     _write_fitted_on(out_dir, fitted, split="train")
     return {"vocabulary": tokenizer.get_vocab_size(), "pieces": len(words), "subjects": len(fitted)}
+
+
+def crew_size(machine: Machine, tasks: int, events: int) -> int:
+    """Workers for so many files of so many events together: one where starting others costs more."""
+    return min(machine.workers_of(WORKER_BYTES), tasks) if tasks > 1 and events > ALONE_EVENTS else 1
+
+
+def _count_pieces(task: tuple[CorpusSpec, Path, Path]) -> dict[str, int]:
+    spec, meds_dir, file = task
+    counts, codes = PieceCounts(), read_codes(meds_dir)
+    for events in iter_file(file, CHUNK_ROWS):
+        pieces = serialize(events, codes, spec)
+        n = np.bincount(pieces.piece, minlength=len(pieces.strings)).tolist()
+        counts.add(dict(zip(pieces.strings, n, strict=True)))
+    return counts.of
+
+
+class PieceCounts:
+    """How often each distinct piece occurs, in bounded memory: when there are too many, rare ones go.
+
+    What goes depends on the counts and the order of `add` alone, so equal inputs give equal counts.
+    """
+
+    def __init__(self, most: int = MOST_PIECES, most_chars: int = MOST_CHARS) -> None:
+        self.of: dict[str, int] = {}
+        self._most, self._most_chars = most, most_chars
+        self._chars = 0
+
+    def add(self, found: Mapping[str, int]) -> None:
+        for piece, n in found.items():
+            if n:
+                before = self.of.get(piece, 0)
+                self._chars += 0 if before else len(piece)
+                self.of[piece] = before + n
+        rarest = 1
+        while len(self.of) > self._most or self._chars > self._most_chars:
+            self.of = {piece: n for piece, n in self.of.items() if n > rarest}
+            self._chars = sum(map(len, self.of))
+            rarest *= 2
 
 
 @dataclass(frozen=True)
@@ -127,7 +193,11 @@ class PieceTokenizer:
                 where=str(folder),
                 do="Materialize the corpus' tokenizer again.",
             )
-        self._tokenizer = Tokenizer.from_file(str(path))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for part in ("normalizer", "pre_tokenizer", "decoder"):
+            content[part] = _without_prefix(content.get(part))
+        self._tokenizer = Tokenizer.from_str(json.dumps(content))
+        self._known: dict[str, list[int]] = {}
         # A note that contains "<drugs>" must not open a section.
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_truncation()
@@ -152,8 +222,13 @@ class PieceTokenizer:
 
     def tokenize(self, strings: Sequence[str]) -> PieceTokens:
         """Tokens of pieces whose first sixteen are the tags (as `Pieces.strings` has them), on all cores."""
-        encoded = self._tokenizer.encode_batch_fast(list(strings[len(TAGS) :]), add_special_tokens=False)
-        ids = [[tag] for tag in self.tag_ids] + [e.ids for e in encoded]
+        pieces = strings[len(TAGS) :]
+        if len(self._known) > MOST_KNOWN:
+            self._known.clear()
+        new = [piece for piece in pieces if piece not in self._known]
+        encoded = self._tokenizer.encode_batch_fast(new, add_special_tokens=False)
+        self._known.update(zip(new, (e.ids for e in encoded), strict=True))
+        ids = [[tag] for tag in self.tag_ids] + [self._known[piece] for piece in pieces]
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         flat = np.fromiter(chain.from_iterable(ids), np.int32, int(lengths.sum()))
         return PieceTokens(flat, np.concatenate([[0], np.cumsum(lengths)]))
@@ -204,13 +279,35 @@ def _save(tokenizer: Tokenizer, out_dir: Path) -> None:
     _write_json(out_dir / "tokenizer_config.json", config)
 
 
+def _without_prefix(part: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A part of a tokenizer.json that puts no space before a text, and takes none away in decoding.
+
+    A piece is not the beginning of a text: a space before each would make `: 11.2` of `:` and `11.2`.
+    """
+    if part is None:
+        return None
+    kind = part.get("type")
+    if kind == "Prepend" or (kind == "Strip" and "start" in part):
+        return None
+    if kind == "Metaspace":
+        part = {**part, "prepend_scheme": "never"}
+        part.pop("add_prefix_space", None)
+    elif kind == "ByteLevel":
+        part = {**part, "add_prefix_space": False}
+    for inner in ("normalizers", "pretokenizers", "decoders"):
+        if inner in part:
+            kept = [_without_prefix(one) for one in part[inner]]
+            part = {**part, inner: [one for one in kept if one is not None]}
+    return part
+
+
 def _adopt(settings: FolderTokenizer, out_dir: Path) -> int:
     from transformers import AutoTokenizer
 
     where = f"tokenizer.path: {settings.path}"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(settings.path)
-    except (OSError, ValueError, KeyError) as e:
+        tokenizer = AutoTokenizer.from_pretrained(settings.path, trust_remote_code=False)
+    except Exception as e:  # what a broken folder makes transformers raise has no type in common
         raise SpecError(
             f"The tokenizer cannot be loaded: {type(e).__name__}.",
             where=where,

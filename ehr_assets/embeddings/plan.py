@@ -58,7 +58,7 @@ def plan_passes(corpus: TokenCorpus, nodes: pl.DataFrame, max_tokens: int) -> li
     times = nodes["time"].to_numpy().astype("datetime64[us]")
     passes: list[Pass] = []
     missing = 0
-    open_passes: dict[tuple[int, bytes], Pass] = {}
+    open_passes: dict[tuple[int, bytes, int | None], Pass] = {}
     current, record = None, None
     for row, key in enumerate(zip(nodes["cohort"], nodes["subject_id"], strict=True)):
         if key != current:
@@ -70,9 +70,11 @@ def plan_passes(corpus: TokenCorpus, nodes: pl.DataFrame, max_tokens: int) -> li
         head = shown[shown < record.n_demographics]
         # A window of nothing but demographics is a prefix of one that starts with the first timed token.
         start = int(shown[len(head)]) if len(shown) > len(head) else record.n_demographics
-        group = open_passes.get((start, head.tobytes()))
+        # A text with versions at one time is no prefix of the text at another.
+        alone = None if record.until is None else row
+        group = open_passes.get((start, head.tobytes(), alone))
         if group is None:
-            group = open_passes[(start, head.tobytes())] = Pass(record.token_ids[:0])
+            group = open_passes[(start, head.tobytes(), alone)] = Pass(record.token_ids[:0])
             passes.append(group)
         if len(shown) > len(group.token_ids):
             group.token_ids = record.token_ids[shown]

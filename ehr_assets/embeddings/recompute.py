@@ -121,22 +121,7 @@ def _cut_records(
     tags = np.array([tokenizer.tag_ids[0], tokenizer.tag_ids[len(SECTIONS)]], np.int32)
     never = np.full(2, np.datetime64("NaT", "us"))
     empty = Record("", 0, 2, tags, never, never, np.full(2, -1, np.int32))
-    records = []
-    for node in range(nodes.height):
-        if node not in spans:
-            records.append(empty)
-            continue
-        i = spans[node]
-        span = slice(tokens.starts[i], tokens.starts[i + 1])
-        records.append(
-            Record(
-                cohort="",
-                subject_id=node,
-                n_demographics=int(tokens.n_demographics[i]),
-                token_ids=tokens.ids[span],
-                token_time=tokens.time[span],
-                available=tokens.available[span],
-                event_index=tokens.event_index[span],
-            )
-        )
-    return records
+    return [
+        tokens.record(spans[node], cohort="", subject_id=node) if node in spans else empty
+        for node in range(nodes.height)
+    ]

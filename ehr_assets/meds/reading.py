@@ -63,28 +63,27 @@ def count_rows(meds_dir: Path, split: str) -> int:
     return sum(pq.ParquetFile(path).metadata.num_rows for path in split_files(meds_dir, split))
 
 
-def iter_subjects(meds_dir: Path, split: str, chunk_rows: int = _CHUNK_ROWS) -> Iterator[pl.DataFrame]:
-    """Frames of whole subjects, at least `chunk_rows` long but for the last of each file.
+def iter_file(path: Path, chunk_rows: int = _CHUNK_ROWS) -> Iterator[pl.DataFrame]:
+    """Frames of whole subjects of one Parquet file, at least `chunk_rows` long but for the last.
 
     A subject lies in one file and its rows are adjacent (the MEDS contract), so a chunk may end wherever
     the subject changes.
     """
-    for path in split_files(meds_dir, split):
-        held: list[pa.Table] = []
-        rows = 0
-        for batch in pq.ParquetFile(path).iter_batches(_READ_ROWS, columns=EVENT_SCHEMA.names()):
-            held.append(pa.Table.from_batches([batch]))
-            rows += batch.num_rows
-            if rows < chunk_rows:
-                continue
-            table = pa.concat_tables(held)
-            end = _start_of_last_subject(table)
-            if end:
-                yield _frame(table.slice(0, end))
-            held = [table.slice(end)]
-            rows = table.num_rows - end
-        if rows:
-            yield _frame(pa.concat_tables(held))
+    held: list[pa.Table] = []
+    rows = 0
+    for batch in pq.ParquetFile(path).iter_batches(_READ_ROWS, columns=EVENT_SCHEMA.names()):
+        held.append(pa.Table.from_batches([batch]))
+        rows += batch.num_rows
+        if rows < chunk_rows:
+            continue
+        table = pa.concat_tables(held)
+        end = _start_of_last_subject(table)
+        if end:
+            yield _frame(table.slice(0, end))
+        held = [table.slice(end)]
+        rows = table.num_rows - end
+    if rows:
+        yield _frame(pa.concat_tables(held))
 
 
 def events_of(meds_dir: Path, subjects: pl.Series) -> pl.DataFrame:

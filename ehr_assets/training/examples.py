@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ehr_assets.corpora.reader import Record, TokenCorpus
+from ehr_assets.corpora.reader import Record, TokenCorpus, unrolled
 from ehr_assets.errors import TrainingError
 from ehr_assets.models.objectives import Batch
 from ehr_assets.training.recipe import DataSpec, RecipeSpec
@@ -46,6 +46,9 @@ def event_boundaries(record: Record) -> np.ndarray:
     of different events. Section tags and time gaps (event index -1) are thus never torn from their events.
     The record's end is a boundary; the demographics block and its front edge hold none.
     """
+    if record.begins is not None:  # the text of a record with versions: its lines
+        begins = np.flatnonzero(record.begins)
+        return np.append(begins[begins > record.n_demographics], len(record))
     event, time = record.event_index, record.available
     new_time = time[1:] != time[:-1]
     new_event = (event[1:] != event[:-1]) & (event[1:] >= 0) & (event[:-1] >= 0)
@@ -56,17 +59,23 @@ def event_boundaries(record: Record) -> np.ndarray:
 def cut_example(record: Record, data: DataSpec, rng: np.random.Generator) -> Example | None:
     """Cuts one example at a random event boundary; None when the record is too short for one.
 
+    A record with versions of its text (smb) is cut at the end of a random day: the context is the text as it
+    was read then, the continuation the dates that came.
+
     The cut is uniform over the boundaries that leave `min_context_tokens` before them and one event after.
     The continuation may take a fraction of the window drawn from `continuation_fraction` and ends with an
     event (a single event longer than that is itself cut). The context keeps the demographics block (half the
     window of it, if it is longer) and, of the rest, the most recent whole events that fit.
     """
-    bounds = event_boundaries(record)
-    n = len(record)
-    cuts = _cuts(record, bounds, data)
+    cuts = possible_cuts(record, data)
     if not len(cuts):
         return None
-    cut = int(rng.choice(cuts))
+    cut = rng.choice(cuts)
+    if record.until is not None:
+        record, cut = unrolled(record, cut)
+    cut = int(cut)
+    bounds = event_boundaries(record)
+    n = len(record)
     head = min(record.n_demographics, max(data.max_tokens // 2, 1))  # as corpora.reader.window cuts it
     room = int(rng.uniform(*data.continuation_fraction) * min(data.max_tokens, n))
     room = min(
@@ -82,9 +91,20 @@ def cut_example(record: Record, data: DataSpec, rng: np.random.Generator) -> Exa
     return Example(tokens, n_context=head + cut - start)
 
 
-def _cuts(record: Record, bounds: np.ndarray, data: DataSpec) -> np.ndarray:
-    """The boundaries at which the context may end."""
-    return bounds[(bounds >= data.min_context_tokens) & (bounds < len(record))]
+def possible_cuts(record: Record, data: DataSpec) -> np.ndarray:
+    """Where the context may end: boundaries, or, of a record with versions, the last instants of days."""
+    if record.until is None:
+        bounds = event_boundaries(record)
+        return bounds[(bounds >= data.min_context_tokens) & (bounds < len(record))]
+    last = np.isnat(record.until)
+    last[: record.n_demographics] = False
+    days = np.unique(record.token_time[last].astype("datetime64[D]"))
+    ends = (days + 1).astype("datetime64[us]") - np.timedelta64(1, "us")
+    # NaT is the smallest number, so it counts as known; as an end it is never reached.
+    known = np.searchsorted(np.sort(record.available.astype(np.int64)), ends.astype(np.int64), "right")
+    replaced = np.sort(record.until[~np.isnat(record.until)].astype(np.int64))
+    read = known - np.searchsorted(replaced, ends.astype(np.int64), "right")
+    return ends[:-1][read[:-1] >= data.min_context_tokens]
 
 
 class Examples:
@@ -116,7 +136,7 @@ class Examples:
                     where=f"split {split}",
                     do="Materialize tokenizer and token corpus again: they do not belong together.",
                 )
-            if len(_cuts(record, event_boundaries(record), data)):
+            if len(possible_cuts(record, data)):
                 self.rows.append(row)
         self.too_short = corpus.count(split) - len(self.rows)
 

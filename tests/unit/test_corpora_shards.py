@@ -1,20 +1,25 @@
 """Token corpora on disk: tokens and events aligned, the past a prefix, windows, statistics."""
 
+import base64
+import shutil
 from datetime import datetime, timedelta
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from corpora_support import CODES, SPEC, T0, frame, known_at, random_rows, read_json, write_meds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ehr_assets.corpora import shards, statistics, tokenizer
 from ehr_assets.corpora.reader import TokenCorpus, known_demographics, text_until, window
 from ehr_assets.corpora.serialize import in_availability_order, serialize
 from ehr_assets.corpora.shards import SCHEMA, write_corpus
 from ehr_assets.corpora.tokenizer import train_tokenizer
 from ehr_assets.errors import DatasetError
+from ehr_assets.fanout import Machine
 from ehr_assets.meds import reading
 
 ROWS = {
@@ -36,6 +41,10 @@ def made(tmp_path_factory):
     return meds, root / "tokenizer", root / "corpus"
 
 
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 def test_every_subject_has_one_row_in_its_split(made):
     corpus = TokenCorpus(made[2])
     found = {split: [r.subject_id for r in corpus.subjects(split)] for split in reading.SPLITS}
@@ -49,7 +58,7 @@ def test_every_subject_has_one_row_in_its_split(made):
 
 
 def test_the_file_has_the_contracts_schema(made):
-    with pa.memory_map(str(made[2] / "train.arrow")) as source:
+    with pa.memory_map(str(made[2] / "train" / "00000.arrow")) as source:
         assert pa.ipc.open_file(source).schema.equals(SCHEMA)
 
 
@@ -62,7 +71,7 @@ def test_decoded_tokens_are_the_records_text(made):
 def test_tokens_know_their_events(made):
     from ehr_assets.corpora.tokenizer import PieceTokenizer
 
-    tokenizer = PieceTokenizer(made[1])
+    pieces_of = PieceTokenizer(made[1])
     names = {"DX//C34": "\nMalignant neoplasm of lung", "LAB//hb": "\nHemoglobin", "NOTE": "\nNOTE"}
     ordered = in_availability_order(frame(ROWS["tuning"]))
     for record in TokenCorpus(made[2]).subjects("tuning"):
@@ -70,7 +79,7 @@ def test_tokens_know_their_events(made):
         for i, row in enumerate(rows.iter_rows(named=True)):
             mine = record.event_index == i
             if row["code"] in names:
-                assert tokenizer.decode(record.token_ids[mine]).startswith(names[row["code"]])
+                assert pieces_of.decode(record.token_ids[mine]).startswith(names[row["code"]])
                 assert set(record.available[mine].tolist()) == {row["available_time"]}
                 assert set(record.token_time[mine].tolist()) == {row["time"]}
         assert record.event_index.max() == rows.height - 1
@@ -137,7 +146,7 @@ def test_before_the_first_event_there_is_no_age(made):
 
 def test_small_chunks_give_the_same_corpus(made, tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "_READ_ROWS", 7)
-    monkeypatch.setattr(reading.iter_subjects, "__defaults__", (10,))
+    monkeypatch.setattr(shards, "CHUNK_ROWS", 10)
     write_corpus(SPEC, {"here": made[0]}, made[1], tmp_path)
     for split in reading.SPLITS:
         ours, theirs = list(TokenCorpus(tmp_path).subjects(split)), list(TokenCorpus(made[2]).subjects(split))
@@ -147,9 +156,7 @@ def test_small_chunks_give_the_same_corpus(made, tmp_path, monkeypatch):
 
 def test_equal_inputs_give_equal_bytes(made, tmp_path):
     write_corpus(SPEC, {"here": made[0]}, made[1], tmp_path)
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {
-        p.name: p.read_bytes() for p in made[2].iterdir()
-    }
+    assert contents(tmp_path) == contents(made[2])
 
 
 def test_statistics_count_what_is_there(made):
@@ -160,7 +167,8 @@ def test_statistics_count_what_is_there(made):
     assert found["events"] == sum(len(rows) for rows in ROWS.values())
     assert found["tokens"] == lengths.sum() == sum(len(r) for s in reading.SPLITS for r in corpus.subjects(s))
     assert found["tokens_per_subject"]["1"] == lengths.max()
-    assert found["truncated_subjects_share"] == (lengths > 60).mean()
+    assert found["truncated"]["60"]["subjects_share"] == (lengths > 60).mean()
+    assert found["tokens_per_event"] == lengths.sum() / found["events"]
     assert found["unknown_tokens"] == 0
 
 
@@ -173,8 +181,66 @@ def test_an_empty_cohort_gives_an_empty_corpus(made, tmp_path):
 
 
 def test_a_broken_corpus_is_named(made, tmp_path):
-    with pytest.raises(DatasetError, match=r"train\.arrow"):
+    with pytest.raises(DatasetError, match=r"train"):
         TokenCorpus(tmp_path)
-    (tmp_path / "train.arrow").write_bytes((made[2] / "train.arrow").read_bytes()[:-20])
-    with pytest.raises(DatasetError, match=r"train\.arrow"):
-        TokenCorpus(tmp_path)
+    shutil.copytree(made[2], tmp_path / "broken")
+    file = tmp_path / "broken" / "train" / "00000.arrow"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(DatasetError, match=r"00000\.arrow"):
+        TokenCorpus(tmp_path / "broken")
+
+
+def split_into_files(meds, split: str) -> None:
+    """Each subject of a split in a file of its own."""
+    (whole,) = (meds / "data" / split).glob("*.parquet")
+    table = pl.read_parquet(whole)
+    whole.unlink()
+    for (subject,), part in table.group_by("subject_id", maintain_order=True):
+        pq.write_table(part.to_arrow(), meds / "data" / split / f"{subject:03d}.parquet")
+
+
+@pytest.mark.parametrize("layout", ["tagged", "smb"])
+def test_the_number_of_workers_changes_no_byte(tmp_path, monkeypatch, layout):
+    monkeypatch.setattr(tokenizer, "ALONE_EVENTS", 0)
+    spec = SPEC.model_copy(update={"format": layout})
+    meds, splits = write_meds(tmp_path, ROWS)
+    split_into_files(meds, "train")
+    made = []
+    for workers in (1, 3):
+        out = tmp_path / f"{workers}"
+        for name in ("tokenizer", "corpus"):
+            (out / name).mkdir(parents=True)
+        machine = Machine(workers, 64 << 30)
+        train_tokenizer(spec, {"here": meds}, {"here": splits}, out / "tokenizer", machine=machine)
+        write_corpus(spec, {"here": meds}, out / "tokenizer", out / "corpus", machine=machine)
+        made.append(contents(out))
+    assert made[0] == made[1]
+    assert len([path for path in made[0] if path.match("train/*.arrow")]) == 8
+    subjects = [r.subject_id for r in TokenCorpus(tmp_path / "3" / "corpus").subjects("train")]
+    assert subjects == list(range(1, 9))
+
+
+def test_a_crew_is_hired_for_much_work_only():
+    machine = Machine(4, 64 << 30)
+    assert tokenizer.crew_size(machine, 8, tokenizer.ALONE_EVENTS + 1) == 4
+    assert tokenizer.crew_size(machine, 2, tokenizer.ALONE_EVENTS + 1) == 2
+    assert tokenizer.crew_size(machine, 8, tokenizer.ALONE_EVENTS) == 1
+    assert tokenizer.crew_size(machine, 0, 10**9) == 1
+
+
+def test_statistics_show_truncation_by_context_and_split(made):
+    tables = statistics.tables(made[2])
+    lengths, cut = tables.values()
+    assert "| held_out |" in lengths
+    assert "8,000 tokens" in cut
+    found = read_json(made[2] / "statistics.json")
+    assert sum(found["histogram"]["subjects"]) == found["all"]["subjects"]
+    assert base64.b64decode(statistics.lengths_png(made[2])).startswith(b"\x89PNG")
+
+
+def test_statistics_of_nobody_have_a_picture_too(made, tmp_path):
+    meds, _ = write_meds(tmp_path, {})
+    (tmp_path / "out").mkdir()
+    write_corpus(SPEC, {"here": meds}, made[1], tmp_path / "out")
+    assert "–" in statistics.tables(tmp_path / "out")["tokens per subject"]
+    assert base64.b64decode(statistics.lengths_png(tmp_path / "out")).startswith(b"\x89PNG")

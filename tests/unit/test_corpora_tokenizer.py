@@ -10,7 +10,7 @@ from corpora_support import SPEC, T0, frame, random_rows, read_json, write_meds
 from ehr_assets.contracts import SPLITS
 from ehr_assets.corpora.phrases import TAGS
 from ehr_assets.corpora.spec import CorpusSpec
-from ehr_assets.corpora.tokenizer import PieceTokenizer, train_tokenizer
+from ehr_assets.corpora.tokenizer import PieceCounts, PieceTokenizer, train_tokenizer
 from ehr_assets.errors import DatasetError, SpecError
 from ehr_assets.leakage.subjects import subjects_hash
 
@@ -134,6 +134,17 @@ def test_a_missing_folder_is_named(tmp_path):
         fit(tmp_path, rows_by_split(), spec)
     with pytest.raises(DatasetError, match=r"no tokenizer\.json"):
         PieceTokenizer(tmp_path)
+
+
+def test_rare_pieces_go_when_there_are_too_many():
+    counts = PieceCounts(most=3, most_chars=1_000)
+    counts.add({"often": 9, "twice": 2, "once": 1})
+    assert len(counts.of) == 3
+    counts.add({"new": 1, "often": 1, "never": 0})
+    assert counts.of == {"often": 10, "twice": 2}
+    long = PieceCounts(most=100, most_chars=10)
+    long.add({"x" * 9: 1, "y" * 8: 2})
+    assert long.of == {"y" * 8: 2}
 
 
 def test_frames_of_the_helper_are_sorted():

@@ -84,16 +84,25 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    root = tmp_path_factory.mktemp("embeddings")
+    return make(tmp_path_factory.mktemp("embeddings"), SPEC)
+
+
+@pytest.fixture(scope="module")
+def made_smb(tmp_path_factory):
+    """On a corpus whose records hold versions of their text."""
+    return make(tmp_path_factory.mktemp("smb"), SPEC.model_copy(update={"format": "smb"}))
+
+
+def make(root, spec):
     meds, splits = write_meds(root, ROWS)
     for name in ("tokenizer", "corpus", "checkpoint", "embeddings"):
         (root / name).mkdir()
-    train_tokenizer(SPEC, {"here": meds}, {"here": splits}, root / "tokenizer")
-    write_corpus(SPEC, {"here": meds}, root / "tokenizer", root / "corpus")
+    train_tokenizer(spec, {"here": meds}, {"here": splits}, root / "tokenizer")
+    write_corpus(spec, {"here": meds}, root / "tokenizer", root / "corpus")
     write_checkpoint(root / "checkpoint", root / "tokenizer")
     nodes = write_nodes(root / "nodes", nodes_of_rows())
     stats = embed(root, nodes, root / "embeddings")
-    return SimpleNamespace(root=root, meds=meds, nodes=nodes, stats=stats)
+    return SimpleNamespace(spec=spec, root=root, meds=meds, nodes=nodes, stats=stats)
 
 
 def embed(root, nodes, out, **options):
@@ -159,7 +168,7 @@ def test_equal_inputs_give_equal_bytes(made, tmp_path):
 
 def recomputed(made, embeddings_dir=None, sample=1000):
     return recompute_sample(
-        SPEC,
+        made.spec,
         made.root / "checkpoint",
         made.root / "tokenizer",
         {"here": made.meds},
@@ -175,6 +184,16 @@ def test_deleting_the_future_changes_nothing(made):
     error = recomputed(made)
     assert 0 < error < 1e-5
     assert recomputed(made, sample=5) <= error
+
+
+def test_deleting_the_future_changes_nothing_of_a_text_with_versions(made_smb, tmp_path):
+    assert recomputed(made_smb) <= 1e-4
+    assert made_smb.stats["passes"] == made_smb.stats["nodes"]
+    for pooling in ("last", "mean"):
+        out = tmp_path / pooling
+        out.mkdir()
+        embed(made_smb.root, made_smb.nodes, out, pooling=pooling)
+        assert np.allclose(states(out), one_by_one(made_smb, pooling), atol=2e-5)
 
 
 def test_a_state_that_saw_the_future_is_found(made, tmp_path):
@@ -206,7 +225,7 @@ def test_a_cohort_without_nodes_gives_an_empty_file(made, tmp_path):
     (tmp_path / "out").mkdir()
     assert embed(made.root, nodes, tmp_path / "out")["nodes"] == 0
     assert pq.read_table(tmp_path / "out/embeddings.parquet").num_rows == 0
-    made_empty = SimpleNamespace(root=made.root, meds=made.meds, nodes=nodes)
+    made_empty = SimpleNamespace(spec=made.spec, root=made.root, meds=made.meds, nodes=nodes)
     assert recomputed(made_empty, tmp_path / "out") == 0
 
 

@@ -65,7 +65,11 @@ def write_corpus(folder: Path, subjects: dict[str, int], n_events: int = 40, see
             row = {"cohort": "made_up", "subject_id": subject, "n_demographics": c["n_demographics"]}
             row |= {"token_ids": c["token_ids"], "token_time": times, "token_available_time": times}
             rows.append({**row, "event_index": c["event_index"]})
-        with pa.OSFile(str(folder / f"{split}.arrow"), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as out:
+        (folder / split).mkdir()
+        with (
+            pa.OSFile(str(folder / split / "00000.arrow"), "wb") as sink,
+            pa.ipc.new_file(sink, SCHEMA) as out,
+        ):
             out.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
     return folder
 
