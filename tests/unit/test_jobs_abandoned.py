@@ -34,6 +34,7 @@ def dead_process() -> int:
         ("elsewhere 1 123", False),  # not ours to judge
         (None, False),
     ],
+    ids=["dead", "alive", "another with its id", "elsewhere", "untagged"],
 )
 def test_only_runs_of_dead_processes_here_are_closed(tmp_path, tag, closed):
     with DagsterInstance.ephemeral() as instance:
