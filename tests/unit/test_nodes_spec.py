@@ -75,7 +75,8 @@ def test_the_task_files_of_the_house_load(path):
     tasks = load_task_set(path)
     assert tasks.buffer_hours == 24
     assert tasks.end_of_life_days == 7
-    assert len(tasks.tasks) >= 12
+    # Of any CDM nothing can be asked but what visits and deaths tell.
+    assert len(tasks.tasks) >= (5 if path.stem == "omop" else 12)
 
 
 def test_oncology_covers_the_five_dimensions_of_table_9():
