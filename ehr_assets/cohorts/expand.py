@@ -35,21 +35,17 @@ def laid_over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     out = layered(base, own)
     if not (isinstance(base.get("tables"), list) and isinstance(own.get("tables"), list)):
         return out
-    tables = {_name(table, i): table for i, table in enumerate(base["tables"])}
-    for i, table in enumerate(own["tables"], len(tables)):
-        name = _name(table, i)
-        if isinstance(table, dict) and table.get("drop") is True and name in tables:
-            del tables[name]
-        elif isinstance(table, dict) and isinstance(tables.get(name), dict):
-            tables[name] = layered(tables[name], table)
+    names = [table.get("name") if isinstance(table, dict) else None for table in base["tables"]]
+    tables, new = list(base["tables"]), []
+    for table in own["tables"]:
+        name = table.get("name") if isinstance(table, dict) else None
+        if name is None or name not in names:
+            new.append(table)
         else:
-            tables[name] = table
-    out["tables"] = list(tables.values())
+            at = names.index(name)
+            tables[at] = None if table.get("drop") is True else layered(tables[at], table)
+    out["tables"] = [table for table in tables if table is not None] + new
     return out
-
-
-def _name(table: Any, position: int) -> Any:
-    return table.get("name", position) if isinstance(table, dict) else position
 
 
 def _kind(cohort: Mapping[str, Any]) -> Any:
@@ -68,23 +64,23 @@ def _table(table: Any, named: Mapping[str, Any], defaults: Mapping[str, Any]) ->
 
 def _join(join: Any, named: Mapping[str, Any], defaults: Mapping[str, Any]) -> Any:
     """A join by its name; one that begins from a named one (``join: NAME``); or one in full."""
-    own: dict[str, Any] = {}
-    if isinstance(join, Mapping):
-        own = dict(join)
-        join = own.pop("join", None)
-    elif not isinstance(join, str):
-        return join
-    prefix = own.pop("prefix", None)
-    if join is None:
-        return _with(defaults, own if prefix is None else {**own, "prefix": prefix})
-    if join not in named:
-        raise ValueError(f"there is no join '{join}' under `joins`; there are: {', '.join(named) or 'none'}")
-    # YAML 1.1 reads an unquoted `on` as true: both spellings are the same key here.
-    begun = {"on" if key in (True, "true") else key: value for key, value in named[join].items()}
-    out = {**begun, **{"on" if key in (True, "true") else key: value for key, value in own.items()}}
-    if prefix is not None and isinstance(out.get("columns"), Mapping):
-        out["columns"] = {f"{prefix}{name}": there for name, there in out["columns"].items()}
+    own = dict(join) if isinstance(join, Mapping) else {"join": join}
+    if not isinstance(own.get("join"), str):
+        return _with(defaults, join)
+    name, prefix = own.pop("join"), own.pop("prefix", "")
+    if name not in named:
+        raise ValueError(f"there is no join '{name}' under `joins`; there are: {', '.join(named) or 'none'}")
+    if not isinstance(named[name], Mapping):
+        return named[name]
+    out = {**_keyed(named[name]), **_keyed(own)}
+    if prefix and isinstance(out.get("columns"), Mapping):
+        out["columns"] = {f"{prefix}{new}": there for new, there in out["columns"].items()}
     return out
+
+
+def _keyed(join: Mapping[Any, Any]) -> dict[Any, Any]:
+    # YAML 1.1 reads an unquoted `on` as true (which overriding, through JSON, spells "true").
+    return {"on" if key in (True, "true") else key: value for key, value in join.items()}
 
 
 def _with(defaults: Mapping[str, Any], spec: Any) -> Any:

@@ -51,7 +51,8 @@ class FileSpec(Spec):
 
     `encoding`: one, or a list of two: bytes that are wrong in the first are read in the second.
     `skip_rows`: lines between the header and the data. `aliases`: new name → names to look for in the
-    header, the first that is there counts. `optional_columns` are null where the header lacks them.
+    header, the first that is there counts; where none is written so, any case will do, as in the name of the
+    file itself (PERSON.csv). `optional_columns` are null where the header lacks them.
     `missing`: texts that mean nothing was recorded. `recode`: column → raw text → text (or null).
     """
 

@@ -121,7 +121,8 @@ class JoinSpec(FileSpec):
     """A left join to a dimension or visit table; where a key occurs twice there, its first row counts.
 
     `on`: column here → column there (or a list where the names are equal); `columns`: new name → column
-    there; `when`: only these rows of that table; `optional`: an absent table gives nulls.
+    there; `when`: only these rows of that table; `optional`: an absent table gives nulls. Among a table's
+    joins, ``{join: NAME, on: ..., prefix: x_}`` is the named one by another column, with other new names.
     """
 
     on: Annotated[
