@@ -44,8 +44,8 @@ def test_everything_is_fresh_and_a_second_demo_runs_nothing(installation):
     assert "All 15 assets are fresh; nothing to run." in installation.ehr("demo")
 
 
-def test_manifests_chain_from_the_report_to_the_raw_tables(installation):
-    seen, todo = {}, ["synthetic_oncology/report"]
+def test_manifests_chain_from_the_pages_to_the_raw_tables(installation):
+    seen, todo = {}, ["synthetic_oncology/report", "synthetic_oncology/profile"]
     while todo:
         name = todo.pop()
         manifest = installation.manifest(name)
