@@ -7,11 +7,13 @@ from ehr_assets.catalog import Catalog
 
 
 def chain_jobs(catalog: Catalog) -> list[UnresolvedAssetJobDefinition]:
-    """`<report>_chain`: from raw tables to the report."""
+    """`<report>_chain`: from raw tables to the report, and to the profiles of its cohorts."""
     return [
         define_asset_job(
             f"{name}_chain",
-            selection=AssetSelection.assets(AssetKey([name, "report"])).upstream(),
+            selection=AssetSelection.assets(
+                AssetKey([name, "report"]), *(AssetKey([cohort, "profile"]) for cohort in report.cohorts)
+            ).upstream(),
             description=f"The whole chain, from raw tables to the report: {report.title}",
         )
         for name, report in catalog.reports.items()

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from ehr_assets.errors import EhrError
 from ehr_assets.lineage.guards import override_reason
+from ehr_assets.reports.assets import profile_key
 from jobs.abandoned import close_dead_runs
 from jobs.cli.project import Project
 from jobs.runner import run_assets
@@ -27,7 +28,7 @@ class RunFailedError(EhrError):
 
 
 def run_chain(console: Console, cohort: str, recipe: str | None) -> list[Path]:
-    """Brings the cohort's reports up to date; returns the report datasets' directories.
+    """Brings the cohort's reports and its profile up to date; returns the report datasets' directories.
 
     Raises:
         SpecError: unknown cohort or recipe.
@@ -35,7 +36,7 @@ def run_chain(console: Console, cohort: str, recipe: str | None) -> list[Path]:
     """
     project = Project()
     reports = project.reports_for(cohort, recipe)
-    wanted = project.graph.upstream(reports)
+    wanted = project.graph.upstream([*reports, profile_key(cohort)])
     close_dead_runs(project.instance, project.settings)
     statuses = project.statuses(thorough=wanted)
     usable = {State.FRESH, State.FAILED_CHECK} if override_reason() else {State.FRESH}
