@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ehr_assets.errors import SpecError
+from ehr_assets.yamls import parse_yaml
 
 
 class Spec(BaseModel):
@@ -30,9 +31,13 @@ SpecT = TypeVar("SpecT", bound=Spec)
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping at the top of a YAML file."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise SpecError("The spec file does not exist.", where=str(path), do="Check the path.") from None
+    except OSError as e:
+        raise SpecError(
+            f"The spec file cannot be read ({e.strerror}).", where=str(path), do="Check the path."
+        ) from None
     except UnicodeDecodeError as e:
         raise SpecError(
             "The spec is not UTF-8.", where=f"{path}, byte {e.start}", do="Save it as UTF-8."
@@ -40,7 +45,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        reason = getattr(e, "problem", None) or "cannot be parsed"
+        reason = getattr(e, "problem", None) or getattr(e, "reason", None) or "it cannot be parsed"
         raise SpecError(f"The spec is not valid YAML: {reason}.", where=f"{path}{line}", do="Mend it.") from e
     if not isinstance(data, dict):
         raise SpecError("A spec must be a mapping of keys to values.", where=str(path), do="Mend the file.")

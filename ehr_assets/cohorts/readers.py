@@ -122,7 +122,26 @@ _Names = dict[str, str | None]
 
 def _resolved(files: Sequence[RawFile], columns: list[str], how: FileSpec) -> list[_Names]:
     """How each file calls the columns that its path does not give."""
+    found, problems = _names(files, columns, how)
+    if problems:
+        raise problems[0]
+    return found
+
+
+def column_problems(files: Sequence[RawFile], columns: Sequence[str], how: FileSpec) -> list[RawTableError]:
+    """Everything that is wrong with the columns asked for: missing, or there twice. Reads the headers only.
+
+    Raises:
+        RawTableError: a file has no header, or cannot be read.
+    """
+    return _names(files, list(dict.fromkeys(columns)), how)[1]
+
+
+def _names(
+    files: Sequence[RawFile], columns: list[str], how: FileSpec
+) -> tuple[list[_Names], list[RawTableError]]:
     found: list[_Names] = []
+    problems: list[RawTableError] = []
     for file in files:
         there = headers(file, how)
         names: _Names = {}
@@ -131,20 +150,21 @@ def _resolved(files: Sequence[RawFile], columns: list[str], how: FileSpec) -> li
                 continue
             names[column] = next((n for n in [column, *how.aliases.get(column, [])] if n in there), None)
             if there.count(names[column] or "") > 1:
-                raise RawTableError(
-                    f"The raw table has the column '{names[column]}' more than once.",
-                    where=file.where,
-                    do="Rename or drop the others in the table.",
-                )
-        for column in names:
-            # Files of one table may differ in their columns; what none of them has is a mistake.
-            if len(files) == 1 and names[column] is None and column not in how.optional_columns:
-                raise _no_column(file, column, there)
+                problems.append(_twice(file, names[column] or ""))
         found.append(names)
     for column in found[0] if found else []:
+        # Files of one table may differ in their columns; what none of them has is a mistake.
         if column not in how.optional_columns and not any(names.get(column) for names in found):
-            raise _no_column(files[0], column, headers(files[0], how))
-    return found
+            problems.append(_no_column(files[0], column, headers(files[0], how)))
+    return found, problems
+
+
+def _twice(file: RawFile, column: str) -> RawTableError:
+    return RawTableError(
+        f"The raw table has the column '{column}' more than once.",
+        where=file.where,
+        do="Rename or drop the others in the table.",
+    )
 
 
 def _no_column(file: RawFile, column: str, there: Sequence[str]) -> RawTableError:
