@@ -113,12 +113,13 @@ def _field_names(model: type[BaseModel], path: Iterable[Any]) -> set[str]:
         nested: set[type[BaseModel]] = set()
         for m in models:
             if isinstance(part, str) and part in m.model_fields:
-                nested |= _models_in(m.model_fields[part].annotation)
+                nested |= models_in(m.model_fields[part].annotation)
         models = nested or models
     return {name for m in models for name in m.model_fields}
 
 
-def _models_in(annotation: Any) -> set[type[BaseModel]]:
+def models_in(annotation: Any) -> set[type[BaseModel]]:
+    """The models that a type annotation names."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {annotation}
-    return {m for arg in getattr(annotation, "__args__", ()) for m in _models_in(arg)}
+    return {m for arg in getattr(annotation, "__args__", ()) for m in models_in(arg)}

@@ -26,9 +26,8 @@ class Loader(yaml.SafeLoader):
         except ValueError:  # more digits than Python converts
             return text
 
-    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
-        if isinstance(node, yaml.MappingNode):
-            _no_key_twice(node)
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        _no_key_twice(node)
         return super().construct_mapping(node, deep=deep)
 
 
@@ -43,6 +42,8 @@ _SCALARS = (
 for _tag, _pattern, _first in _SCALARS:
     Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
 Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
+for _tag in ("binary", "timestamp", "omap", "pairs", "set"):
+    Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", Loader.construct_undefined)
 
 
 def parse_yaml(text: str) -> Any:
