@@ -19,7 +19,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from ehr_assets.cohorts.file_spec import FileSpec
-from ehr_assets.cohorts.files import RawFile
+from ehr_assets.cohorts.files import RawFile, unreachable
 from ehr_assets.cohorts.sources import CHUNK, NUL_SIGN, CsvSource
 from ehr_assets.errors import RawTableError
 from ehr_assets.specs import closest
@@ -275,11 +275,7 @@ def _unparsable(file: RawFile, error: Exception, first: int) -> RawTableError:
     if "straddling" in str(error):
         return _open_quote(file, first - 1, f"a record is longer than {BLOCK_BYTES >> 20} MB")
     if isinstance(error, OSError):
-        return RawTableError(
-            f"The raw table cannot be read ({error.strerror or type(error).__name__}).",
-            where=f"{file.where}, after data record {first - 1}",
-            do="Check the file, its permissions and the disk.",
-        )
+        return unreachable(f"{file.where}, after data record {first - 1}", error)
     return RawTableError(
         "The raw table is not CSV as RFC 4180 has it.",
         where=f"{file.where}, after data record {first - 1}",
@@ -322,12 +318,8 @@ def _opened_parquet(file: RawFile) -> pq.ParquetFile:
 
 
 def _bad_parquet(file: RawFile, error: Exception) -> RawTableError:
-    if isinstance(error, OSError) and error.errno:
-        return RawTableError(
-            f"The raw table cannot be read ({error.strerror}).",
-            where=file.where,
-            do="Check the file, its permissions and the disk.",
-        )
+    if isinstance(error, OSError) and (error.errno or "AWS Error" in str(error)):
+        return unreachable(file.where, error)
     return RawTableError(
         "The raw table is not a sound Parquet file.",
         where=file.where,
