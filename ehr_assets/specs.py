@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ehr_assets.errors import SpecError
+from ehr_assets.yamls import parse_yaml
 
 
 class Spec(BaseModel):
@@ -25,16 +26,18 @@ class Spec(BaseModel):
 
 
 SpecT = TypeVar("SpecT", bound=Spec)
-# The safe loader in C where PyYAML has it: ten times as fast, and the definitions load many specs.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping at the top of a YAML file."""
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+        data = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise SpecError("The spec file does not exist.", where=str(path), do="Check the path.") from None
+    except OSError as e:
+        raise SpecError(
+            f"The spec file cannot be read ({e.strerror}).", where=str(path), do="Check the path."
+        ) from None
     except UnicodeDecodeError as e:
         raise SpecError(
             "The spec is not UTF-8.", where=f"{path}, byte {e.start}", do="Save it as UTF-8."
@@ -42,7 +45,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        reason = getattr(e, "problem", None) or "cannot be parsed"
+        reason = getattr(e, "problem", None) or getattr(e, "reason", None) or "it cannot be parsed"
         raise SpecError(f"The spec is not valid YAML: {reason}.", where=f"{path}{line}", do="Mend it.") from e
     if not isinstance(data, dict):
         raise SpecError("A spec must be a mapping of keys to values.", where=str(path), do="Mend the file.")
@@ -172,12 +175,13 @@ def _field_names(model: type[BaseModel], path: Iterable[Any]) -> set[str]:
         nested: set[type[BaseModel]] = set()
         for m in models:
             if isinstance(part, str) and part in m.model_fields:
-                nested |= _models_in(m.model_fields[part].annotation)
+                nested |= models_in(m.model_fields[part].annotation)
         models = nested or models
     return {name for m in models for name in m.model_fields}
 
 
-def _models_in(annotation: Any) -> set[type[BaseModel]]:
+def models_in(annotation: Any) -> set[type[BaseModel]]:
+    """The models that a type annotation names."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {annotation}
-    return {m for arg in getattr(annotation, "__args__", ()) for m in _models_in(arg)}
+    return {m for arg in getattr(annotation, "__args__", ()) for m in models_in(arg)}

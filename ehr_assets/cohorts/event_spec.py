@@ -6,6 +6,7 @@ whole are `spec.py`; what the words do is `meds/expressions.py`.
 
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -34,9 +35,24 @@ def _pattern(pattern: str) -> str:
     return pattern
 
 
+def _in_calendar(text: str) -> str:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"'{text}' is no date of the calendar") from None
+    return text
+
+
 Column = Annotated[str, Field(min_length=1)]
 RawText = Annotated[str, BeforeValidator(_raw_text, json_schema_input_type=str | int | float)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
+
+
+FixedTime = Annotated[
+    str,
+    Field(pattern=r"^\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2})?)?$"),
+    AfterValidator(_in_calendar),
+]
 
 
 class When(Spec):
@@ -91,7 +107,7 @@ class TimeSpec(Spec):
     elapsed: Column | None = None
     unit: Literal["days", "hours", "minutes", "seconds", "clock"] | None = None
     since: "Times | None" = None
-    fixed: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2})?)?$")] | None = None
+    fixed: FixedTime | None = None
     plus_days: int = Field(default=0, ge=0)
     plus_hours: int = Field(default=0, ge=0)
     when: When = When()

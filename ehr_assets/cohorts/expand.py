@@ -17,13 +17,12 @@ def expanded(cohort: Mapping[str, Any]) -> dict[str, Any]:
     out = dict(cohort)
     if _kind(out) == "meds":
         out = _meds(out)
-    named = out.get("joins") if isinstance(out.get("joins"), Mapping) else {}
-    defaults = out.get("table_defaults") if isinstance(out.get("table_defaults"), Mapping) else {}
-    assert isinstance(named, Mapping)
-    assert isinstance(defaults, Mapping)
-    out["joins"] = {name: _with(defaults, join) for name, join in named.items()}
+    defaults = _mapping(out.get("table_defaults"))
+    named = {name: _with(defaults, join) for name, join in _mapping(out.get("joins")).items()}
+    if named:
+        out["joins"] = named
     if isinstance(out.get("tables"), list):
-        out["tables"] = [_table(table, out["joins"], defaults) for table in out["tables"]]
+        out["tables"] = [_table(table, named, defaults) for table in out["tables"]]
     return out
 
 
@@ -46,6 +45,10 @@ def laid_over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
             tables[at] = None if table.get("drop") is True else layered(tables[at], table)
     out["tables"] = [table for table in tables if table is not None] + new
     return out
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _kind(cohort: Mapping[str, Any]) -> Any:

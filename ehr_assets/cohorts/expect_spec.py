@@ -28,6 +28,10 @@ def _texts(value: Any) -> Any:
     return [str(v) if isinstance(v, int | float) and not isinstance(v, bool) else v for v in value]
 
 
+_LISTED = BeforeValidator(_listed, json_schema_input_type=str | list[str])
+_TEXTS = BeforeValidator(_texts, json_schema_input_type=list[str | int | float])
+
+
 class RangeSpec(Spec):
     """Numbers or days, both inclusive; a value that is no such thing is outside."""
 
@@ -75,11 +79,11 @@ class ExpectSpec(Spec):
     that must keep it (not for `row_count`). `blocking`: stop what is downstream, rather than warn.
     """
 
-    unique: Annotated[list[Column], BeforeValidator(_listed), Field(min_length=1)] | None = None
-    not_null: Annotated[list[Column], BeforeValidator(_listed), Field(min_length=1)] | None = None
+    unique: Annotated[list[Column], _LISTED, Field(min_length=1)] | None = None
+    not_null: Annotated[list[Column], _LISTED, Field(min_length=1)] | None = None
     one_of: (
         Annotated[
-            dict[Column, Annotated[list[str], BeforeValidator(_texts), Field(min_length=1)]],
+            dict[Column, Annotated[list[str], _TEXTS, Field(min_length=1)]],
             Field(min_length=1),
         ]
         | None

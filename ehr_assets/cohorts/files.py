@@ -5,6 +5,7 @@ Only finding and opening bytes; how they become text and records is `sources.py`
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +21,20 @@ from ehr_assets.specs import closest
 
 _CHUNK = 4 << 20
 _PACKED = 8  # how much larger text is than its gzip, or than Parquet
+_S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/[^/?#@]+)*/*")
+_CONNECT_SECONDS, _REQUEST_SECONDS, _ATTEMPTS = 5, 60, 3
+# What the object store's client says, and what that means.
+_STORE_SAYS = {
+    "NETWORK_CONNECTION": "the object store does not answer",
+    "curlCode: 28": "the object store does not answer in time",
+    "ACCESS_DENIED": "the object store denies access",
+    "HTTP status 403": "the object store denies access",
+    "INVALID_ACCESS_KEY_ID": "the object store does not know the access key",
+    "SIGNATURE_DOES_NOT_MATCH": "the access key and its secret do not belong together",
+    "NO_SUCH_BUCKET": "there is no such bucket",
+    "VALIDATION": "the endpoint of the object store is no address",
+    "ExpiredToken": "the credentials have expired",
+}
 
 
 @dataclass(frozen=True)
@@ -35,8 +50,19 @@ class RawRoot:
 
     @classmethod
     def of(cls, root: "RawRoot | Path | str") -> "RawRoot":
-        """A root from any of its forms."""
-        return root if isinstance(root, RawRoot) else cls(str(root).rstrip("/") or "/")
+        """A root from any of its forms. RawTableError where an address is none that can be read from."""
+        if isinstance(root, RawRoot):
+            return root
+        text = str(root)
+        if "://" in text and not _S3.fullmatch(text):
+            # The address as it stands may hold a key and its secret.
+            raise RawTableError(
+                "Raw tables are read from a local directory or from S3, and this is no address of either.",
+                where=re.sub(r"//.*@", "//…@", text),
+                do="Give a path, or s3://bucket/prefix; credentials come from the environment, e.g. "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+            )
+        return cls(text.rstrip("/") or "/")
 
     @property
     def remote(self) -> bool:
@@ -49,7 +75,7 @@ class RawRoot:
         filesystem, base = self._opened
         try:
             found = filesystem.get_file_info(fs.FileSelector(base, recursive=False, allow_not_found=True))
-        except OSError as e:
+        except (OSError, pa.ArrowException) as e:
             raise unreachable(self.uri, e) from None
         return bool(found)
 
@@ -65,7 +91,7 @@ class RawRoot:
             found = filesystem.get_file_info(selector)
         except NotADirectoryError:
             return {}
-        except OSError as e:
+        except (OSError, pa.ArrowException) as e:
             raise unreachable(self.where(folder), e) from None
         files = {PurePosixPath(f.path).relative_to(base).as_posix(): f for f in found if f.is_file}
         return {path: files[path].size or 0 for path in sorted(files)}
@@ -75,7 +101,7 @@ class RawRoot:
         filesystem, base = self._opened
         try:
             info = filesystem.get_file_info(f"{base}/{path}")
-        except OSError as e:
+        except (OSError, pa.ArrowException) as e:
             raise unreachable(self.where(path), e) from None
         return (info.size or 0) if info.is_file else None
 
@@ -88,19 +114,19 @@ class RawRoot:
     def _opened(self) -> tuple[Any, str]:
         if not self.remote:
             return fs.LocalFileSystem(), self.uri
-        if not self.uri.startswith("s3://"):
-            raise RawTableError(
-                "Raw tables are read from a local directory or from S3.",
-                where=self.uri,
-                do="Give a path, or s3://bucket/prefix.",
-            )
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         options: dict[str, Any] = {
-            "region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+            "region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+            "connect_timeout": _CONNECT_SECONDS,
+            "request_timeout": _REQUEST_SECONDS,
+            "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
         }
         if endpoint:
             options |= {"endpoint_override": endpoint, "region": options["region"] or "us-east-1"}
-        return fs.S3FileSystem(**options), self.uri.removeprefix("s3://")
+        try:
+            return fs.S3FileSystem(**options), self.uri.removeprefix("s3://")
+        except (OSError, pa.ArrowException) as e:
+            raise unreachable(self.uri, e) from None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"uri": self.uri}
@@ -180,9 +206,8 @@ def _spellings(file: str) -> list[str]:
 def require_files(root: RawRoot, file: str, *, key: str) -> list[RawFile]:
     """As `find_files`; RawTableError naming what was tried. `key`: what in the spec asks for it."""
     if not root.exists():
-        raise RawTableError(
-            "The directory of raw tables does not exist.", where=root.uri, do="Check the path."
-        )
+        what = "There is nothing" if root.remote else "The directory of raw tables does not exist"
+        raise RawTableError(f"{what}.", where=root.uri, do="Check the path.")
     found = find_files(root, file)
     if found:
         return found
@@ -202,13 +227,17 @@ def candidates(file: str) -> list[str]:
     return [file] if file.endswith(ENDINGS) else [f"{file}{ending}" for ending in ENDINGS]
 
 
-def unreachable(where: str, error: OSError) -> RawTableError:
+def unreachable(where: str, error: Exception) -> RawTableError:
     """An error of the system or of the object store, for people (its text may quote credentials)."""
-    return RawTableError(
-        f"The raw tables cannot be read ({error.strerror or type(error).__name__}).",
-        where=where,
-        do="Check the path, its permissions, the credentials of an object store, and the disk.",
-    )
+    said = next((words for sign, words in _STORE_SAYS.items() if sign in str(error)), None)
+    do = "Check the path, its permissions and the disk."
+    if "://" in where:
+        do = (
+            "Check the address and the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, "
+            "and AWS_ENDPOINT_URL where the store is not Amazon's."
+        )
+    reason = said or getattr(error, "strerror", None) or type(error).__name__
+    return RawTableError(f"The raw tables cannot be read ({reason}).", where=where, do=do)
 
 
 def _fixed_folder(file: str) -> str:

@@ -19,7 +19,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from ehr_assets.cohorts.file_spec import FileSpec
-from ehr_assets.cohorts.files import RawFile
+from ehr_assets.cohorts.files import RawFile, unreachable
 from ehr_assets.cohorts.sources import CHUNK, NUL_SIGN, CsvSource
 from ehr_assets.errors import RawTableError
 from ehr_assets.specs import closest
@@ -122,7 +122,26 @@ _Names = dict[str, str | None]
 
 def _resolved(files: Sequence[RawFile], columns: list[str], how: FileSpec) -> list[_Names]:
     """How each file calls the columns that its path does not give."""
+    found, problems = _names(files, columns, how)
+    if problems:
+        raise problems[0]
+    return found
+
+
+def column_problems(files: Sequence[RawFile], columns: Sequence[str], how: FileSpec) -> list[RawTableError]:
+    """Everything that is wrong with the columns asked for: missing, or there twice. Reads the headers only.
+
+    Raises:
+        RawTableError: a file has no header, or cannot be read.
+    """
+    return _names(files, list(dict.fromkeys(columns)), how)[1]
+
+
+def _names(
+    files: Sequence[RawFile], columns: list[str], how: FileSpec
+) -> tuple[list[_Names], list[RawTableError]]:
     found: list[_Names] = []
+    problems: list[RawTableError] = []
     for file in files:
         there = headers(file, how)
         names: _Names = {}
@@ -131,31 +150,30 @@ def _resolved(files: Sequence[RawFile], columns: list[str], how: FileSpec) -> li
                 continue
             names[column] = _called([column, *how.aliases.get(column, [])], there)
             if there.count(names[column] or "") > 1:
-                raise RawTableError(
-                    f"The raw table has the column '{names[column]}' more than once.",
-                    where=file.where,
-                    do="Rename or drop the others in the table.",
-                )
+                problems.append(_twice(file, names[column] or ""))
         found.append(names)
     for column in _lacking(found, how):
-        raise _no_column(files[0], column, headers(files[0], how))
-    return found
+        problems.append(_no_column(files[0], column, headers(files[0], how)))
+    return found, problems
+
+
+def lacking(files: Sequence[RawFile], columns: Sequence[str], how: FileSpec) -> list[str]:
+    """The columns that `read_table` would miss. RawTableError where a file has no header."""
+    return _lacking(_names(files, list(dict.fromkeys(columns)), how)[0], how)
+
+
+def _twice(file: RawFile, column: str) -> RawTableError:
+    return RawTableError(
+        f"The raw table has the column '{column}' more than once.",
+        where=file.where,
+        do="Rename or drop the others in the table.",
+    )
 
 
 def _lacking(found: list[_Names], how: FileSpec) -> list[str]:
     """Files of one table may differ in their columns; what none of them has is a mistake."""
     columns = dict.fromkeys(c for names in found for c in names)
     return [c for c in columns if c not in how.optional_columns and not any(n.get(c) for n in found)]
-
-
-def lacking(files: Sequence[RawFile], columns: Sequence[str], how: FileSpec) -> list[str]:
-    """The columns that `read_table` would miss. RawTableError where a file has no header."""
-    found = []
-    for file in files:
-        there = headers(file, how)
-        wanted = [c for c in columns if c not in file.columns]
-        found.append({c: _called([c, *how.aliases.get(c, [])], there) for c in wanted})
-    return _lacking(found, how)
 
 
 def _called(names: list[str], there: Sequence[str]) -> str | None:
@@ -278,11 +296,7 @@ def _unparsable(file: RawFile, error: Exception, first: int) -> RawTableError:
     if "straddling" in str(error):
         return _open_quote(file, first - 1, f"a record is longer than {BLOCK_BYTES >> 20} MB")
     if isinstance(error, OSError):
-        return RawTableError(
-            f"The raw table cannot be read ({error.strerror or type(error).__name__}).",
-            where=f"{file.where}, after data record {first - 1}",
-            do="Check the file, its permissions and the disk.",
-        )
+        return unreachable(f"{file.where}, after data record {first - 1}", error)
     return RawTableError(
         "The raw table is not CSV as RFC 4180 has it.",
         where=f"{file.where}, after data record {first - 1}",
@@ -324,12 +338,8 @@ def _opened_parquet(file: RawFile) -> pq.ParquetFile:
 
 
 def _bad_parquet(file: RawFile, error: Exception) -> RawTableError:
-    if isinstance(error, OSError) and error.errno:
-        return RawTableError(
-            f"The raw table cannot be read ({error.strerror}).",
-            where=file.where,
-            do="Check the file, its permissions and the disk.",
-        )
+    if isinstance(error, OSError) and (error.errno or "AWS Error" in str(error)):
+        return unreachable(file.where, error)
     return RawTableError(
         "The raw table is not a sound Parquet file.",
         where=file.where,

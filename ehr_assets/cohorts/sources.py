@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from ehr_assets.cohorts.files import RawFile
+from ehr_assets.cohorts.files import RawFile, unreachable
 from ehr_assets.errors import RawTableError
 
 CHUNK = 1 << 20
@@ -43,7 +43,10 @@ class CsvSource(io.RawIOBase):
         self.failure: RawTableError | None = None
         self.with_nuls = False
         self.size = file.bytes
-        self._file = file.open()
+        try:
+            self._file = file.open()
+        except OSError as e:  # it was there when the files were looked for
+            raise unreachable(file.where, e) from None
         self._gzip = file.path.endswith(".gz")
         # Not Python's gzip: this one is faster, and tells a truncated stream from a corrupt one.
         self._bytes = pa.CompressedInputStream(self._file, "gzip") if self._gzip and self.size else self._file
@@ -102,9 +105,10 @@ class CsvSource(io.RawIOBase):
         try:
             raw = bytes(self._bytes.read(CHUNK))
         except (OSError, EOFError, zlib.error) as e:
-            if isinstance(e, OSError) and e.errno:
-                reason, do = f"cannot be read ({e.strerror})", "Check the file, its permissions and the disk."
-            elif "runcated" in str(e):
+            if not self._gzip or getattr(e, "errno", None) or "AWS Error" in str(e):
+                self.failure = unreachable(f"{self.where}, near line {self._line}", e)
+                raise self.failure from None
+            if "runcated" in str(e):
                 reason, do = "is a truncated gzip file", "Copy or download it again; compare checksums."
             else:
                 reason, do = "is not a sound gzip file", "Copy or download it again; compare checksums."

@@ -133,14 +133,6 @@ class JoinSpec(FileSpec):
     columns: dict[Column, Column] = Field(min_length=1)
     when: When = When()
 
-    @model_validator(mode="before")
-    @classmethod
-    def _on_is_a_key(cls, value: Any) -> Any:
-        # YAML 1.1 reads an unquoted `on` as true (which overriding, through JSON, spells "true").
-        if isinstance(value, Mapping):
-            return {"on" if key in (True, "true") else key: v for key, v in value.items()}
-        return value
-
     @model_validator(mode="after")
     def _new_names(self) -> "JoinSpec":
         if both := sorted(set(self.on) & set(self.columns)):

@@ -25,13 +25,16 @@ _SEPARATOR = "\x1f"
 _ABOUT = "about.json"
 
 
-def build_dimension(join: JoinSpec, root: RawRoot, folder: Path, *, key: str) -> dict[str, int]:
+def build_dimension(
+    join: JoinSpec, root: RawRoot, folder: Path, *, key: str, limit: int | None = None
+) -> dict[str, int]:
     """Reads a joined table, only the columns and rows the join uses, and writes it for `Dimension`.
 
     Args:
         join: as it is stored (`JoinSpec.as_stored`).
         folder: does not exist yet.
         key: what in the spec asks for it, for errors.
+        limit: stop after about so many records.
 
     Returns:
         rows, ragged (records with the wrong number of fields), duplicate_keys.
@@ -50,6 +53,8 @@ def build_dimension(join: JoinSpec, root: RawRoot, folder: Path, *, key: str) ->
                 path = folder / f"{part:05d}-{number:08d}.raw"
                 rows.write_ipc(path)
                 held[part].append(path)
+        if limit is not None and counts["rows"] >= limit:
+            break
     for part, paths in enumerate(held):
         counts["duplicate_keys"] += _sorted_part(join, paths, folder / f"{part:05d}.arrow")
         for path in paths:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ehr_assets.errors import EhrError
 from ehr_assets.settings import PROJECT_ROOT, Settings
-from jobs.cli import corpus
+from jobs.cli import cohort, corpus
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="From raw health-record tables to world-model checkpoints and probe reports, as Dagster runs.",
 )
+app.add_typer(cohort.app, name="cohort")
 app.add_typer(corpus.app, name="corpus")
 console = Console()
 errors = Console(stderr=True)

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
 from ehr_assets.cohorts.spec import CohortSpec
 from ehr_assets.meds.extract import extract_meds
 from ehr_assets.meds.splits import write_splits
 from ehr_assets.specs import parse_spec
+from ehr_assets.yamls import parse_yaml
 
-SPEC: dict[str, Any] = yaml.safe_load("""
+SPEC: dict[str, Any] = parse_yaml("""
 name: tiny
 title: Tiny
 source: {kind: tables, root_env: EHR_TINY_ROOT}

@@ -2,8 +2,9 @@
 
 `smb_golden.json` was obtained by running a transcription (kept elsewhere: the package could not be installed)
 of the reference, `process_ehr_info` of the public repository standardmodelbio/smb-utils
-(src/smb_utils/ehr_process.py, commit 3488e357f048bb46135b4a1211f13425b9a641e5), on the hand-made records of `smb_support.py`: for each cut the rows known by then, with `end_time` at the cut
-("dropped") and without it ("kept"). None of its code is here.
+(src/smb_utils/ehr_process.py, commit 3488e357f048bb46135b4a1211f13425b9a641e5), on the hand-made records of
+`smb_support.py`: for each cut the rows known by then, with `end_time` at the cut ("dropped") and without it
+("kept"). None of its code is here.
 """
 
 import json
