@@ -244,6 +244,7 @@ class _Dimensions:
         return watched
 
     def _build(self, join: JoinSpec, key: str) -> tuple[Path, dict[str, int]] | EhrError:
+        join = join.as_stored()
         name = join.config_hash()
         if name not in self._built:
             try:
