@@ -142,6 +142,12 @@ class JoinSpec(FileSpec):
             raise ValueError(f"`columns` gives {both[0]} a second meaning; choose another new name")
         return self
 
+    @model_validator(mode="after")
+    def _one_row_per_key(self) -> "JoinSpec":
+        if self.lists:
+            raise ValueError("`lists` belong to a table, not to a join")
+        return self
+
     def columns_there(self) -> set[str]:
         return {*self.on.values(), *self.columns.values(), *self.when.columns()}
 
@@ -228,6 +234,8 @@ class CohortSpec(Spec):
         roster = self.roster
         if roster.optional:
             raise ValueError(f"subjects.table '{roster.name}' cannot be optional")
+        if roster.lists:
+            raise ValueError(f"subjects.table '{roster.name}' cannot have `lists`: a row is a subject there")
         if roster.subject_id != self.subjects.column:
             raise ValueError(
                 f"subjects.column is '{self.subjects.column}' but the table '{roster.name}' has "

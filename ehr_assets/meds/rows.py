@@ -110,13 +110,14 @@ class TablePlan:
         Raises:
             DatasetError: the roster names a subject that the splits do not know.
         """
-        frame = batch.frame.select(*_PLACE, *ex.cleaned(self.columns, self.table))
+        raw = ex.unrolled(batch.frame, self.table.lists)
+        frame = raw.select(*_PLACE, *ex.cleaned(self.columns, self.table))
         for dimension in self.dimensions:
             frame = dimension.add_to(frame)
         parse = [p.expression(self.zone) for p in self._times]
         parse += [ex.number(pl.col(c)).alias(ex.parsed(c, "number")) for c in self._numbers]
         frame = self._with_subjects(frame.with_columns(parse))
-        bad = pl.coalesce(*self._problems(), _NO_PROBLEM)
+        bad = self._of_record(pl.coalesce(*self._problems(), _NO_PROBLEM))
         frame = self._without_repeats(frame.with_columns(bad.alias(BAD)))
         good = frame.filter(pl.col(BAD).is_null())
         made = [self._events(good.filter(w), e) for e, w in zip(self.table.events, self._wanted, strict=True)]
@@ -128,8 +129,10 @@ class TablePlan:
         # A row that was meant to make an event and made none has not been understood.
         silent = pl.col(BAD).is_null() & pl.col("__made__").is_null()
         pairs = zip(self.table.events, self._wanted, strict=True)
-        unmet = pl.coalesce(*(_unmet(event, wanted) for event, wanted in pairs), _NO_PROBLEM)
+        unmet = self._of_record(pl.coalesce(*(_unmet(event, w) for event, w in pairs), _NO_PROBLEM))
         frame = frame.with_columns(pl.when(silent).then(unmet).otherwise(BAD).alias(BAD))
+        if self.table.lists:
+            frame = frame.unique(_PLACE, keep="first", maintain_order=True)
         lost = frame.filter(pl.col(BAD).is_not_null())
         problems = lost.select(
             pl.lit(self.index).alias("table"),
@@ -216,6 +219,10 @@ class TablePlan:
                 found.append(_problem(wanted & self._unparsed(column, name), column, BAD_NUMBER))
                 found.append(_problem(wanted & ~ex.fits_float32(value), column, LARGE_NUMBER))
         return found
+
+    def _of_record(self, problem: pl.Expr) -> pl.Expr:
+        """What is wrong in one place of a record's lists is wrong with the record."""
+        return problem.drop_nulls().first().over(_PLACE) if self.table.lists else problem
 
     def _unparsed(self, column: str, name: str) -> pl.Expr:
         return pl.col(column).is_not_null() & pl.col(name).is_null()

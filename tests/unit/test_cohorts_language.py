@@ -359,3 +359,38 @@ def test_equal_bytes_whatever_the_number_of_processes(raw, monkeypatch, group_ro
     alone = files(Machine(1))
     assert alone == files(Machine(2, 16 * GB))
     assert sum(name.startswith("data/train") for name in alone) > 4
+
+
+def test_several_values_in_one_text(raw):
+    """Each place of the lists makes an event; a record with one bad place is quarantined once, as a whole."""
+    table = {"lists": {"separator": "|", "columns": ["at", "kind"]}, "missing": ["?"], "upper": ["kind"]}
+    event = {**EVENT, "code": "E//{kind|NONE}", "time": "at", "when": {"not_null": ["at"]}}
+    rows = (
+        "1,2020-01-01|2020-01-02,a|b\n"  # together
+        "1,2020-02-01,c|d\n"  # one time for both
+        "1,2020-03-01|2020-03-02|2020-03-03,e|?\n"  # too few kinds
+        "1,,f|g\n"  # nothing wanted
+        "2,2020-04-01|soon|late,h\n"
+    )
+    got = run(raw(**{"t.csv": "id,at,kind\n" + rows}), cohort(event, table))
+    made = got.events.filter(pl.col("time").is_not_null()).sort("time", "code")
+    assert made["code"].to_list() == [
+        *("E//A", "E//B", "E//C", "E//D"),
+        *("E//E", "E//NONE", "E//NONE"),
+    ]
+    assert [t.day for t in made["time"]] == [1, 2, 1, 1, 1, 2, 3]
+    assert got.reasons == [("t", 5, "at", "unparsable time")]
+    row = got.accounting.filter(pl.col("table") == "t").to_dicts()[0]
+    assert (row["read"], row["accepted"], row["accepted_without_event"]) == (5, 4, 1)
+    assert got.balanced()
+    with pytest.raises(SpecError, match="a row is a subject there"):
+        cohort(event, table, subjects={"table": "t", "column": "id"})
+
+
+def test_capitals_come_before_recoding(raw):
+    table = {"upper": ["k"], "recode": {"k": {"TAXOL": "PACLITAXEL"}}}
+    rows = "1,2020-01-01,Taxol\n1,2020-01-02,paclitaxel\n"
+    got = run(
+        raw(**{"t.csv": "id,at,k\n" + rows}), cohort({**EVENT, "code": "D//{k}", "time": "at"}, table)
+    )
+    assert set(got.events["code"]) == {"SEEN", "D//PACLITAXEL"}
