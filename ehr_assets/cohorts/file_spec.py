@@ -62,7 +62,8 @@ class FileSpec(Spec):
 
     `encoding`: one, or a list of two: bytes that are wrong in the first are read in the second.
     `skip_rows`: lines between the header and the data. `aliases`: new name → names to look for in the
-    header, the first that is there counts. `optional_columns` are null where the header lacks them.
+    header, the first that is there counts; of columns with an equal name, ``name#2`` is the second.
+    `optional_columns` are null where the header lacks them.
     `missing`: texts that mean nothing was recorded. `upper`: columns whose texts are turned to capitals.
     `recode`: column → raw text (after `upper`) → text (or null).
     `lists`: columns that hold several values in one text.

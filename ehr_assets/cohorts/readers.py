@@ -124,17 +124,19 @@ def _resolved(files: Sequence[RawFile], columns: list[str], how: FileSpec) -> li
     """How each file calls the columns that its path does not give."""
     found: list[_Names] = []
     for file in files:
-        there = headers(file, how)
+        there = _labelled(headers(file, how))
         names: _Names = {}
         for column in columns:
             if column in file.columns:
                 continue
-            names[column] = next((n for n in [column, *how.aliases.get(column, [])] if n in there), None)
-            if there.count(names[column] or "") > 1:
+            candidates = [column, *how.aliases.get(column, [])]
+            names[column] = next((n for n in candidates if n in there), None)
+            twice = next((c for c in candidates if f"{c}#1" in there), None)
+            if names[column] is None and twice:
                 raise RawTableError(
-                    f"The raw table has the column '{names[column]}' more than once.",
+                    f"The raw table has the column '{twice}' more than once.",
                     where=file.where,
-                    do="Rename or drop the others in the table.",
+                    do=f"Say which one is meant under `aliases` ({twice}#1 or {twice}#2), or mend the table.",
                 )
         for column in names:
             # Files of one table may differ in their columns; what none of them has is a mistake.
@@ -145,6 +147,14 @@ def _resolved(files: Sequence[RawFile], columns: list[str], how: FileSpec) -> li
         if column not in how.optional_columns and not any(names.get(column) for names in found):
             raise _no_column(files[0], column, headers(files[0], how))
     return found
+
+
+def _labelled(header: Sequence[str]) -> list[str]:
+    """Names of their own for all columns: those of an equal name are numbered, ``name#1``, ``name#2``."""
+    return [
+        f"{name}#{header[: i + 1].count(name)}" if header.count(name) > 1 else name
+        for i, name in enumerate(header)
+    ]
 
 
 def _no_column(file: RawFile, column: str, there: Sequence[str]) -> RawTableError:
@@ -171,6 +181,7 @@ def _together(batches: list[RawBatch]) -> RawBatch:
 
 def _read_csv(file: RawFile, names: _Names, how: FileSpec) -> Iterator[tuple[RawBatch, int]]:
     header = headers(file, how)
+    own = _labelled(header)
     # A last record with one field too many, which the file does not have: if it does not come back as
     # ragged, an open quote has swallowed the end of the file, and nothing else would tell.
     end = "end-of-table" + how.delimiter * len(header)
@@ -193,7 +204,11 @@ def _read_csv(file: RawFile, names: _Names, how: FileSpec) -> Iterator[tuple[Raw
                 source,
                 # Single-threaded: only then does pyarrow know the numbers of ragged rows.
                 read_options=pa_csv.ReadOptions(
-                    block_size=BLOCK_BYTES, use_threads=False, skip_rows_after_names=how.skip_rows
+                    block_size=BLOCK_BYTES,
+                    use_threads=False,
+                    # Columns of equal names: pyarrow could not tell them apart by the header.
+                    column_names=None if own == header else own,
+                    skip_rows_after_names=how.skip_rows + (own != header),
                 ),
                 parse_options=pa_csv.ParseOptions(
                     delimiter=how.delimiter,
@@ -203,8 +218,8 @@ def _read_csv(file: RawFile, names: _Names, how: FileSpec) -> Iterator[tuple[Raw
                 ),
                 convert_options=pa_csv.ConvertOptions(
                     # No column at all would mean all of them.
-                    include_columns=list(dict.fromkeys(present)) or header[:1],
-                    column_types=dict.fromkeys(header, pa.string()),
+                    include_columns=list(dict.fromkeys(present)) or own[:1],
+                    column_types=dict.fromkeys(own, pa.string()),
                 ),
             )
             for batch in stream:

@@ -394,3 +394,16 @@ def test_capitals_come_before_recoding(raw):
         raw(**{"t.csv": "id,at,k\n" + rows}), cohort({**EVENT, "code": "D//{k}", "time": "at"}, table)
     )
     assert set(got.events["code"]) == {"SEEN", "D//PACLITAXEL"}
+
+
+@pytest.mark.parametrize("skipped", [0, 2])
+def test_two_columns_with_one_name(raw, skipped):
+    """Which is meant must be said; rows are counted as ever, also around ragged ones."""
+    head = "id,at,k,k\n" + "more,of,the,header\n" * skipped
+    root = raw(**{"t.csv": head + "1,2020-01-01,a,b\n1,2020-01-02,c\n1,soon,d,e\n"})
+    event = {**EVENT, "code": "K//{kind}", "time": "at"}
+    got = run(root, cohort(event, {"aliases": {"kind": ["k", "k#2"]}, "skip_rows": skipped}))
+    assert set(got.events["code"]) == {"SEEN", "K//b"}
+    assert [r[1:] for r in got.reasons] == [(2, None, "wrong number of fields"), (3, "at", "unparsable time")]
+    with pytest.raises(RawTableError, match=r"(?s)column .k. more than once.*k#1 or k#2"):
+        run(root, cohort(event, {"aliases": {"kind": "k"}, "skip_rows": skipped}))
