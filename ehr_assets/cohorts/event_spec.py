@@ -72,7 +72,7 @@ class TimeSpec(Spec):
     `elapsed`: a number of `unit` since another time (which may be given in several ways); negative: before.
     `fixed`: the same moment for all rows, for records that tell only times since an unknown beginning.
 
-    `at` (kind date): the moment of the day that stands for the day; default: its start for `time`, its end
+    `at` (kind date, or elapsed days): the moment of the day that stands for the day; default: its start for `time`, its end
     for `available`. `midnight_is_day`: a date-time of exactly 00:00 is a date. `plus_days`, `plus_hours` (in
     `available`): that much later, for records that tell only when something was begun.
     """
@@ -105,7 +105,7 @@ class TimeSpec(Spec):
         if len(ways) != 1:
             raise ValueError("give exactly one of `column`, `year`, `elapsed` and `fixed`")
         belongs = {
-            "column": ("format", "clock", "at", "midnight_is_day"),
+            "column": ("format", "clock", "midnight_is_day"),
             "year": ("month", "day", "minus_years"),
             "elapsed": ("unit", "since"),
         }
@@ -116,8 +116,10 @@ class TimeSpec(Spec):
             raise ValueError("`elapsed` needs `unit` and `since`")
         if self.day and not self.month:
             raise ValueError("`day` needs `month`")
-        if (self.at or self.clock) and self.kind != "date":
-            raise ValueError("`at` and `clock` belong to a `column` of `kind: date`")
+        if self.at and self.kind != "date" and self.unit != "days":
+            raise ValueError("`at` belongs to a `column` of `kind: date`, or to `elapsed` days")
+        if self.clock and self.kind != "date":
+            raise ValueError("`clock` belongs to a `column` of `kind: date`")
         if self.at and self.clock:
             raise ValueError("give either `at` or `clock`")
         return self

@@ -65,7 +65,7 @@ class FileSpec(Spec):
     header, the first that is there counts; of columns with an equal name, ``name#2`` is the second.
     `optional_columns` are null where the header lacks them.
     `missing`: texts that mean nothing was recorded. `upper`: columns whose texts are turned to capitals.
-    `recode`: column → raw text (after `upper`) → text (or null).
+    `recode`: column → raw text (after `upper`) → text (or null); it may give a sense to a text in `missing`.
     `lists`: columns that hold several values in one text.
     """
 

@@ -24,11 +24,13 @@ def cleaned(columns: list[str], how: FileSpec) -> list[pl.Expr]:
     out = []
     for column in columns:
         text = pl.col(column).str.strip_chars()
-        said = (text != "") & ~text.is_in(how.missing) if how.missing else text != ""
+        recode = how.recode.get(column, {})
+        missing = [m for m in how.missing if m not in recode]
+        said = (text != "") & ~text.is_in(missing) if missing else text != ""
         text = pl.when(said).then(text)
         if column in how.upper:
             text = text.str.to_uppercase()
-        if recode := how.recode.get(column):
+        if recode:
             text = text.replace_strict(
                 list(recode), list(recode.values()), default=text, return_dtype=pl.String
             )

@@ -84,6 +84,11 @@ EVENT = {"code": "X", "section": "observations"}
         ({"elapsed": "a", "unit": "days", "since": {"year": "b"}}, "10,2015", ("2015-01-11", "day")),
         ({"elapsed": "a", "unit": "days", "since": {"year": "b"}}, "-1.0,2015.0", ("2014-12-31", "day")),
         (
+            {"elapsed": "a", "unit": "days", "since": {"year": "b"}, "at": "end_of_day"},
+            "1,2015",
+            ("2015-01-02T23:59:59.999999", None),
+        ),
+        (
             {"elapsed": "a", "unit": "hours", "since": "b"},
             "1.5,2020-01-01 10:00:00",
             ("2020-01-01T11:30", None),
@@ -388,12 +393,13 @@ def test_several_values_in_one_text(raw):
 
 
 def test_capitals_come_before_recoding(raw):
-    table = {"upper": ["k"], "recode": {"k": {"TAXOL": "PACLITAXEL"}}}
-    rows = "1,2020-01-01,Taxol\n1,2020-01-02,paclitaxel\n"
+    """And recoding is stronger than the signs for what is missing."""
+    table = {"upper": ["k"], "recode": {"k": {"TAXOL": "PACLITAXEL", "?": "UNTOLD"}}, "missing": ["?", "-"]}
+    rows = "1,2020-01-01,Taxol\n1,2020-01-02,paclitaxel\n1,2020-01-03,?\n"
     got = run(
         raw(**{"t.csv": "id,at,k\n" + rows}), cohort({**EVENT, "code": "D//{k}", "time": "at"}, table)
     )
-    assert set(got.events["code"]) == {"SEEN", "D//PACLITAXEL"}
+    assert set(got.events["code"]) == {"SEEN", "D//PACLITAXEL", "D//UNTOLD"}
 
 
 @pytest.mark.parametrize("skipped", [0, 2])
