@@ -78,16 +78,20 @@ def read_table(
     columns = list(dict.fromkeys(columns))
     total, done = sum(f.bytes for f in files), 0
     held: list[RawBatch] = []
+    records = 0
     for index, (file, names) in enumerate(zip(files, _resolved(files, columns, how), strict=True)):
         read = _read_parquet if file.ending == ".parquet" else _read_csv
         for part, position in read(file, names, how):
             held.append(_placed(part, index, file, columns))
-            if sum(b.records for b in held) >= BATCH_ROWS or len(files) == 1:
+            records += part.records
+            if records >= BATCH_ROWS or len(files) == 1:
                 yield _together(held)
-                held = []
+                held, records = [], 0
             if on_bytes:
                 on_bytes(done + position, total)
         done += file.bytes
+        if on_bytes:
+            on_bytes(done, total)
     if held:
         yield _together(held)
 
@@ -236,6 +240,8 @@ def _read_csv(file: RawFile, names: _Names, how: FileSpec) -> Iterator[tuple[Raw
             raise source.failure or _unparsable(file, e, first) from None
     if not ends:
         raise _open_quote(file, first - 1)
+    if first > 1 and not ragged:
+        return
     empty = pa.RecordBatch.from_pydict(dict.fromkeys(present, pa.array([], pa.string())))
     yield RawBatch(_framed(empty, names, np.empty(0, np.int64)), [(0, *r) for r in ragged]), file.bytes
 
