@@ -172,7 +172,7 @@ class EventSpec(Spec):
 
     `value` reads a column that holds numbers and text: the number where it is one, the text otherwise.
     `numeric_value` promises numbers: another text there quarantines the row. `text_value` is kept only
-    where there is no number. `unit` names the column of the unit, `unit_text` is the unit of all of them;
+    where there is no number, unless `text_beside_number`. `unit` names the column of the unit, `unit_text` is the unit of all of them;
     `convert` turns numbers of some units into others.
     """
 
@@ -184,6 +184,7 @@ class EventSpec(Spec):
     value: Column | None = None
     numeric_value: Column | None = None
     text_value: Column | None = None
+    text_beside_number: bool = False
     unit: Column | None = None
     unit_text: str | None = None
     convert: dict[RawText, Conversion] = Field(default={})

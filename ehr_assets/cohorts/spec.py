@@ -67,11 +67,15 @@ class MedsSource(Spec):
 
 
 class GivenSplits(Spec):
-    """Splits dealt elsewhere: a table with a subject and its split (train, tuning or held_out) per row."""
+    """Splits dealt elsewhere: a table with a subject and its split per row.
+
+    `names`: what that table calls train, tuning and held_out, where it calls them otherwise.
+    """
 
     file: TableFile
     subject_id: Column = "subject_id"
     split: Column = "split"
+    names: dict[RawText, Literal["train", "tuning", "held_out"]] = Field(default={})
 
 
 class SplitsSpec(Spec):

@@ -289,7 +289,7 @@ def _with_conversions(rows: pl.DataFrame, event: EventSpec) -> pl.DataFrame:
 
 
 def _values(event: EventSpec) -> tuple[pl.Expr, pl.Expr]:
-    """The number and the text of an event; a text only where there is no number."""
+    """The number and the text of an event; a text beside a number only where the spec wants it."""
     if event.value:
         value = pl.col(ex.parsed(event.value, "number")).cast(pl.Float32)
         number = pl.when(value.is_finite()).then(value)
@@ -298,7 +298,7 @@ def _values(event: EventSpec) -> tuple[pl.Expr, pl.Expr]:
     if event.numeric_value:
         number = pl.col(ex.parsed(event.numeric_value, "number")).cast(pl.Float32)
     text = pl.col(event.text_value) if event.text_value else pl.lit(None, pl.String)
-    return number, pl.when(number.is_null()).then(text)
+    return number, text if event.text_beside_number else pl.when(number.is_null()).then(text)
 
 
 _NO_PROBLEM = pl.lit(None, pl.Struct({"column": pl.String, "reason": pl.String}))
