@@ -72,9 +72,9 @@ class TimeSpec(Spec):
     `elapsed`: a number of `unit` since another time (which may be given in several ways); negative: before.
     `fixed`: the same moment for all rows, for records that tell only times since an unknown beginning.
 
-    `at` (kind date, or elapsed days): the moment of the day that stands for the day; default: its start for `time`, its end
-    for `available`. `midnight_is_day`: a date-time of exactly 00:00 is a date. `plus_days`, `plus_hours` (in
-    `available`): that much later, for records that tell only when something was begun.
+    `at` (kind date, or elapsed days): the moment of the day that stands for the day; default: its start for
+    `time`, its end for `available`. `midnight_is_day`: a date-time of exactly 00:00 is a date. `plus_days`,
+    `plus_hours` (in `available`): that much later, for records that tell only when something was begun.
     """
 
     column: Column | None = None
@@ -172,8 +172,8 @@ class EventSpec(Spec):
 
     `value` reads a column that holds numbers and text: the number where it is one, the text otherwise.
     `numeric_value` promises numbers: another text there quarantines the row. `text_value` is kept only
-    where there is no number, unless `text_beside_number`. `unit` names the column of the unit, `unit_text` is the unit of all of them;
-    `convert` turns numbers of some units into others.
+    where there is no number, unless `text_beside_number`. `unit` names the column of the unit, `unit_text`
+    is the unit of all of them; `convert` turns numbers of some units into others.
     """
 
     code: Template

@@ -396,9 +396,7 @@ def test_capitals_come_before_recoding(raw):
     """And recoding is stronger than the signs for what is missing."""
     table = {"upper": ["k"], "recode": {"k": {"TAXOL": "PACLITAXEL", "?": "UNTOLD"}}, "missing": ["?", "-"]}
     rows = "1,2020-01-01,Taxol\n1,2020-01-02,paclitaxel\n1,2020-01-03,?\n"
-    got = run(
-        raw(**{"t.csv": "id,at,k\n" + rows}), cohort({**EVENT, "code": "D//{k}", "time": "at"}, table)
-    )
+    got = run(raw(**{"t.csv": "id,at,k\n" + rows}), cohort({**EVENT, "code": "D//{k}", "time": "at"}, table))
     assert set(got.events["code"]) == {"SEEN", "D//PACLITAXEL", "D//UNTOLD"}
 
 

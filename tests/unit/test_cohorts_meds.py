@@ -1,4 +1,4 @@
-"""MEDS datasets made elsewhere, as the versions of the standard and their tools write them, read as they are."""
+"""MEDS datasets made elsewhere, as the standard's versions and their tools write them, read as they are."""
 
 import os
 from datetime import datetime, timedelta
@@ -149,9 +149,7 @@ def test_what_the_dataset_says_about_its_codes(tmp_path):
 def test_splits_of_the_dataset(tmp_path):
     root = dataset(tmp_path / "d", table())
     splits = {"subject_id": [1, 2], "split": ["test", "validation"]}
-    pq.write_table(
-        SubjectSplitSchema.align(pa.table(splits)), root / "metadata" / "subject_splits.parquet"
-    )
+    pq.write_table(SubjectSplitSchema.align(pa.table(splits)), root / "metadata" / "subject_splits.parquet")
     given = {"file": "metadata/subject_splits", "names": {"validation": "tuning", "test": "held_out"}}
     got = run(root, tmp_path / "a", meds(splits={"given": given}))
     dealt = pl.read_parquet(got.out / "metadata" / "subject_splits.parquet")
@@ -184,15 +182,15 @@ def test_the_built_in_spec(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def mimic(tmp_path_factory) -> tuple[CohortSpec, Extracted]:
+def mimic(tmp_path_factory) -> Extracted:
     if not (MIMIC / "hosp").is_dir():
         pytest.skip("no MIMIC-IV tables: set EHR_MIMIC_IV_ROOT to their directory")
     spec = load_cohort(SPECS / "mimic_iv.yaml")
-    return spec, run(MIMIC, tmp_path_factory.mktemp("mimic"), spec)
+    return run(MIMIC, tmp_path_factory.mktemp("mimic"), spec)
 
 
 def test_our_own_extraction_comes_back_event_by_event(mimic, tmp_path):
-    spec, first = mimic
+    first = mimic
     given = {"file": "metadata/subject_splits"}
     again = run(first.out, tmp_path, meds(splits={"given": given}))
     assert again.stats["quarantined"] == 0

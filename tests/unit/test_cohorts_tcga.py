@@ -1,4 +1,4 @@
-"""TCGA, the real files: the counts of the data's README, each beside an independent reading of the raw text."""
+"""TCGA, the real files: the counts of the data's README, each beside a plain reading of the raw text."""
 
 import csv
 import os
@@ -153,7 +153,7 @@ def test_radiation_starts(tcga, raw):
 
 
 def test_new_tumours(tcga, raw):
-    """3,331 patients have a day that is a number; 20 more have their days only in lists such as ``845|951``."""
+    """3,331 patients have a day that is a number; 20 more have only lists of days, such as ``845|951``."""
     sheets = (NTE, FOLLOW_UP_NTE, FOLLOW_UP)
     plain = raw.patients(DAY, *sheets) | raw.patients(OLD_DAY, *sheets)
     several = r"\d+(\|\d+)+"
