@@ -177,6 +177,13 @@ class TableSpec(FileSpec):
             read |= set(join.on)
         return self
 
+    @model_validator(mode="after")
+    def _lists_are_read(self) -> "TableSpec":
+        unread = sorted(set(self.lists.columns) - set(self.raw_columns())) if self.lists else []
+        if unread:
+            raise ValueError(f"`lists` names the column '{unread[0]}', which no event reads")
+        return self
+
     def raw_columns(self) -> list[str]:
         """The columns to read from the table's own file, sorted; those of the file's path included."""
         wanted, joined = {self.subject_id}, set()

@@ -388,6 +388,8 @@ def test_several_values_in_one_text(raw):
     row = got.accounting.filter(pl.col("table") == "t").to_dicts()[0]
     assert (row["read"], row["accepted"], row["accepted_without_event"]) == (5, 4, 1)
     assert got.balanced()
+    with pytest.raises(SpecError, match="'kin', which no event reads"):
+        cohort(event, {**table, "lists": {"separator": "|", "columns": ["at", "kin"]}})
     with pytest.raises(SpecError, match="a row is a subject there"):
         cohort(event, table, subjects={"table": "t", "column": "id"})
 
