@@ -88,10 +88,11 @@ class TimeSpec(Spec):
     `elapsed`: a number of `unit` since another time (which may be given in several ways); negative: before.
     `fixed`: the same moment for all rows, for records that tell only times since an unknown beginning.
 
-    `at`: the moment of the day that stands for a day (of `kind: date`, or with `midnight_is_day`); default:
-    its start for `time`, its end for `available`. `midnight_is_day`: a date-time of exactly 00:00 is a date.
-    `plus_days`, `plus_hours` (in `available`): that much later, for records that tell only when something was
-    begun. `when`: only in these rows; in the others it is as if this way found nothing.
+    `at`: the moment of the day that stands for a day (of `kind: date`, of `elapsed` days, or with
+    `midnight_is_day`); default: its start for `time`, its end for `available`. `midnight_is_day`: a date-time
+    of exactly 00:00 is a date. `plus_days`, `plus_hours` (in `available`): that much later, for records that
+    tell only when something was begun. `when`: only in these rows; in the others it is as if this way found
+    nothing.
     """
 
     column: Column | None = None
@@ -123,7 +124,7 @@ class TimeSpec(Spec):
         if len(ways) != 1:
             raise ValueError("give exactly one of `column`, `year`, `elapsed` and `fixed`")
         belongs = {
-            "column": ("format", "clock", "at", "midnight_is_day"),
+            "column": ("format", "clock", "midnight_is_day"),
             "year": ("month", "day", "minus_years"),
             "elapsed": ("unit", "since"),
         }
@@ -136,8 +137,8 @@ class TimeSpec(Spec):
             raise ValueError("`day` needs `month`")
         if self.clock and self.kind != "date":
             raise ValueError("`clock` belongs to a `column` of `kind: date`")
-        if self.at and self.kind != "date" and not self.midnight_is_day:
-            raise ValueError("`at` belongs to a `column` of `kind: date`, or with `midnight_is_day`")
+        if self.at and not (self.kind == "date" or self.unit == "days" or self.midnight_is_day):
+            raise ValueError("`at` belongs to a `column` of `kind: date`, elapsed days, or `midnight_is_day`")
         if self.at and self.clock:
             raise ValueError("give either `at` or `clock`")
         return self
@@ -194,8 +195,8 @@ class EventSpec(Spec):
 
     `value` reads a column that holds numbers and text: the number where it is one, the text otherwise.
     `numeric_value` promises numbers: another text there quarantines the row. `text_value` is kept only
-    where there is no number. `unit` names the column of the unit, `unit_text` is the unit of all of them;
-    `convert` turns numbers of some units into others.
+    where there is no number, unless `text_beside_number`. `unit` names the column of the unit, `unit_text`
+    is the unit of all of them; `convert` turns numbers of some units into others.
     """
 
     code: Template
@@ -206,6 +207,7 @@ class EventSpec(Spec):
     value: Column | None = None
     numeric_value: Column | None = None
     text_value: Column | None = None
+    text_beside_number: bool = False
     unit: Column | None = None
     unit_text: str | None = None
     convert: dict[RawText, Conversion] = Field(default={})

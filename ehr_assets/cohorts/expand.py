@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ehr_assets.contracts import BIRTH, DEATH, SECTIONS
 from ehr_assets.specs import layered
 
 MEDS_TABLE = "events"
@@ -93,27 +94,31 @@ def _with(defaults: Mapping[str, Any], spec: Any) -> Any:
 def _meds(cohort: dict[str, Any]) -> dict[str, Any]:
     """A MEDS dataset is one table in many files, and says itself who its subjects are."""
     source = json.loads(json.dumps(dict(cohort["source"]), default=str))
-    rules = {"column": "code", "rules": source.get("sections", {})}
+    own_codes = {f"^{BIRTH}$": "demographics", f"^{DEATH}$": "death"}
+    rules = {"column": "code", "rules": {**own_codes, **source.get("sections", {})}}
     by_code = {**rules, "default": source.get("default_section", "observations")}
     event = {
         "code": "{code}",
         "numeric_value": "numeric_value",
         "text_value": "text_value",
+        "text_beside_number": True,
         "unit": "unit",
         "description": "{description}",
     }
     moment = {"column": "time", "midnight_is_day": source.get("midnight_is_day", True)}
-    sections = ["demographics", "conditions", "measurements", "observations"]
-    sections += ["procedures", "drugs", "notes", "death"]
-    own = [{**event, "section": s, "when": {"equals": {"section": s}}} for s in sections]
+    own = [{**event, "section": s, "when": {"equals": {"section": s}}} for s in SECTIONS]
+    # A `section` that means something else to whoever made the dataset counts as none.
+    other = {**event, "section": by_code, "when": {"not_in": {"section": list(SECTIONS)}}}
     dated = [
         {**e, "time": moment, "available": "available_time", "when": {**e["when"], "not_null": ["time"]}}
-        for e in [*own, {**event, "section": by_code, "when": {"is_null": ["section"]}}]
+        for e in [*own, other]
     ]
     table = {
         "name": MEDS_TABLE,
         "file": "data/**",
-        "optional_columns": ["text_value", "unit", "available_time", "section"],
+        "aliases": {"subject_id": ["patient_id"]},  # until 0.3.2
+        "optional_columns": ["numeric_value", "text_value", "unit", "available_time", "section"],
+        "recode": {"numeric_value": {"nan": None}},
         "joins": [
             {
                 "file": "metadata/codes",

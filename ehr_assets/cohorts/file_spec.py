@@ -41,6 +41,17 @@ Encoding = Annotated[str, AfterValidator(_encoding)]
 TableFile = Annotated[str, Field(min_length=1), AfterValidator(_file)]
 
 
+class Lists(Spec):
+    """Columns that hold several values in one text, such as ``12|80``: the row then makes events for each.
+
+    The first values of the columns belong together, then the second ones, and so on; a column with one value
+    has it in all of them, one with fewer values than the longest is null in the rest.
+    """
+
+    separator: str = Field(min_length=1)
+    columns: list[Column] = Field(min_length=1)
+
+
 class FileSpec(Spec):
     """How a raw file, or several of the same kind, is read.
 
@@ -52,8 +63,10 @@ class FileSpec(Spec):
     `encoding`: one, or a list of two: bytes that are wrong in the first are read in the second.
     `skip_rows`: lines between the header and the data. `aliases`: new name → names to look for in the
     header, the first that is there counts; where none is written so, any case will do, as in the name of the
-    file itself (PERSON.csv). `optional_columns` are null where the header lacks them.
-    `missing`: texts that mean nothing was recorded. `recode`: column → raw text → text (or null).
+    file itself (PERSON.csv). Of columns with an equal name, ``name#2`` is the second. `optional_columns` are
+    null where the header lacks them. `missing`: texts that mean nothing was recorded. `upper`: columns whose
+    texts are turned to capitals. `recode`: column → raw text (after `upper`) → text (or null); it may give a
+    sense to a text in `missing`. `lists`: columns that hold several values in one text.
     """
 
     file: TableFile
@@ -71,5 +84,7 @@ class FileSpec(Spec):
     ] = Field(default={})
     optional_columns: list[Column] = Field(default=[])
     missing: list[RawText] = Field(default=[])
+    upper: list[Column] = Field(default=[])
     recode: dict[Column, dict[RawText, RawText | None]] = Field(default={})
+    lists: Lists | None = None
     optional: bool = False

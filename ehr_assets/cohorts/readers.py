@@ -78,16 +78,20 @@ def read_table(
     columns = list(dict.fromkeys(columns))
     total, done = sum(f.bytes for f in files), 0
     held: list[RawBatch] = []
+    records = 0
     for index, (file, names) in enumerate(zip(files, _resolved(files, columns, how), strict=True)):
         read = _read_parquet if file.ending == ".parquet" else _read_csv
         for part, position in read(file, names, how):
             held.append(_placed(part, index, file, columns))
-            if sum(b.records for b in held) >= BATCH_ROWS or len(files) == 1:
+            records += part.records
+            if records >= BATCH_ROWS or len(files) == 1:
                 yield _together(held)
-                held = []
+                held, records = [], 0
             if on_bytes:
                 on_bytes(done + position, total)
         done += file.bytes
+        if on_bytes:
+            on_bytes(done, total)
     if held:
         yield _together(held)
 
@@ -143,14 +147,17 @@ def _names(
     found: list[_Names] = []
     problems: list[RawTableError] = []
     for file in files:
-        there = headers(file, how)
+        there = _labelled(headers(file, how))
         names: _Names = {}
         for column in columns:
             if column in file.columns:
                 continue
-            names[column] = _called([column, *how.aliases.get(column, [])], there)
-            if there.count(names[column] or "") > 1:
-                problems.append(_twice(file, names[column] or ""))
+            candidates = [column, *how.aliases.get(column, [])]
+            names[column] = _called(candidates, there)
+            twice = next((c for c in candidates if f"{c}#1" in there), None)
+            if names[column] is None and twice:
+                problems.append(_twice(file, twice))
+                names[column] = f"{twice}#1"  # not missing as well
         found.append(names)
     for column in _lacking(found, how):
         problems.append(_no_column(files[0], column, headers(files[0], how)))
@@ -166,7 +173,7 @@ def _twice(file: RawFile, column: str) -> RawTableError:
     return RawTableError(
         f"The raw table has the column '{column}' more than once.",
         where=file.where,
-        do="Rename or drop the others in the table.",
+        do=f"Say which one is meant under `aliases` ({column}#1 or {column}#2), or mend the table.",
     )
 
 
@@ -183,6 +190,14 @@ def _called(names: list[str], there: Sequence[str]) -> str | None:
         return exact
     in_any_case = {n.lower(): n for n in reversed(there)}
     return next((in_any_case[n.lower()] for n in names if n.lower() in in_any_case), None)
+
+
+def _labelled(header: Sequence[str]) -> list[str]:
+    """Names of their own for all columns: those of an equal name are numbered, ``name#1``, ``name#2``."""
+    return [
+        f"{name}#{header[: i + 1].count(name)}" if header.count(name) > 1 else name
+        for i, name in enumerate(header)
+    ]
 
 
 def _no_column(file: RawFile, column: str, there: Sequence[str]) -> RawTableError:
@@ -209,6 +224,7 @@ def _together(batches: list[RawBatch]) -> RawBatch:
 
 def _read_csv(file: RawFile, names: _Names, how: FileSpec) -> Iterator[tuple[RawBatch, int]]:
     header = headers(file, how)
+    own = _labelled(header)
     # A last record with one field too many, which the file does not have: if it does not come back as
     # ragged, an open quote has swallowed the end of the file, and nothing else would tell.
     end = "end-of-table" + how.delimiter * len(header)
@@ -231,7 +247,11 @@ def _read_csv(file: RawFile, names: _Names, how: FileSpec) -> Iterator[tuple[Raw
                 source,
                 # Single-threaded: only then does pyarrow know the numbers of ragged rows.
                 read_options=pa_csv.ReadOptions(
-                    block_size=BLOCK_BYTES, use_threads=False, skip_rows_after_names=how.skip_rows
+                    block_size=BLOCK_BYTES,
+                    use_threads=False,
+                    # Columns of equal names: pyarrow could not tell them apart by the header.
+                    column_names=None if own == header else own,
+                    skip_rows_after_names=how.skip_rows + (own != header),
                 ),
                 parse_options=pa_csv.ParseOptions(
                     delimiter=how.delimiter,
@@ -241,8 +261,8 @@ def _read_csv(file: RawFile, names: _Names, how: FileSpec) -> Iterator[tuple[Raw
                 ),
                 convert_options=pa_csv.ConvertOptions(
                     # No column at all would mean all of them.
-                    include_columns=list(dict.fromkeys(present)) or header[:1],
-                    column_types=dict.fromkeys(header, pa.string()),
+                    include_columns=list(dict.fromkeys(present)) or own[:1],
+                    column_types=dict.fromkeys(own, pa.string()),
                 ),
             )
             for batch in stream:
@@ -259,7 +279,8 @@ def _read_csv(file: RawFile, names: _Names, how: FileSpec) -> Iterator[tuple[Raw
             raise source.failure or _unparsable(file, e, first) from None
     if not ends:
         raise _open_quote(file, first - 1)
-    yield RawBatch(_nothing(names), [(0, *r) for r in ragged]), file.bytes
+    if first == 1 or ragged:
+        yield RawBatch(_nothing(names), [(0, *r) for r in ragged]), file.bytes
 
 
 def _numbers(first: int, count: int, ragged: list[int]) -> tuple[np.ndarray, int]:

@@ -71,11 +71,15 @@ class MedsSource(Spec):
 
 
 class GivenSplits(Spec):
-    """Splits dealt elsewhere: a table with a subject and its split (train, tuning or held_out) per row."""
+    """Splits dealt elsewhere: a table with a subject and its split per row.
+
+    `names`: what that table calls train, tuning and held_out, where it calls them otherwise.
+    """
 
     file: TableFile
     subject_id: Column = "subject_id"
     split: Column = "split"
+    names: dict[RawText, Literal["train", "tuning", "held_out"]] = Field(default={})
 
 
 class SplitsSpec(Spec):
@@ -141,6 +145,12 @@ class JoinSpec(FileSpec):
             raise ValueError("`on` names a column of the joined table twice")
         return self
 
+    @model_validator(mode="after")
+    def _one_row_per_key(self) -> "JoinSpec":
+        if self.lists:
+            raise ValueError("`lists` belong to a table, not to a join")
+        return self
+
     def columns_there(self) -> set[str]:
         return {*self.on.values(), *self.columns.values(), *self.when.columns()}
 
@@ -184,6 +194,13 @@ class TableSpec(FileSpec):
         among = {c for columns in self.first_of.values() for c in columns}
         if inside := sorted(among & set(self.first_of)):
             raise ValueError(f"`first_of` cannot choose '{inside[0]}', which it gives itself")
+        return self
+
+    @model_validator(mode="after")
+    def _lists_are_read(self) -> "TableSpec":
+        unread = sorted(set(self.lists.columns) - set(self.raw_columns())) if self.lists else []
+        if unread:
+            raise ValueError(f"`lists` names the column '{unread[0]}', which no event reads")
         return self
 
     def raw_columns(self) -> list[str]:
@@ -254,6 +271,8 @@ class CohortSpec(Spec):
         roster = self.roster
         if roster.optional:
             raise ValueError(f"subjects.table '{roster.name}' cannot be optional")
+        if roster.lists:
+            raise ValueError(f"subjects.table '{roster.name}' cannot have `lists`: a row is a subject there")
         if roster.subject_id != self.subjects.column:
             raise ValueError(
                 f"subjects.column is '{self.subjects.column}' but the table '{roster.name}' has "

@@ -26,7 +26,13 @@ from ehr_assets.contracts import SPLITS
 from ehr_assets.fanout import ONE_WORKER, Crew, Machine
 from ehr_assets.meds.accounts import UNITS_FILE, Accounts
 from ehr_assets.meds.dimensions import Dimension, build_dimension
-from ehr_assets.meds.frames import validate_meds, write_codes, write_dataset_json, write_parquet
+from ehr_assets.meds.frames import (
+    code_parents,
+    validate_meds,
+    write_codes,
+    write_dataset_json,
+    write_parquet,
+)
 from ehr_assets.meds.reading import DEATHS_IN_DOUBT
 from ehr_assets.meds.rows import Made, TablePlan
 from ehr_assets.meds.shards import ShardCounts, write_shard
@@ -102,7 +108,8 @@ def extract_meds(
             dimensions = _build_dimensions(job, files, root, crew, progress)
             _read_all(job, files, crew, accounts, progress)
             _write_all(job, crew, accounts, progress)
-        return _finish(job, assigned, files, accounts, progress) | {
+        parents = code_parents(root) if spec.source.kind == "meds" else {}
+        return _finish(job, assigned, files, accounts, parents) | {
             "absent_tables": absent,
             "dimensions": dimensions,
         }
@@ -253,7 +260,7 @@ def _finish(
     splits: pl.DataFrame,
     files: dict[int, list[RawFile]],
     accounts: Accounts,
-    progress: Progress,
+    parents: dict[str, list[str]],
 ) -> dict[str, Any]:
     """Writes what stands beside the shards, and the stats."""
     out_dir, spec = job.out_dir, job.spec
@@ -262,7 +269,7 @@ def _finish(
     units = accounts.units
     # The text that models read shows units: what is fitted is fitted on train.
     n_codes = write_codes(
-        accounts.codes, accounts.described, units.filter(pl.col("split") == SPLITS[0]), out_dir
+        accounts.codes, accounts.described, units.filter(pl.col("split") == SPLITS[0]), out_dir, parents
     )
     (out_dir / UNITS_FILE).parent.mkdir()
     write_parquet(units.to_arrow(compat_level=pl.CompatLevel.oldest()), out_dir / UNITS_FILE)

@@ -4,7 +4,7 @@ The contract that every room to the right reads by; how the events come about is
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -23,8 +23,9 @@ from meds import (
     subject_splits_filepath,
 )
 
+from ehr_assets.cohorts.files import RawRoot
 from ehr_assets.contracts import SPLITS
-from ehr_assets.errors import DatasetError
+from ehr_assets.errors import DatasetError, RawTableError
 from ehr_assets.meds.footers import subjects_of, validate_file
 
 MEDS_SCHEMA = pa.schema(
@@ -56,7 +57,13 @@ def event_files(root: Path) -> dict[str, list[Path]]:
     return {split: sorted((root / data_subdirectory / split).glob("*.parquet")) for split in SPLITS}
 
 
-def write_codes(codes: Iterable[str], described: dict[str, str], units: pl.DataFrame, root: Path) -> int:
+def write_codes(
+    codes: Iterable[str],
+    described: dict[str, str],
+    units: pl.DataFrame,
+    root: Path,
+    parents: Mapping[str, list[str]] = {},
+) -> int:
     """Writes metadata/codes.parquet, sorted by code, and returns the number of codes.
 
     Args:
@@ -64,6 +71,7 @@ def write_codes(codes: Iterable[str], described: dict[str, str], units: pl.DataF
         described: code → description.
         units: code, unit: the units seen with each code. Only a code's single unit is written: with several,
             to name one would be wrong for the other events.
+        parents: code → the codes above it.
     """
     single = units.select("code", "unit").unique().filter(pl.len().over("code") == 1)
     unit_of = dict(single.iter_rows())
@@ -72,12 +80,37 @@ def write_codes(codes: Iterable[str], described: dict[str, str], units: pl.DataF
         {
             "code": pa.array(names, pa.string()),
             "description": pa.array([described.get(c) for c in names], pa.string()),
-            "parent_codes": pa.nulls(len(names), pa.list_(pa.string())),
+            "parent_codes": pa.array([parents.get(c) for c in names], pa.list_(pa.string())),
             "unit": pa.array([unit_of.get(c) for c in names], pa.string()),
         }
     )
     write_parquet(CodeMetadataSchema.align(table), root / code_metadata_filepath)
     return len(names)
+
+
+def code_parents(root: RawRoot) -> dict[str, list[str]]:
+    """Code → parent codes of a MEDS dataset's metadata; empty where it has none.
+
+    Raises:
+        RawTableError: the file is there, but cannot be read.
+    """
+    if root.size(code_metadata_filepath) is None:
+        return {}
+    try:
+        with root.open(code_metadata_filepath) as source:
+            parquet = pq.ParquetFile(source)
+            if not {"code", "parent_codes"} <= set(parquet.schema_arrow.names):
+                return {}
+            table = parquet.read(["code", "parent_codes"])
+        parents = table["parent_codes"].cast(pa.list_(pa.string())).to_pylist()
+    except (pa.ArrowException, OSError):
+        raise RawTableError(
+            "The codes of the MEDS dataset cannot be read.",
+            where=root.where(code_metadata_filepath),
+            do="Copy it again; `parent_codes` must be lists of text.",
+        ) from None
+    codes = table["code"].cast(pa.string()).to_pylist()
+    return {code: above for code, above in zip(codes, parents, strict=True) if code and above}
 
 
 def write_dataset_json(name: str, etl_version: str, root: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from ehr_assets.cohorts.cleaning import cleaned
+from ehr_assets.cohorts.cleaning import cleaned, unrolled
 from ehr_assets.cohorts.event_spec import EventSpec, SectionRules
 from ehr_assets.cohorts.readers import FILE, ROW, RawBatch
 from ehr_assets.cohorts.spec import TableSpec
@@ -112,14 +112,15 @@ class TablePlan:
         Raises:
             DatasetError: the roster names a subject that the splits do not know.
         """
-        frame = batch.frame.select(*_PLACE, *cleaned(self.columns, self.table))
+        raw = unrolled(batch.frame, self.table.lists)
+        frame = raw.select(*_PLACE, *cleaned(self.columns, self.table))
         for dimension in self.dimensions:
             frame = dimension.add_to(frame)
         frame = frame.with_columns(pl.coalesce(among).alias(c) for c, among in self.table.first_of.items())
         parse = [p.expression(self.zone) for p in self._times]
         parse += [ex.number(pl.col(c)).alias(ex.parsed(c, "number")) for c in self._numbers]
         frame = self._with_subjects(frame.with_columns(parse))
-        bad = pl.coalesce(*self._problems(), _NO_PROBLEM)
+        bad = self._of_record(pl.coalesce(*self._problems(), _NO_PROBLEM))
         frame = self._without_repeats(frame.with_columns(bad.alias(BAD)))
         good = frame.filter(pl.col(BAD).is_null())
         made = [self._events(good.filter(w), e) for e, w in zip(self.table.events, self._wanted, strict=True)]
@@ -131,8 +132,10 @@ class TablePlan:
         # A row that was meant to make an event and made none has not been understood.
         silent = pl.col(BAD).is_null() & pl.col("__made__").is_null()
         pairs = zip(self.table.events, self._wanted, strict=True)
-        unmet = pl.coalesce(*(_unmet(event, wanted) for event, wanted in pairs), _NO_PROBLEM)
+        unmet = self._of_record(pl.coalesce(*(_unmet(event, w) for event, w in pairs), _NO_PROBLEM))
         frame = frame.with_columns(pl.when(silent).then(unmet).otherwise(BAD).alias(BAD))
+        if self.table.lists:
+            frame = frame.unique(_PLACE, keep="first", maintain_order=True)
         lost = frame.filter(pl.col(BAD).is_not_null())
         problems = lost.select(
             pl.lit(self.index).alias("table"),
@@ -220,6 +223,10 @@ class TablePlan:
                 found.append(_problem(wanted & ~ex.fits_float32(value), column, LARGE_NUMBER))
         return found
 
+    def _of_record(self, problem: pl.Expr) -> pl.Expr:
+        """What is wrong in one place of a record's lists is wrong with the record."""
+        return problem.drop_nulls().first().over(_PLACE) if self.table.lists else problem
+
     def _unparsed(self, column: str, name: str) -> pl.Expr:
         return pl.col(column).is_not_null() & pl.col(name).is_null()
 
@@ -285,7 +292,7 @@ def _with_conversions(rows: pl.DataFrame, event: EventSpec) -> pl.DataFrame:
 
 
 def _values(event: EventSpec) -> tuple[pl.Expr, pl.Expr]:
-    """The number and the text of an event; a text only where there is no number."""
+    """The number and the text of an event; a text beside a number only where the spec wants it."""
     if event.value:
         value = pl.col(ex.parsed(event.value, "number")).cast(pl.Float32)
         number = pl.when(value.is_finite()).then(value)
@@ -294,7 +301,7 @@ def _values(event: EventSpec) -> tuple[pl.Expr, pl.Expr]:
     if event.numeric_value:
         number = pl.col(ex.parsed(event.numeric_value, "number")).cast(pl.Float32)
     text = pl.col(event.text_value) if event.text_value else pl.lit(None, pl.String)
-    return number, pl.when(number.is_null()).then(text)
+    return number, text if event.text_beside_number else pl.when(number.is_null()).then(text)
 
 
 _NO_PROBLEM = pl.lit(None, pl.Struct({"column": pl.String, "reason": pl.String}))

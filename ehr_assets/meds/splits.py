@@ -122,7 +122,7 @@ def _first_rows(parts: list[pl.DataFrame]) -> pl.DataFrame:
 def _as_given(dealt: pl.DataFrame, given: GivenSplits, spec: CohortSpec, root: RawRoot) -> pl.DataFrame:
     """The splits of a table, where it names the subject."""
     files = require_files(root, given.file, key="splits.given")
-    how = FileSpec(file=given.file)
+    how = FileSpec(file=given.file, recode={given.split: dict(given.names)} if given.names else {})
     parts = []
     for batch in read_table(files, [given.subject_id, given.split], how):
         texts = batch.frame.select(cleaned([given.subject_id, given.split], how))
@@ -134,7 +134,7 @@ def _as_given(dealt: pl.DataFrame, given: GivenSplits, spec: CohortSpec, root: R
         raise DatasetError(
             f"The given splits must put each subject into exactly one of {', '.join(SPLITS)}.",
             where=files[0].where,
-            do="Mend that table, or leave `splits.given` out.",
+            do="Mend that table, translate its names (`splits.given.names`), or leave `splits.given` out.",
         )
     joined = dealt.join(table, on="subject_id", how="left", maintain_order="left")
     return joined.select("subject_id", pl.coalesce("given", "split").alias("split"))

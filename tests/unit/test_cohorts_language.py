@@ -85,6 +85,11 @@ EVENT = {"code": "X", "section": "observations"}
         ({"elapsed": "a", "unit": "days", "since": {"year": "b"}}, "10,2015", ("2015-01-11", "day")),
         ({"elapsed": "a", "unit": "days", "since": {"year": "b"}}, "-1.0,2015.0", ("2014-12-31", "day")),
         (
+            {"elapsed": "a", "unit": "days", "since": {"year": "b"}, "at": "end_of_day"},
+            "1,2015",
+            ("2015-01-02T23:59:59.999999", None),
+        ),
+        (
             {"elapsed": "a", "unit": "hours", "since": "b"},
             "1.5,2020-01-01 10:00:00",
             ("2020-01-01T11:30", None),
@@ -527,3 +532,52 @@ def test_a_cohort_that_extends_another(tmp_path):
     (tmp_path / "lost.yaml").write_text(yaml.safe_dump({**own, "extends": "bass"}))
     with pytest.raises(SpecError, match=r"no cohort 'bass'\. Did you mean 'base'"):
         load_cohort(tmp_path / "lost.yaml", search=[])
+
+
+def test_several_values_in_one_text(raw):
+    """Each place of the lists makes an event; a record with one bad place is quarantined once, as a whole."""
+    table = {"lists": {"separator": "|", "columns": ["at", "kind"]}, "missing": ["?"], "upper": ["kind"]}
+    event = {**EVENT, "code": "E//{kind|NONE}", "time": "at", "when": {"not_null": ["at"]}}
+    rows = (
+        "1,2020-01-01|2020-01-02,a|b\n"  # together
+        "1,2020-02-01,c|d\n"  # one time for both
+        "1,2020-03-01|2020-03-02|2020-03-03,e|?\n"  # too few kinds
+        "1,,f|g\n"  # nothing wanted
+        "2,2020-04-01|soon|late,h\n"
+    )
+    got = run(raw(**{"t.csv": "id,at,kind\n" + rows}), cohort(event, table))
+    made = got.events.filter(pl.col("time").is_not_null()).sort("time", "code")
+    assert made["code"].to_list() == [
+        *("E//A", "E//B", "E//C", "E//D"),
+        *("E//E", "E//NONE", "E//NONE"),
+    ]
+    assert [t.day for t in made["time"]] == [1, 2, 1, 1, 1, 2, 3]
+    assert got.reasons == [("t", 5, "at", "unparsable time")]
+    row = got.accounting.filter(pl.col("table") == "t").to_dicts()[0]
+    assert (row["read"], row["accepted"], row["accepted_without_event"]) == (5, 4, 1)
+    assert got.balanced()
+    with pytest.raises(SpecError, match="'kin', which no event reads"):
+        cohort(event, {**table, "lists": {"separator": "|", "columns": ["at", "kin"]}})
+    with pytest.raises(SpecError, match="a row is a subject there"):
+        cohort(event, table, subjects={"table": "t", "column": "id"})
+
+
+def test_capitals_come_before_recoding(raw):
+    """And recoding is stronger than the signs for what is missing."""
+    table = {"upper": ["k"], "recode": {"k": {"TAXOL": "PACLITAXEL", "?": "UNTOLD"}}, "missing": ["?", "-"]}
+    rows = "1,2020-01-01,Taxol\n1,2020-01-02,paclitaxel\n1,2020-01-03,?\n"
+    got = run(raw(**{"t.csv": "id,at,k\n" + rows}), cohort({**EVENT, "code": "D//{k}", "time": "at"}, table))
+    assert set(got.events["code"]) == {"SEEN", "D//PACLITAXEL", "D//UNTOLD"}
+
+
+@pytest.mark.parametrize("skipped", [0, 2])
+def test_two_columns_with_one_name(raw, skipped):
+    """Which is meant must be said; rows are counted as ever, also around ragged ones."""
+    head = "id,at,k,k\n" + "more,of,the,header\n" * skipped
+    root = raw(**{"t.csv": head + "1,2020-01-01,a,b\n1,2020-01-02,c\n1,soon,d,e\n"})
+    event = {**EVENT, "code": "K//{kind}", "time": "at"}
+    got = run(root, cohort(event, {"aliases": {"kind": ["k", "k#2"]}, "skip_rows": skipped}))
+    assert set(got.events["code"]) == {"SEEN", "K//b"}
+    assert [r[1:] for r in got.reasons] == [(2, None, "wrong number of fields"), (3, "at", "unparsable time")]
+    with pytest.raises(RawTableError, match=r"(?s)column .k. more than once.*k#1 or k#2"):
+        run(root, cohort(event, {"aliases": {"kind": "k"}, "skip_rows": skipped}))
