@@ -46,6 +46,8 @@ class Lists(Spec):
 
     The first values of the columns belong together, then the second ones, and so on; a column with one value
     has it in all of them, one with fewer values than the longest is null in the rest.
+
+    `separator`: the text between values. `columns`: those that hold several.
     """
 
     separator: str = Field(min_length=1)

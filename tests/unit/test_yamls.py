@@ -75,7 +75,7 @@ BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("a: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
         ("a: !!int x\n", None),
         ("a: !!timestamp x\n", "could not determine a constructor"),
-        ("a: \x07\n", "special characters are not allowed"),
+        ("a: \x07\n", "(?:special|control) characters are not allowed"),
         ("a: *nobody\n", "undefined alias"),
         ("- a\n", "must be a mapping"),
         ("", "must be a mapping"),
