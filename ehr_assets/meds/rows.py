@@ -105,6 +105,7 @@ class TablePlan:
         numbers |= {c for w in conditions for c in w.numbers()}
         self._numbers = sorted(numbers - {p.column for p in self._times if p.kind == "number"})
         self._wanted = [ex.condition(table.when) & ex.condition(e.when) for e in table.events]
+        self._read = [_read_by(table, e) for e in table.events]
 
     def make(self, batch: RawBatch) -> Made:
         """Events and quarantine of one batch.
@@ -123,7 +124,11 @@ class TablePlan:
         bad = self._of_record(pl.coalesce(*self._problems(), _NO_PROBLEM))
         frame = self._without_repeats(frame.with_columns(bad.alias(BAD)))
         good = frame.filter(pl.col(BAD).is_null())
-        made = [self._events(good.filter(w), e) for e, w in zip(self.table.events, self._wanted, strict=True)]
+        made = [
+            # A table may have a hundred columns and events; each event reads a few.
+            self._events(good.select(read).filter(wanted), event)
+            for event, wanted, read in zip(self.table.events, self._wanted, self._read, strict=True)
+        ]
         events = pl.concat([m[0] for m in made])
         with_events = events.select("file", "row").unique().with_columns(pl.lit(True).alias("__made__"))
         frame = frame.join(
@@ -256,11 +261,11 @@ class TablePlan:
         staged = [_named(columns[name], name).cast(dtype) for name, dtype in STAGED.items()]
         describe = ex.template(event.description) if event.description else pl.lit(None, pl.String)
         unit = pl.col(event.unit) if event.unit else pl.lit(event.unit_text, pl.String)
-        made = rows.select(*staged, describe.alias("description"), unit.alias("unit"), SPLIT)
+        made = rows.lazy().select(*staged, describe.alias("description"), unit.alias("unit"), SPLIT)
         made = made.filter(
             (pl.col("code").str.len_bytes() <= MAX_CODE_BYTES)
             & (pl.lit(event.static) | pl.col("time").is_not_null())
-        )
+        ).collect()  # lazy until here: what several columns are made from is made once
         described = (
             made.select("code", "description").drop_nulls().unique("code", keep="first", maintain_order=True)
         )
@@ -272,6 +277,14 @@ class TablePlan:
             .cast(UNITS)
         )
         return made.select(list(STAGED)), described, units
+
+
+def _read_by(table: TableSpec, event: EventSpec) -> list[str]:
+    """The columns of a batch in the making that an event and its conditions read."""
+    conditions = [table.when, *event.conditions()]
+    numbers = {c for w in conditions for c in w.numbers()} | {event.numeric_value, event.value} - {None}
+    names = {c for w in conditions for c in w.columns()} | event.columns() | {p.name for p in parses(event)}
+    return sorted({FILE, ROW, AT, SPLIT} | names | {ex.parsed(c, "number") for c in numbers if c})
 
 
 def _named(column: pl.Expr | pl.Series, name: str) -> pl.Expr:

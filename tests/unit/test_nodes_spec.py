@@ -73,8 +73,8 @@ def test_overrides_reach_the_settings():
 @pytest.mark.parametrize("path", sorted(TASK_SETS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_task_files_of_the_house_load(path):
     tasks = load_task_set(path)
-    # SMB-Structure §4.2; in intensive care a day is too coarse, and death itself is the outcome; the Challenge
-    # of 2012 asked without buffer and for the earliest deaths too.
+    # SMB-Structure §4.2; in intensive care a day is too coarse, and death itself is the outcome;
+    # the Challenge of 2012 asked without buffer and for the earliest deaths too.
     settings = {"icu": (6, 0), "physionet2012": (0, 0)}
     assert (tasks.buffer_hours, tasks.end_of_life_days) == settings.get(path.stem, (24, 7))
     if path.stem in ("oncology", "mimic_iv"):
