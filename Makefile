@@ -18,8 +18,10 @@ install: .venv/installed
 demo: install
 	$(BIN)/ehr demo
 
+# The unit tests side by side; the integration tests start processes of their own.
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest tests/unit -n 2 --dist loadfile
+	$(BIN)/pytest tests/integration
 
 check: install
 	$(BIN)/ruff check .
