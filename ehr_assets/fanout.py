@@ -103,8 +103,8 @@ class Crew:
         try:
             for task in tasks:
                 waiting.append(self._pool.submit(function, task))
-                # Two tasks a worker: nobody waits, and no more than that is held in memory.
-                while len(waiting) > 2 * self.workers or (waiting and waiting[0].done()):
+                # One task in hand for each, and one more: nobody waits, and little is held in memory.
+                while len(waiting) > self.workers + 1 or (waiting and waiting[0].done()):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
