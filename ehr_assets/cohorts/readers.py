@@ -7,6 +7,7 @@ become CSV text is `sources.py`, where they lie is `files.py`.
 
 import csv
 import io
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ RAGGED = "wrong number of fields"
 RAGGED_LINES = (
     "wrong number of fields, over several lines"  # mostly a quote that is not closed where it should
 )
+
+_WILD = re.compile(r"\*$|\^.*\$$")  # polars takes such names for patterns
 
 ByteProgress = Callable[[int, int], None]
 
@@ -141,7 +144,7 @@ def _names(
     files: Sequence[RawFile], columns: list[str], how: FileSpec
 ) -> tuple[list[_Names], list[RawTableError]]:
     found: list[_Names] = []
-    problems: list[RawTableError] = []
+    problems = [_unnamable(files, c) for c in columns if any(map(_WILD.match, [c, *how.aliases.get(c, [])]))]
     for file in files:
         there = headers(file, how)
         names: _Names = {}
@@ -157,6 +160,14 @@ def _names(
         if column not in how.optional_columns and not any(names.get(column) for names in found):
             problems.append(_no_column(files[0], column, headers(files[0], how)))
     return found, problems
+
+
+def _unnamable(files: Sequence[RawFile], column: str) -> RawTableError:
+    return RawTableError(
+        f"The column '{column}' cannot be read: its name would stand for other columns too.",
+        where=files[0].where if files else None,
+        do="Rename it in the table.",
+    )
 
 
 def _twice(file: RawFile, column: str) -> RawTableError:
