@@ -205,7 +205,7 @@ def _column(texts: pl.Series) -> Column:
     if not values.len():
         return Column(name, "empty", 0.0, 0, unique=False, markers=tuple(markers))
     distinct = values.n_unique()
-    numbers = float(values.str.contains(_NUMBER).mean() or 0.0)
+    numbers = _share(values, _NUMBER)
     kind, formats = _kind(values, numbers)
     return Column(
         name,
@@ -218,14 +218,18 @@ def _column(texts: pl.Series) -> Column:
         midnight=kind == "timestamp" and bool(values.str.contains(r"[ T]00:00(?::00(?:\.0+)?)?$").all()),
         zoned=kind == "timestamp" and bool(values.str.contains(_ZONE).any()),
         markers=tuple(markers),
-        letters=float(values.str.len_chars().mean() or 0.0),  # type: ignore[arg-type]
+        letters=values.str.len_chars().sum() / values.len(),
         values=frozenset(values.unique()),
     )
 
 
+def _share(values: pl.Series, pattern: str) -> float:
+    return values.str.contains(pattern).sum() / values.len()
+
+
 def _kind(values: pl.Series, numbers: float) -> tuple[str, tuple[str, ...]]:
     def most(pattern: str) -> bool:
-        return float(values.str.contains(pattern).mean() or 0.0) >= _MOST
+        return _share(values, pattern) >= _MOST
 
     if most(_ISO + r"(?: ?(?:Z|UTC|[+-]\d{2}:?\d{2}))?$"):
         return ("date" if most(r"^.{10}$") else "timestamp"), ()

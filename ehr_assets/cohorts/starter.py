@@ -164,7 +164,7 @@ class _Table:
         if self.roster and self.found.single:
             for column in guesses.categories(self.table, self.taken):
                 code = f"{code_of(column.name)}//{{{column.name}}}"
-                yield event_of(code, static=True, section="demographics")
+                yield event_of(code, "demographics", static=True)
         else:
             yield from self._records()
 
@@ -173,11 +173,11 @@ class _Table:
         ages = [c for c in self.table.columns if re.search(r"anchor_(?:year|age)$", c)]
         if column is not None:
             self.taken |= {c for c in self.table.columns if re.search(r"birth|^dob$|^yob$", c, re.I)}
-            yield event_of("MEDS_BIRTH", time=self._born(column), section="demographics")
+            yield event_of("MEDS_BIRTH", "demographics", time=self._born(column))
         elif len(ages) == 2:
             self.taken.update(ages)
             time = "{year: anchor_year, minus_years: anchor_age}"
-            yield event_of("MEDS_BIRTH", time=time, section="demographics")
+            yield event_of("MEDS_BIRTH", "demographics", time=time)
         else:
             yield "      # CHECK: no date or year of birth was found. With one of them:"
             yield "      # - {code: MEDS_BIRTH, time: {year: year_of_birth}, section: demographics}"
@@ -197,7 +197,7 @@ class _Table:
         if mine:
             self.taken |= {c.name for c in mine}
             times = [moment_of(c) if c.kind == "timestamp" else day_of(c, at="end_of_day") for c in mine]
-            yield event_of("MEDS_DEATH", time=either(times), section="death")
+            yield event_of("MEDS_DEATH", "death", time=either(times))
         elif self.roster and not self.deaths:
             yield "      # CHECK: no time of death was found. With one:"
             yield "      # - {code: MEDS_DEATH, time: {column: date_of_death, kind: date}, section: death}"
@@ -212,23 +212,25 @@ class _Table:
         self.taken |= {c.name for c in table.columns.values() if guesses.is_time(c) or c.kind == "clock"}
         prefix = code_of(table.name)
         code = guesses.code(table, self.taken)
-        common = {"time": time, "available": known, "section": section}
+        common: dict[str, str | None] = {"time": time, "available": known}
         if known is None and section in ("conditions", "procedures", "measurements", "notes"):
             yield f"      # CHECK: when was it known? Without `available`: at its time. {_HINT[section]}"
         if code is None and len(wide := guesses.measures(table, self.taken)) > 1:
             for column in wide:
                 when = f"{{not_null: [{word(column.name)}]}}"
-                yield event_of(f"{prefix}//{code_of(column.name)}", **common, value=column.name, when=when)
+                yield event_of(
+                    f"{prefix}//{code_of(column.name)}", section, **common, value=column.name, when=when
+                )
             wide_names = {c.name for c in wide}
             for column in guesses.categories(table, self.taken | wide_names):
-                yield event_of(f"{prefix}//{code_of(column.name)}//{{{column.name}}}", **common)
+                yield event_of(f"{prefix}//{code_of(column.name)}//{{{column.name}}}", section, **common)
             return
         if code is not None:
             self.taken.add(code.name)
             common["description"] = self._described(code)
-        yield event_of(self._coded(prefix, code), **common, **self._valued())
+        yield event_of(self._coded(prefix, code), section, **common, **self._valued())
         if end is not None and _VISIT.search(table.name):
-            yield event_of(f"{prefix}_END", time=moment_of(end), section=section)
+            yield event_of(f"{prefix}_END", section, time=moment_of(end))
 
     def _coded(self, prefix: str, code: Column | None) -> str:
         if code is None:
