@@ -218,13 +218,13 @@ def _column(texts: pl.Series) -> Column:
         midnight=kind == "timestamp" and bool(values.str.contains(r"[ T]00:00(?::00(?:\.0+)?)?$").all()),
         zoned=kind == "timestamp" and bool(values.str.contains(_ZONE).any()),
         markers=tuple(markers),
-        letters=values.str.len_chars().sum() / values.len(),
+        letters=float(values.str.len_chars().sum()) / values.len(),
         values=frozenset(values.unique()),
     )
 
 
 def _share(values: pl.Series, pattern: str) -> float:
-    return values.str.contains(pattern).sum() / values.len()
+    return float(values.str.contains(pattern).sum()) / values.len()
 
 
 def _kind(values: pl.Series, numbers: float) -> tuple[str, tuple[str, ...]]:

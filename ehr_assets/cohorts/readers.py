@@ -34,6 +34,8 @@ RAGGED_LINES = (
     "wrong number of fields, over several lines"  # mostly a quote that is not closed where it should
 )
 
+_LISTED = 40  # columns in an error
+_NAME = re.compile(r"(?!.*\d{4})\s*(?:[^\W\d][^\x00-\x1f]{0,80}|\d{1,2})$")  # what a record hardly looks like
 _WILD = re.compile(r"\*$|\^.*\$$")  # polars takes such names for patterns
 
 ByteProgress = Callable[[int, int], None]
@@ -101,15 +103,19 @@ def headers(file: RawFile, how: FileSpec) -> list[str]:
         with _opened_parquet(file) as parquet:
             return parquet.schema_arrow.names
     with CsvSource(file, how.encoding) as source:
-        text = source.read(CHUNK).decode("utf-8", errors="ignore")
-    lines = io.StringIO(text.lstrip("\r\n"), newline="")
-    quoting = csv.QUOTE_MINIMAL if how.quote else csv.QUOTE_NONE
-    try:
-        names = next(
-            csv.reader(lines, delimiter=how.delimiter, quotechar=how.quote or '"', quoting=quoting), []
+        size, whole = CHUNK, False
+        text = b""
+        # Tables of tens of thousands of columns have headers of megabytes.
+        while not whole and len(text) < BLOCK_BYTES:
+            more = source.read(size)
+            text, size = text + more, 2 * size
+            names, whole = _header(text.decode("utf-8", errors="ignore"), how, final=not more)
+    if any(NUL_SIGN in name for name in names):
+        raise RawTableError(
+            "The header of the raw table holds NUL characters: it seems to be UTF-16.",
+            where=file.where,
+            do="Set `encoding: utf-16-le` (or utf-16-be) at this table in the spec.",
         )
-    except csv.Error:
-        names = []
     if not any(names):
         raise RawTableError(
             "The raw table is empty: it has no header.",
@@ -117,6 +123,18 @@ def headers(file: RawFile, how: FileSpec) -> list[str]:
             do="Export the table again, with header.",
         )
     return names
+
+
+def _header(text: str, how: FileSpec, *, final: bool) -> tuple[list[str], bool]:
+    """The names in the first line, and whether it ends within `text`."""
+    lines = io.StringIO(text.lstrip("\r\n"), newline="")
+    quoting = csv.QUOTE_MINIMAL if how.quote else csv.QUOTE_NONE
+    reader = csv.reader(lines, delimiter=how.delimiter, quotechar=how.quote or '"', quoting=quoting)
+    try:
+        names = next(reader, [])
+    except csv.Error:
+        return [], final
+    return names, final or bool(lines.read(1))
 
 
 # Column asked for → name in the file, or None where the file lacks it.
@@ -182,9 +200,16 @@ def _no_column(file: RawFile, column: str, there: Sequence[str]) -> RawTableErro
     return RawTableError(
         f"The raw table has no column '{column}'.{closest(column, there)}",
         where=file.where,
-        do=f"Correct the cohort spec or the table, or list it under `optional_columns`. Its columns: "
-        f"{', '.join(there)}.",
+        do=f"Correct the cohort spec or the table, or list it under `optional_columns`. {_shown(there)}",
     )
+
+
+def _shown(header: Sequence[str]) -> str:
+    """The columns of a header, for people; unless its line seems to hold data, which no error may quote."""
+    if not all(_NAME.match(name) for name in header if name):
+        return "Its first line does not look like a header."
+    more = f" and {len(header) - _LISTED} more" if len(header) > _LISTED else ""
+    return f"Its columns: {', '.join(header[:_LISTED])}{more}."
 
 
 def _placed(batch: RawBatch, index: int, file: RawFile, columns: list[str]) -> RawBatch:
@@ -341,6 +366,9 @@ def _bad_parquet(file: RawFile, error: Exception) -> RawTableError:
 def _texts(file: RawFile, name: str, values: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
+    if pa.types.is_duration(values.type):  # as seconds: a number without its unit would be none
+        microseconds = pc.cast(pc.cast(values, pa.duration("us"), safe=False), pa.int64())
+        values = pc.divide(pc.cast(microseconds, pa.float64()), 1e6)
     try:
         return pc.cast(values, pa.string())
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):

@@ -93,7 +93,8 @@ def _lines(
     yield "# decision_nodes:"
     yield "#   task_set: my_tasks"
     yield "#   triggers:"
-    yield '#     - {name: admission, kind: event, codes: ["^ADMISSION"]}'
+    stays = next((code_of(t.name) for t in others if _VISIT.search(t.name)), "ADMISSIONS")
+    yield f'#     - {{name: admission, kind: event, codes: ["^{stays}//"]}}'
 
 
 def _not_used(tables: Sequence[Profile], found: Subjects) -> Iterator[str]:
@@ -164,7 +165,7 @@ class _Table:
         if self.roster and self.found.single:
             for column in guesses.categories(self.table, self.taken):
                 code = f"{code_of(column.name)}//{{{column.name}}}"
-                yield event_of(code, "demographics", static=True)
+                yield event_of(code, "demographics", static="true")
         else:
             yield from self._records()
 

@@ -14,10 +14,10 @@ _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*$")
 _WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
 
-def event_of(code: str, section: str, *, static: bool = False, **keys: str | None) -> str:
+def event_of(code: str, section: str, **keys: str | None) -> str:
     """One line, or several where it would be long."""
     columns = ("value", "numeric_value", "text_value", "unit")
-    items = [f"code: {quoted(code)}", *(["static: true"] if static else [])]
+    items = [f"code: {quoted(code)}"]
     for key, value in keys.items():
         if value is not None:
             said = word(value) if key in columns else quoted(value) if key == "description" else value
