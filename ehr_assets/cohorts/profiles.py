@@ -13,7 +13,7 @@ import polars as pl
 from ehr_assets.cohorts.dialect import guess_dialect
 from ehr_assets.cohorts.file_spec import FileSpec
 from ehr_assets.cohorts.files import RawFile, RawRoot, find_files
-from ehr_assets.cohorts.patterns import ENDINGS
+from ehr_assets.cohorts.patterns import ENDINGS, looks_like_table
 from ehr_assets.cohorts.readers import FILE, ROW, headers, read_table
 from ehr_assets.errors import EhrError
 
@@ -21,7 +21,6 @@ SAMPLE_ROWS = 4000
 MANY = 5  # from so many files of one kind on, they are taken as one table
 _FILES = 8
 _COLUMNS = 1000
-NO_TABLES = ("LICENSE", "README", "CHANGELOG", "SHA256SUMS", "MD5SUMS")  # .txt, but no tables
 _MARKER_WORDS = "NA N/A n/a NULL null None none NaN nan ? - -- . Unknown unknown"
 MARKERS = frozenset(
     [*_MARKER_WORDS.split(), "[Not Available]", "[Not Applicable]", "[Unknown]", "[Not Evaluated]"]
@@ -87,14 +86,7 @@ class Profile:
 def profiles(root: RawRoot) -> list[Profile]:
     """Every table under the root, by path."""
     sizes = root.sizes("", recursive=True)
-    tables = [
-        path
-        for path in sizes
-        if path.endswith(ENDINGS)
-        and not any(part.startswith((".", "_")) for part in path.split("/"))
-        and PurePosixPath(path).name.split(".")[0].upper() not in NO_TABLES
-        and not re.search(r"[{}*\\]", path)
-    ]
+    tables = [p for p in sizes if looks_like_table(p) and not re.search(r"[{}*\\]", p)]
     found, names = [], set()
     for file, paths in _grouped(tables).items():
         name = _name(file, names)

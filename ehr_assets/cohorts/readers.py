@@ -368,7 +368,7 @@ def _texts(file: RawFile, name: str, values: pa.Array) -> pa.Array:
         values = values.dictionary_decode()
     if pa.types.is_duration(values.type):  # as seconds: a number without its unit would be none
         microseconds = pc.cast(pc.cast(values, pa.duration("us"), safe=False), pa.int64())
-        values = pc.divide(pc.cast(microseconds, pa.float64()), 1e6)
+        values = pc.call_function("divide", [pc.cast(microseconds, pa.float64()), pa.scalar(1e6)])
     try:
         return pc.cast(values, pa.string())
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
