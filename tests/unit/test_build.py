@@ -15,6 +15,7 @@ from ehr_assets.catalog import load_catalog
 from ehr_assets.errors import SpecError
 from ehr_assets.lineage.hashing import PACKAGE_ROOT, imported_files
 from ehr_assets.settings import PROJECT_ROOT, Settings
+from ehr_assets.specs import read_yaml
 
 HEAVY = [
     *("torch", "transformers", "peft", "deepspeed", "great_expectations", "mlflow"),
@@ -158,7 +159,7 @@ def test_a_code_version_covers_what_a_stage_imports_and_no_more(entry, within, w
 def test_two_cohorts_with_a_person_key_and_other_splits_do_not_share_a_corpus(tmp_path):
     (tmp_path / "cohorts").mkdir()
     (tmp_path / "corpora").mkdir()
-    data = yaml.safe_load((PACKAGE_ROOT / "cohorts" / "specs" / "synthetic_oncology.yaml").read_text())
+    data = read_yaml(PACKAGE_ROOT / "cohorts" / "specs" / "synthetic_oncology.yaml")
     data["subjects"]["person_key"] = "person_source_value"
     for name, salt in (("one", "a"), ("two", "b")):
         cohort = {**data, "name": name, "splits": {**data["splits"], "salt": salt}}
