@@ -17,9 +17,11 @@ from ehr_assets.specs import Spec
 
 def _encoding(name: str) -> str:
     try:
-        codecs.lookup(name)
+        is_text = codecs.lookup(name)._is_text_encoding
     except LookupError:
-        raise ValueError(f"'{name}' is not an encoding; write e.g. utf-8, latin-1 or utf-16") from None
+        is_text = False
+    if not is_text:  # base64, zip and their like are codecs, too
+        raise ValueError(f"'{name}' is not an encoding; write e.g. utf-8, latin-1 or utf-16")
     return name
 
 

@@ -85,6 +85,8 @@ class RawRoot:
 
     def sizes(self, folder: str = "", *, recursive: bool = False) -> dict[str, int]:
         """Files in a folder (relative to the root) and their sizes, sorted; empty if there is none."""
+        if not self.remote:
+            return _local_sizes(Path(self.uri), folder, recursive=recursive)
         filesystem, base = self._opened
         selector = fs.FileSelector(f"{base}/{folder}".rstrip("/"), recursive=recursive, allow_not_found=True)
         try:
@@ -189,7 +191,9 @@ def find_files(root: RawRoot, file: str) -> list[RawFile]:
             size = root.size(path)
             if size is not None:
                 return [RawFile(root, path, size)]
-        inside = root.sizes(spelled, recursive=True)
+    # labs/part-0.csv, and labs.csv/part-0.csv as Spark writes it
+    for folder in [f for spelled in _spellings(file) for f in (spelled, *candidates(spelled))]:
+        inside = root.sizes(folder, recursive=True)
         parts = [path for path in inside if path.endswith(ENDINGS) and _is_table(path)]
         if parts:
             return [RawFile(root, path, inside[path]) for path in parts]
@@ -201,6 +205,33 @@ def _spellings(file: str) -> list[str]:
     folder, _, name = file.rpartition("/")
     names = dict.fromkeys((name, name.upper(), name.lower()))
     return [f"{folder}/{n}" if folder else n for n in names]
+
+
+def _local_sizes(base: Path, folder: str, *, recursive: bool) -> dict[str, int]:
+    """Files and sizes; a folder that links lead to again (above all one around itself) is entered once."""
+    found: dict[str, int] = {}
+    entered: set[tuple[int, int]] = set()
+    try:
+        for at, folders, files in os.walk(base / folder, followlinks=True, onerror=_raise):
+            here = Path(at)
+            status = here.stat()
+            if (status.st_dev, status.st_ino) in entered:
+                folders.clear()
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(folders) if recursive else []
+            for path in (here / name for name in files):
+                if path.is_file():  # not a pipe, nor a link into nowhere
+                    found[path.relative_to(base).as_posix()] = path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as e:
+        raise unreachable(str(base / folder), e) from None
+    return dict(sorted(found.items()))
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def require_files(root: RawRoot, file: str, *, key: str) -> list[RawFile]:

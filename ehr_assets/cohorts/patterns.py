@@ -9,6 +9,16 @@ ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet")
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::((?:[^{}]|\{[0-9,]+\})*))?\}|\*\*|\*")
 
 
+_PAPERS = ("LICENSE", "README", "CHANGELOG", "SHA256SUMS", "MD5SUMS")  # .txt, but no tables
+
+
+def looks_like_table(path: str) -> bool:
+    """Whether a file under a root may be a raw table, to go by its name."""
+    *_, name = parts = path.split("/")
+    hidden = any(part.startswith((".", "_")) for part in parts)
+    return name.endswith(ENDINGS) and not hidden and name.split(".")[0].upper() not in _PAPERS
+
+
 def is_pattern(file: str) -> bool:
     """Whether a `file` of a spec may stand for several files."""
     return bool(_PLACEHOLDER.search(file))

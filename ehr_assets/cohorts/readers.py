@@ -7,6 +7,7 @@ become CSV text is `sources.py`, where they lie is `files.py`.
 
 import csv
 import io
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ RAGGED = "wrong number of fields"
 RAGGED_LINES = (
     "wrong number of fields, over several lines"  # mostly a quote that is not closed where it should
 )
+
+_LISTED = 40  # columns in an error
+_NAME = re.compile(r"(?!.*\d{4})\s*(?:[^\W\d][^\x00-\x1f]{0,80}|\d{1,2})$")  # what a record hardly looks like
+_WILD = re.compile(r"\*$|\^.*\$$")  # polars takes such names for patterns
 
 ByteProgress = Callable[[int, int], None]
 
@@ -102,15 +107,19 @@ def headers(file: RawFile, how: FileSpec) -> list[str]:
         with _opened_parquet(file) as parquet:
             return parquet.schema_arrow.names
     with CsvSource(file, how.encoding) as source:
-        text = source.read(CHUNK).decode("utf-8", errors="ignore")
-    lines = io.StringIO(text.lstrip("\r\n"), newline="")
-    quoting = csv.QUOTE_MINIMAL if how.quote else csv.QUOTE_NONE
-    try:
-        names = next(
-            csv.reader(lines, delimiter=how.delimiter, quotechar=how.quote or '"', quoting=quoting), []
+        size, whole = CHUNK, False
+        text = b""
+        # Tables of tens of thousands of columns have headers of megabytes.
+        while not whole and len(text) < BLOCK_BYTES:
+            more = source.read(size)
+            text, size = text + more, 2 * size
+            names, whole = _header(text.decode("utf-8", errors="ignore"), how, final=not more)
+    if any(NUL_SIGN in name for name in names):
+        raise RawTableError(
+            "The header of the raw table holds NUL characters: it seems to be UTF-16.",
+            where=file.where,
+            do="Set `encoding: utf-16-le` (or utf-16-be) at this table in the spec.",
         )
-    except csv.Error:
-        names = []
     if not any(names):
         raise RawTableError(
             "The raw table is empty: it has no header.",
@@ -118,6 +127,18 @@ def headers(file: RawFile, how: FileSpec) -> list[str]:
             do="Export the table again, with header.",
         )
     return names
+
+
+def _header(text: str, how: FileSpec, *, final: bool) -> tuple[list[str], bool]:
+    """The names in the first line, and whether it ends within `text`."""
+    lines = io.StringIO(text.lstrip("\r\n"), newline="")
+    quoting = csv.QUOTE_MINIMAL if how.quote else csv.QUOTE_NONE
+    reader = csv.reader(lines, delimiter=how.delimiter, quotechar=how.quote or '"', quoting=quoting)
+    try:
+        names = next(reader, [])
+    except csv.Error:
+        return [], final
+    return names, final or bool(lines.read(1))
 
 
 # Column asked for → name in the file, or None where the file lacks it.
@@ -145,7 +166,7 @@ def _names(
     files: Sequence[RawFile], columns: list[str], how: FileSpec
 ) -> tuple[list[_Names], list[RawTableError]]:
     found: list[_Names] = []
-    problems: list[RawTableError] = []
+    problems = [_unnamable(files, c) for c in columns if any(map(_WILD.match, [c, *how.aliases.get(c, [])]))]
     for file in files:
         there = _labelled(headers(file, how))
         names: _Names = {}
@@ -167,6 +188,14 @@ def _names(
 def lacking(files: Sequence[RawFile], columns: Sequence[str], how: FileSpec) -> list[str]:
     """The columns that `read_table` would miss. RawTableError where a file has no header."""
     return _lacking(_names(files, list(dict.fromkeys(columns)), how)[0], how)
+
+
+def _unnamable(files: Sequence[RawFile], column: str) -> RawTableError:
+    return RawTableError(
+        f"The column '{column}' cannot be read: its name would stand for other columns too.",
+        where=files[0].where if files else None,
+        do="Rename it in the table.",
+    )
 
 
 def _twice(file: RawFile, column: str) -> RawTableError:
@@ -204,9 +233,16 @@ def _no_column(file: RawFile, column: str, there: Sequence[str]) -> RawTableErro
     return RawTableError(
         f"The raw table has no column '{column}'.{closest(column, there)}",
         where=file.where,
-        do=f"Correct the cohort spec or the table, or list it under `optional_columns`. Its columns: "
-        f"{', '.join(there)}.",
+        do=f"Correct the cohort spec or the table, or list it under `optional_columns`. {_shown(there)}",
     )
+
+
+def _shown(header: Sequence[str]) -> str:
+    """The columns of a header, for people; unless its line seems to hold data, which no error may quote."""
+    if not all(_NAME.match(name) for name in header if name):
+        return "Its first line does not look like a header."
+    more = f" and {len(header) - _LISTED} more" if len(header) > _LISTED else ""
+    return f"Its columns: {', '.join(header[:_LISTED])}{more}."
 
 
 def _placed(batch: RawBatch, index: int, file: RawFile, columns: list[str]) -> RawBatch:
@@ -371,6 +407,9 @@ def _bad_parquet(file: RawFile, error: Exception) -> RawTableError:
 def _texts(file: RawFile, name: str, values: pa.Array) -> pl.Series:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
+    if pa.types.is_duration(values.type):  # as seconds: a number without its unit would be none
+        microseconds = pc.cast(pc.cast(values, pa.duration("us"), safe=False), pa.int64())
+        values = pc.call_function("divide", [pc.cast(microseconds, pa.float64()), pa.scalar(1e6)])
     try:
         floating = pa.types.is_floating(values.type)
         text = _floats(values) if floating else pc.cast(values, pa.string())

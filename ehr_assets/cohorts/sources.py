@@ -22,6 +22,11 @@ _BOMS = (  # longest first: UTF-32-LE starts like UTF-16-LE
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_OTHERS = (
+    (b"\x1f\x8b", "a gzip file", "so that it ends in .csv.gz"),
+    (b"PAR1", "a Parquet file", "so that it ends in .parquet"),
+    (b"PK\x03\x04", "a zip file or an Excel workbook", ""),
+)
 
 
 class CsvSource(io.RawIOBase):
@@ -117,6 +122,13 @@ class CsvSource(io.RawIOBase):
             ) from None
         if not self._started:
             self._started = True
+            for mark, kind, ending in _OTHERS:
+                if raw.startswith(mark):
+                    raise self._fail(
+                        f"The raw table is named like a CSV file but is {kind}.",
+                        self.where,
+                        f"Name it {ending}." if ending else "Save it as CSV.",
+                    )
             for mark, name in _BOMS:
                 if raw.startswith(mark) and name not in codecs.lookup(self.encoding).name:
                     raise self._fail(*self._other_encoding(1, name))

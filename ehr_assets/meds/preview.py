@@ -16,7 +16,7 @@ from ehr_assets.cohorts.cleaning import cleaned
 from ehr_assets.cohorts.event_spec import EventSpec
 from ehr_assets.cohorts.file_spec import FileSpec
 from ehr_assets.cohorts.files import RawFile, RawRoot, find_files, require_files
-from ehr_assets.cohorts.patterns import ENDINGS
+from ehr_assets.cohorts.patterns import looks_like_table
 from ehr_assets.cohorts.readers import FILE, ROW, RawBatch, column_problems, read_table
 from ehr_assets.cohorts.spec import CohortSpec, JoinSpec, TableSpec
 from ehr_assets.contracts import SECTIONS
@@ -29,7 +29,6 @@ from ehr_assets.meds.subjects import Subjects
 FILES = 8  # of a table in many files, so many are looked at, spread over all
 JOINED_ROWS = 1_000_000  # of a joined table
 ROSTER_ROWS = 2_000_000  # of a roster with many rows per subject
-_PAPERS = ("LICENSE", "README", "CHANGELOG", "SHA256SUMS", "MD5SUMS")  # .txt, but no tables
 _SHOWN = ("time", "available_time", "code", "numeric_value", "text_value", "unit", "section")
 
 
@@ -326,7 +325,7 @@ def _event_preview(event: EventSpec, made: Made, told: Made | None, lost: pl.Dat
 def _unused(spec: CohortSpec, root: RawRoot) -> list[str]:
     used = {file.path for name in _files_named(spec) for file in find_files(root, name)}
     there = root.sizes("", recursive=True)
-    return [p for p in there if p.endswith(ENDINGS) and p not in used and not _hidden(p)]
+    return [p for p in there if looks_like_table(p) and p not in used]
 
 
 def _files_named(spec: CohortSpec) -> Iterable[str]:
@@ -335,11 +334,6 @@ def _files_named(spec: CohortSpec) -> Iterable[str]:
         yield from (join.file for join in table.joins)
     if spec.splits.given:
         yield spec.splits.given.file
-
-
-def _hidden(path: str) -> bool:
-    *folders, name = path.split("/")
-    return any(p.startswith((".", "_")) for p in [*folders, name]) or name.split(".")[0].upper() in _PAPERS
 
 
 def _further(spec: CohortSpec, root: RawRoot) -> list[EhrError]:

@@ -1,5 +1,7 @@
 """`ehr cohort`: look at a cohort file, its raw tables and its language, before anything is run."""
 
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +12,7 @@ from rich.table import Table
 from ehr_assets.errors import SpecError
 
 if TYPE_CHECKING:
+    from ehr_assets.cohorts.files import RawRoot
     from ehr_assets.cohorts.spec import CohortSpec
     from ehr_assets.meds.preview import EventPreview, Preview, TablePreview
 
@@ -55,6 +58,27 @@ def check(
 
 
 @app.command()
+def new(
+    folder: Annotated[str, typer.Argument(help="Where the raw tables lie: a directory or s3://…")],
+    name: Annotated[str | None, typer.Option(help="Of the cohort; default: the folder's.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Default: this terminal.")] = None,
+) -> None:
+    """Write a first, commented cohort file for a folder of raw tables, guessed from their first rows."""
+    from ehr_assets.cohorts.starter import starter
+
+    place = _place(folder)
+    if out is not None and out.exists():
+        raise SpecError("The file is there already.", where=str(out), do="Choose another, or remove it.")
+    text = starter(place, _named(name, place.uri, out), _schema_from(out))
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding="utf-8")
+    console.print(f"Wrote {out}. Read it, then: ehr cohort check {out} --root {folder}", highlight=False)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of cohort files, for editors (docs/cohort.schema.json)."""
     from ehr_assets.cohorts.schema import schema_text
@@ -78,20 +102,48 @@ def _found(file: str) -> "CohortSpec":
     return load_cohort(named[file], settings.overrides.get(f"cohorts/{file}", {}))
 
 
+def _place(root: str) -> "RawRoot":
+    from ehr_assets.cohorts.files import RawRoot
+
+    place = RawRoot.of(root if "://" in root else Path(root).resolve())
+    if not place.exists():
+        raise SpecError("There is no such directory of raw tables.", where=place.uri, do="Check the path.")
+    return place
+
+
+def _named(name: str | None, folder: str, out: Path | None) -> str:
+    """The name of a new cohort: as given, or as its file or its folder is called."""
+    if name is None:
+        name = re.sub(r"[^a-z0-9]+", "_", (out.stem if out else folder.split("/")[-1]).lower()).strip("_")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise SpecError(
+            f"'{name}' cannot be a cohort's name.",
+            where="--name",
+            do="Give one of small letters, digits and underscores that begins with a letter.",
+        )
+    return name
+
+
+def _schema_from(out: Path | None) -> str | None:
+    """The published schema as seen from the new file; None where it is not there."""
+    from ehr_assets.settings import PROJECT_ROOT
+
+    published = PROJECT_ROOT / "docs" / "cohort.schema.json"
+    if out is None or not published.exists():
+        return None
+    return os.path.relpath(published, out.resolve().parent)
+
+
 def _previewed(spec: "CohortSpec", root: str | None, rows: int) -> "Preview":
     import tempfile
 
-    from ehr_assets.cohorts.files import RawRoot
     from ehr_assets.cohorts.inventory import raw_root
     from ehr_assets.cohorts.spec import SyntheticSource
     from ehr_assets.meds.preview import preview_cohort
 
     source = spec.source
     if root is not None:
-        place = RawRoot.of(root if "://" in root else Path(root).resolve())
-        if not place.exists():
-            raise SpecError("There is no such directory of raw tables.", where=place.uri, do="Mend --root.")
-        return preview_cohort(spec, place, rows)
+        return preview_cohort(spec, _place(root), rows)
     if not isinstance(source, SyntheticSource):
         return preview_cohort(spec, raw_root(spec), rows)
     from ehr_assets.cohorts.synthetic.simulate import simulate
