@@ -92,14 +92,14 @@ def _found(file: str) -> "CohortSpec":
     from ehr_assets.cohorts.spec import load_cohort
     from ehr_assets.settings import Settings
 
-    if file.endswith((".yaml", ".yml")) or "/" in file:
-        return load_cohort(Path(file))
     settings = Settings.from_env()
     folders = [BUILT_IN["cohorts"], *(d / "cohorts" for d in settings.spec_dirs)]
+    if file.endswith((".yaml", ".yml")) or "/" in file:
+        return load_cohort(Path(file), search=folders)
     named = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
     if file not in named:
         raise unknown("cohort", file, named, "ehr cohort check")
-    return load_cohort(named[file], settings.overrides.get(f"cohorts/{file}", {}))
+    return load_cohort(named[file], settings.overrides.get(f"cohorts/{file}", {}), search=folders)
 
 
 def _place(root: str) -> "RawRoot":
