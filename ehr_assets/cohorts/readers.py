@@ -9,6 +9,7 @@ import csv
 import io
 import re
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ from ehr_assets.specs import closest
 
 FILE = "__file__"  # the column of positions in the table's files
 ROW = "__row__"  # the column of 1-based data record numbers in the file
-BLOCK_BYTES = 8 << 20  # of CSV text per batch; also the longest possible record
+BLOCK_BYTES = 4 << 20  # of CSV text per batch; also the longest possible record
 BATCH_ROWS = 1 << 16  # of Parquet per batch, and of small files taken together
 RAGGED = "wrong number of fields"
 RAGGED_LINES = (
@@ -223,10 +224,12 @@ def _called(names: list[str], there: Sequence[str]) -> str | None:
 
 def _labelled(header: Sequence[str]) -> list[str]:
     """Names of their own for all columns: those of an equal name are numbered, ``name#1``, ``name#2``."""
-    return [
-        f"{name}#{header[: i + 1].count(name)}" if header.count(name) > 1 else name
-        for i, name in enumerate(header)
-    ]
+    total, seen = Counter(header), Counter[str]()
+    labels = []
+    for name in header:
+        seen[name] += 1
+        labels.append(f"{name}#{seen[name]}" if total[name] > 1 else name)
+    return labels
 
 
 def _no_column(file: RawFile, column: str, there: Sequence[str]) -> RawTableError:
