@@ -76,15 +76,10 @@ def _join(join: Any, named: Mapping[str, Any], defaults: Mapping[str, Any]) -> A
         raise ValueError(f"there is no join '{name}' under `joins`; there are: {', '.join(named) or 'none'}")
     if not isinstance(named[name], Mapping):
         return named[name]
-    out = {**_keyed(named[name]), **_keyed(own)}
+    out = {**named[name], **own}
     if prefix and isinstance(out.get("columns"), Mapping):
         out["columns"] = {f"{prefix}{new}": there for new, there in out["columns"].items()}
     return out
-
-
-def _keyed(join: Mapping[Any, Any]) -> dict[Any, Any]:
-    # YAML 1.1 reads an unquoted `on` as true (which overriding, through JSON, spells "true").
-    return {"on" if key in (True, "true") else key: value for key, value in join.items()}
 
 
 def _with(defaults: Mapping[str, Any], spec: Any) -> Any:
@@ -97,6 +92,7 @@ def _meds(cohort: dict[str, Any]) -> dict[str, Any]:
     own_codes = {f"^{BIRTH}$": "demographics", f"^{DEATH}$": "death"}
     rules = {"column": "code", "rules": {**own_codes, **source.get("sections", {})}}
     by_code = {**rules, "default": source.get("default_section", "observations")}
+    as_told = {"column": "section", "rules": {f"^{s}$": s for s in SECTIONS}, "default": SECTIONS[0]}
     event = {
         "code": "{code}",
         "numeric_value": "numeric_value",
@@ -106,13 +102,8 @@ def _meds(cohort: dict[str, Any]) -> dict[str, Any]:
         "description": "{description}",
     }
     moment = {"column": "time", "midnight_is_day": source.get("midnight_is_day", True)}
-    own = [{**event, "section": s, "when": {"equals": {"section": s}}} for s in SECTIONS]
-    # A `section` that means something else to whoever made the dataset counts as none.
-    other = {**event, "section": by_code, "when": {"not_in": {"section": list(SECTIONS)}}}
-    dated = [
-        {**e, "time": moment, "available": "available_time", "when": {**e["when"], "not_null": ["time"]}}
-        for e in [*own, other]
-    ]
+    dated = {**event, "time": moment, "available": "available_time"}
+    known = {"section": list(SECTIONS)}
     table = {
         "name": MEDS_TABLE,
         "file": "data/**",
@@ -131,7 +122,9 @@ def _meds(cohort: dict[str, Any]) -> dict[str, Any]:
         "events": [
             # Without a time: facts that always hold. MEDS_BIRTH and MEDS_DEATH have one.
             {**event, "section": "demographics", "static": True, "when": {"is_null": ["time"]}},
-            *dated,
+            {**dated, "section": as_told, "when": {"in": known, "not_null": ["time"]}},
+            # A `section` that means something else to whoever made the dataset counts as none.
+            {**dated, "section": by_code, "when": {"not_in": known, "not_null": ["time"]}},
         ],
     }
     cohort.setdefault("tables", [table])

@@ -10,11 +10,13 @@ from pathlib import PurePosixPath
 
 import polars as pl
 
+from ehr_assets.cohorts.batches import FILE, ROW
 from ehr_assets.cohorts.dialect import guess_dialect
 from ehr_assets.cohorts.file_spec import FileSpec
 from ehr_assets.cohorts.files import RawFile, RawRoot, find_files
+from ehr_assets.cohorts.headers import headers
 from ehr_assets.cohorts.patterns import ENDINGS, looks_like_table
-from ehr_assets.cohorts.readers import FILE, ROW, headers, read_table
+from ehr_assets.cohorts.readers import read_table
 from ehr_assets.errors import EhrError
 
 SAMPLE_ROWS = 4000

@@ -63,7 +63,7 @@ def _needed(made: Sequence[Promise], there: _Tables) -> dict[str, list[str]]:
 
 def _lost(made: Sequence[Promise], there: _Tables) -> set[tuple[str, str]]:
     """(table, column) that promises read and no file of the table has."""
-    from ehr_assets.cohorts.readers import lacking  # polars: not when the definitions load
+    from ehr_assets.cohorts.headers import lacking  # polars: not when the definitions load
 
     lost = set()
     for name, columns in _needed(made, there).items():
@@ -100,8 +100,9 @@ def _write_rows(table: TableSpec, files: list[RawFile], columns: list[str], path
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from ehr_assets.cohorts.batches import ROW
     from ehr_assets.cohorts.cleaning import cleaned
-    from ehr_assets.cohorts.readers import ROW, read_table
+    from ehr_assets.cohorts.readers import read_table
 
     fields = [pa.field(ROW, pa.int64()), *(pa.field(c, pa.large_string()) for c in columns)]
     with pq.ParquetWriter(path, pa.schema(fields), compression="lz4") as out:

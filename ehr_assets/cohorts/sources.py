@@ -1,7 +1,7 @@
 """The bytes of a raw CSV file as checked UTF-8, plain or gzipped, in any declared encoding.
 
 Damage is found here and told apart: truncated, corrupt, other encoding (with the line). Records and
-columns are the business of `readers.py`.
+columns are the business of `csv_files.py`.
 """
 
 import codecs
@@ -30,7 +30,8 @@ _OTHERS = (
 
 
 class CsvSource(io.RawIOBase):
-    """A file-like object over a CSV file that gives UTF-8 without a byte-order mark, then `tail`.
+    """A file-like object over a CSV file that gives UTF-8 without a byte-order mark and blank lines above the
+    header, then `tail`.
 
     NUL characters come as `NUL_SIGN` (`with_nuls` tells whether any came): pyarrow's parser (25.0) overlooks
     quotes and delimiters within eight bytes behind a NUL.
@@ -59,6 +60,7 @@ class CsvSource(io.RawIOBase):
         errors = _fallback(encodings[1]) if len(encodings) > 1 else "strict"
         self._decoder = codecs.getincrementaldecoder("utf-8-sig" if name == "utf-8" else name)(errors)
         self._tail, self._line, self._ready, self._ended, self._started = tail, 1, b"", False, False
+        self._begun = False  # with the header
 
     @property
     def position(self) -> int:
@@ -102,8 +104,11 @@ class CsvSource(io.RawIOBase):
             raise self._fail(*self._other_encoding(self._line)) from None
         if "\0" in text:
             text, self.with_nuls = text.replace("\0", NUL_SIGN), True
+        self._line += text.count("\n")
+        if not self._begun:
+            text = text.lstrip("\r\n")
+            self._begun = bool(text)
         data = text.encode("utf-8")
-        self._line += data.count(b"\n")
         return data + self._tail if self._ended else data
 
     def _raw(self) -> bytes:

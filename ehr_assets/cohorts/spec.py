@@ -1,7 +1,7 @@
 """What a cohort file may say: where the raw tables are, how they are read, and what makes a cohort of them.
 
 Only pydantic models and their loading live here (light imports: specs are read when the definitions load).
-How a row becomes events is `event_spec.py`; `readers.py` opens the tables, `meds/` makes the events.
+How a row becomes events is `event_spec.py`; `readers.py` reads the tables, `meds/` makes the events.
 """
 
 from collections.abc import Iterable, Mapping

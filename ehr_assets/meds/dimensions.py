@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from ehr_assets.cohorts.batches import ROW
 from ehr_assets.cohorts.cleaning import cleaned
 from ehr_assets.cohorts.files import RawRoot, find_files, require_files
-from ehr_assets.cohorts.readers import ROW, read_table
+from ehr_assets.cohorts.readers import read_table
 from ehr_assets.cohorts.spec import JoinSpec
 from ehr_assets.meds import expressions as ex
 

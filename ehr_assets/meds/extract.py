@@ -8,7 +8,7 @@ events, then staged events into shards. The result does not depend on how many t
 import pickle
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -19,8 +19,9 @@ import polars as pl
 import pyarrow as pa
 from meds import data_subdirectory, subject_splits_filepath
 
+from ehr_assets.cohorts.batches import RawBatch
 from ehr_assets.cohorts.files import RawFile, RawRoot, find_files, require_files
-from ehr_assets.cohorts.readers import RawBatch, read_table
+from ehr_assets.cohorts.readers import read_table
 from ehr_assets.cohorts.spec import CohortSpec, JoinSpec
 from ehr_assets.contracts import SPLITS
 from ehr_assets.fanout import ONE_WORKER, Crew, Machine
@@ -59,7 +60,7 @@ class _Job:
     group_rows: int
 
     def part_of(self, shard: np.ndarray | int) -> Any:
-        """Shards lie in parts in their order."""
+        """Shards lie in parts in their order; in one each, if there are no more shards than parts."""
         return shard * self.parts // len(self.shards)
 
 
@@ -84,8 +85,8 @@ def extract_meds(
         Counts: subjects, events, codes, read, accepted, quarantined, quarantined_fraction, reasons
         (reason → rows), deaths_in_doubt (subjects with a quarantined record that may have told their
         death), tables (table → read, accepted, accepted_without_event, quarantined, events),
-        absent_tables (optional ones that were not there), dimensions (joined file → rows, ragged,
-        duplicate_keys).
+        absent_tables (optional ones that were not there), dimensions (of each joined table: file, on, rows,
+        ragged, duplicate_keys).
 
     Raises:
         RawTableError: a table cannot be read as a whole.
@@ -137,19 +138,19 @@ def _dimension_folder(scratch: Path, join: JoinSpec) -> Path:
 
 def _build_dimensions(
     job: _Job, files: dict[int, list[RawFile]], root: RawRoot, crew: Crew, progress: Progress
-) -> dict[str, dict[str, int]]:
-    """Writes the joined tables of all tables that are there; file → counts."""
+) -> list[dict[str, Any]]:
+    """Writes the joined tables of all tables that are there."""
     wanted: dict[Path, tuple[JoinSpec, RawRoot, Path, str]] = {}
     for index in files:
         table = job.spec.tables[index]
         for join in table.joins:
             folder = _dimension_folder(job.scratch, join)
             wanted.setdefault(folder, (join.as_stored(), root, folder, f"a join of table '{table.name}'"))
-    counts = {}
+    counts = []
     for done, (task, found) in enumerate(
         zip(wanted.values(), crew.map(_build, wanted.values()), strict=True), 1
     ):
-        counts[task[0].file] = found
+        counts.append({"file": task[0].file, "on": list(task[0].on.values()), **found})
         progress("read joined tables", done, len(wanted))
     return counts
 
@@ -199,8 +200,7 @@ def _make(task: tuple[Path, int, RawBatch]) -> tuple[int, Made]:
     parts = job.part_of(plan.subjects.shards[made.events["subject"].to_numpy()].astype(np.int64))
     if made.events.height:
         Stage(scratch / "staged").add(made.events, parts)
-    nothing = made.events.clear()
-    return index, Made(**{**vars(made), "events": nothing})
+    return index, replace(made, events=made.events.clear())
 
 
 @cache
@@ -238,20 +238,14 @@ def _write_part(task: tuple[Path, int]) -> list[ShardCounts]:
     scratch, part = task
     job, _ = _plans(scratch)
     subjects = Subjects.load(scratch, texts=False)
-    members = [s for s in range(len(job.shards)) if job.part_of(s) == part]
-    stage, name = Stage(scratch / "staged"), part
-    if len(members) > 1:
-        dealt = Stage(scratch / f"part-{part}")
-        for batch in stage.batches(part):
-            dealt.add(batch, subjects.shards[batch["subject"].to_numpy()])
-        stage.drop(part)
-        stage = dealt
+    stage = Stage(scratch / "staged")
+    if job.parts < len(job.shards):
+        stage = stage.deal(part, scratch / f"part-{part}", subjects.shards)
     counts = []
-    for shard in members:
+    for shard in (s for s in range(len(job.shards)) if job.part_of(s) == part):
         split, number = job.shards[shard]
         path = job.out_dir / data_subdirectory / split / f"{number:05d}.parquet"
-        name = shard if len(members) > 1 else part
-        counts += write_shard(stage, name, subjects.ids, path, scratch / f"shard-{shard}", job.group_rows)
+        counts += write_shard(stage, shard, subjects.ids, path, scratch / f"shard-{shard}", job.group_rows)
     return counts
 
 

@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from ehr_assets.cohorts.batches import FILE, ROW, RawBatch
 from ehr_assets.cohorts.cleaning import cleaned
 from ehr_assets.cohorts.event_spec import EventSpec
 from ehr_assets.cohorts.file_spec import FileSpec
 from ehr_assets.cohorts.files import RawFile, RawRoot, find_files, require_files
+from ehr_assets.cohorts.headers import column_problems
 from ehr_assets.cohorts.patterns import looks_like_table
-from ehr_assets.cohorts.readers import FILE, ROW, RawBatch, column_problems, read_table
+from ehr_assets.cohorts.readers import read_table
 from ehr_assets.cohorts.spec import CohortSpec, JoinSpec, TableSpec
 from ehr_assets.contracts import SECTIONS
 from ehr_assets.errors import EhrError

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from ehr_assets.cohorts.batches import FILE, ROW, RawBatch
 from ehr_assets.cohorts.cleaning import cleaned, unrolled
 from ehr_assets.cohorts.event_spec import EventSpec, SectionRules
-from ehr_assets.cohorts.readers import FILE, ROW, RawBatch
 from ehr_assets.cohorts.spec import TableSpec
 from ehr_assets.cohorts.templates import template_columns
 from ehr_assets.contracts import DEATH, SECTIONS

@@ -61,9 +61,7 @@ def write_shard(
             group_of = np.zeros(len(ids), np.int64)
             for group, (start, end) in enumerate(groups):
                 group_of[members[start:end]] = group
-            dealt = Stage(scratch)
-            for batch in stage.batches(part):
-                dealt.add(batch, group_of[batch["subject"].to_numpy()])
+            dealt = stage.deal(part, scratch, group_of)
             for group in range(len(groups)):
                 found.append(_write(dealt.read(group), ids, out))
                 dealt.drop(group)

@@ -51,6 +51,14 @@ class Stage:
             with path.open("ab") as sink, pa.ipc.new_stream(sink, _ARROW, options=_LZ4) as stream:
                 stream.write_table(rows.to_arrow().cast(_ARROW), _BATCH_ROWS)
 
+    def deal(self, part: int, folder: Path, to: np.ndarray) -> "Stage":
+        """Moves a part's events to a stage in `folder`, by subject: int [subjects], its part there."""
+        dealt = Stage(folder)
+        for batch in self.batches(part):
+            dealt.add(batch, to[batch["subject"].to_numpy()])
+        self.drop(part)
+        return dealt
+
     def files(self, part: int) -> list[Path]:
         return sorted(self.folder.glob(f"{part:05d}-*.arrows"))
 

@@ -15,10 +15,12 @@ from cohorts_support import Extracted, extract
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ehr_assets.cohorts import readers
+from ehr_assets.cohorts import csv_files, readers
+from ehr_assets.cohorts.csv_files import RAGGED
 from ehr_assets.cohorts.file_spec import FileSpec
 from ehr_assets.cohorts.files import RawFile, RawRoot, find_files
-from ehr_assets.cohorts.readers import RAGGED, read_table
+from ehr_assets.cohorts.headers import headers
+from ehr_assets.cohorts.readers import read_table
 from ehr_assets.cohorts.spec import CohortSpec
 from ehr_assets.errors import RawTableError, SpecError
 from ehr_assets.meds.preview import preview_cohort
@@ -77,7 +79,7 @@ def test_a_record_longer_than_a_block_is_right_or_told(tmp_path, monkeypatch):
     good, ragged = read(tmp_path)
     assert (len(good), ragged) == (3, {})
     assert len(good[2][1] or "") == 5 << 20
-    monkeypatch.setattr(readers, "BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 1 << 20)
     with pytest.raises(RawTableError, match="a record is longer than 1 MB") as e:
         read(tmp_path)
     assert "xxx" not in str(e.value)
@@ -257,14 +259,14 @@ def test_a_file_that_vanishes_is_told(tmp_path, monkeypatch, ending, after):
     if after == "the search":
         path.unlink()
     else:
-        resolved = readers._resolved
+        resolved = readers.resolved
 
         def then_gone(*args):
             names = resolved(*args)
             path.unlink()
             return names
 
-        monkeypatch.setattr(readers, "_resolved", then_gone)
+        monkeypatch.setattr(readers, "resolved", then_gone)
     with pytest.raises(RawTableError, match="cannot be read"):
         list(read_table(files, ["a"], FileSpec(file="t")))
 
@@ -278,7 +280,7 @@ def test_no_bytes_crash_a_reader(tmp_path, data, ending, gz):
     for encoding in (["utf-8"], ["utf-8", "latin-1"], ["latin-1"], ["utf-16"]):
         try:
             how = FileSpec(file="t", encoding=encoding)
-            header = readers.headers(file, how)
+            header = headers(file, how)
             list(read_table([file], [h for h in header if header.count(h) == 1], how))
         except RawTableError as e:
             assert e.do  # noqa: PT017 (that it is raised is not what is tested)
@@ -366,7 +368,7 @@ def test_accepted_and_quarantined_are_what_was_read(tmp_path_factory, files, eve
     records = written(work / "raw", files)
     spec = cohort(event, table, ids)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "BLOCK_BYTES", block)
+        patch.setattr(csv_files, "BLOCK_BYTES", block)
         got = extract(work / "raw", work, spec)
     check_accounts(got, records, files)
     found = preview_cohort(spec, work / "raw")

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ehr_assets.cohorts import readers, sources
+from ehr_assets.cohorts import csv_files, sources
+from ehr_assets.cohorts.batches import FILE, ROW
+from ehr_assets.cohorts.csv_files import RAGGED, RAGGED_LINES
 from ehr_assets.cohorts.file_spec import FileSpec
 from ehr_assets.cohorts.files import RawFile, RawRoot, find_files, require_files
 from ehr_assets.cohorts.patterns import ENDINGS
-from ehr_assets.cohorts.readers import FILE, RAGGED, RAGGED_LINES, ROW, read_table
+from ehr_assets.cohorts.readers import read_table
 from ehr_assets.errors import RawTableError
 
 
@@ -166,6 +168,15 @@ def test_ragged_rows_are_handed_over_with_their_numbers(tmp_path):
     assert ragged == {2: RAGGED, 4: RAGGED, 5: RAGGED_LINES, 7: RAGGED}
 
 
+@pytest.mark.parametrize("header", ["a,b", "a,b,c,c"])
+@pytest.mark.parametrize("chunk", [1, 1 << 20])
+def test_blank_lines_above_the_header_count_as_nothing(tmp_path, monkeypatch, header, chunk):
+    monkeypatch.setattr(sources, "CHUNK", chunk)
+    more = ",x" * (header.count(",") - 1)
+    path = write(tmp_path / "t.csv", f"\r\n\n{header}\n1,2{more}\n3\n\n4,5{more}\n".encode())
+    assert rows(path) == ({1: ("1", "2"), 3: ("4", "5")}, {2: RAGGED})
+
+
 def test_a_table_of_ragged_rows_only(tmp_path):
     assert rows(write(tmp_path / "t.csv", b"a,b\n1\n2\n")) == ({}, {1: RAGGED, 2: RAGGED})
 
@@ -173,7 +184,7 @@ def test_a_table_of_ragged_rows_only(tmp_path):
 def test_a_quote_never_closed_does_not_swallow_the_rest(tmp_path, monkeypatch):
     path = write(tmp_path / "t.csv", b'a,b\n1,2\n3,"4\n' + b"5,6\n" * 50)
     assert "never closed" in refusal(path)  # at the end of the file, within a block
-    monkeypatch.setattr(readers, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 64)
     assert "never closed" in refusal(path)  # beyond a block
 
 
@@ -206,7 +217,7 @@ def test_any_table_comes_back_record_by_record(tmp_path, table, block, end):
     path = tmp_path / "t.csv"
     path.write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "BLOCK_BYTES", block)
+        patch.setattr(csv_files, "BLOCK_BYTES", block)
         good, ragged = rows(path)
     expected = {i: tuple(f or None for f in r) for i, r in enumerate(table, 1) if len(r) == 2}
     assert good == expected

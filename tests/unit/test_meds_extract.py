@@ -10,7 +10,7 @@ from cohorts_support import LABS, PEOPLE, SPEC, Extracted, extract, tiny, write_
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ehr_assets.cohorts import readers
+from ehr_assets.cohorts import csv_files
 from ehr_assets.contracts import SECTIONS, SPLITS
 from ehr_assets.errors import DatasetError, RawTableError
 from ehr_assets.meds.extract import extract_meds
@@ -62,7 +62,9 @@ def test_a_subject_from_raw_rows_to_events(tmp_path):
     assert described["LAB//50//mg"] == ("Sodium", "mg")
     assert described["LAB//60//UNK"] == (None, None)
     assert got.accounting.rows() == [("people", 1, 1, 0, 0, 3), ("labs", 3, 3, 0, 0, 3)]
-    assert got.stats["dimensions"]["items"] == {"rows": 2, "ragged": 0, "duplicate_keys": 1}
+    assert got.stats["dimensions"] == [
+        {"file": "items", "on": ["item"], "rows": 2, "ragged": 0, "duplicate_keys": 1}
+    ]
 
 
 def test_the_dataset_is_strict_meds_with_a_file_for_every_split(tmp_path):
@@ -118,7 +120,7 @@ def test_a_code_that_the_joined_table_lacks_is_not_lost_in_silence(tmp_path):
     (root / "items.csv").write_text("item,name\n50,Sodium\n60,Potassium, serum\n")
     got = extract(root, tmp_path, event(code="LAB//{label}"))
     assert got.reasons == [("labs", 2, "label", "no code")]
-    assert got.stats["dimensions"]["items"]["ragged"] == 1
+    assert got.stats["dimensions"][0]["ragged"] == 1
 
 
 def test_what_tells_only_its_beginning_is_known_some_days_later(tmp_path):
@@ -219,7 +221,7 @@ def test_subjects_that_cannot_be_are_quarantined(tmp_path):
 
 
 def test_the_second_row_of_a_subject_is_quarantined_also_in_a_later_batch(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 64)
     people = "".join(f"{i},F,1950,\n" for i in range(1, 9)) + "8,M,1960,\n3,M,1960,\n3,M,1960,\n"
     got = run(tmp_path, people=people)
     assert got.reasons == [("people", row, "pid", "duplicate subject") for row in (9, 10, 11)]
@@ -396,7 +398,7 @@ def test_no_corruption_loses_a_row_or_a_good_event(tmp_path_factory, made, block
         work / "raw", PEOPLE + "".join(f"{i},F,1950,\n" for i in (1, 2, 3)), LABS + "".join(quoted)
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "BLOCK_BYTES", block)
+        patch.setattr(csv_files, "BLOCK_BYTES", block)
         got = extract(root, work)
     assert got.balanced()
     assert got.accounting.filter(pl.col("table") == "labs")["read"].item() == len(rows)
