@@ -1,6 +1,8 @@
 """Events to text, and text to tokens: ours against a per-subject pandas loop over the same events."""
 
 import os
+import resource
+import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -21,7 +23,7 @@ from tests.benchmarks import plain
 from tests.benchmarks.world import NAME, World
 
 SUBJECTS = 300
-COPIES = 64
+COPIES = 128
 """Tokenization reads the cohort so many times over, in a file each: one is too little to share out."""
 REPEATS = 3
 
@@ -35,6 +37,12 @@ def seconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
         work()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those that it started and that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
 
 
 def references(layout: str, codes: pl.DataFrame) -> list[Callable[[pd.DataFrame], dict[int, str]]]:
@@ -91,7 +99,16 @@ def tokenization(console: Console, world: World, events: pl.DataFrame) -> None:
         box=None,
         pad_edge=False,
     )
-    for column in ("format", "workers", "events", "seconds", "events per s", "times one worker"):
+    for column in (
+        "format",
+        "workers",
+        "events",
+        "seconds",
+        "events per s",
+        "cores",
+        "MB per s",
+        "times one worker",
+    ):
         table.add_column(column, justify="right")
     for layout in ("tagged", "smb"):
         spec = CorpusSpec.model_validate({**world.corpus_spec.model_dump(), "format": layout})
@@ -102,17 +119,26 @@ def tokenization(console: Console, world: World, events: pl.DataFrame) -> None:
         for workers in sorted({1, 2, len(os.sched_getaffinity(0))}):
             out = world.root / f"corpus_{layout}_{workers}"
             out.mkdir()
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), cpu_seconds()
             machine = Machine(workers, 64 << 30)
             done = write_corpus(spec, {NAME: meds}, tokenizer, out, machine=machine)["events"]
-            took = time.perf_counter() - start
+            took, cpu = time.perf_counter() - start, cpu_seconds() - cpu
+            written = sum(f.stat().st_size for f in out.rglob("*.arrow"))
+            shutil.rmtree(out)
             alone = alone or took
             table.add_row(
-                layout, str(workers), f"{done:,}", f"{took:.1f}", f"{done / took:,.0f}", f"{alone / took:.2f}"
+                layout,
+                str(workers),
+                f"{done:,}",
+                f"{took:.1f}",
+                f"{done / took:,.0f}",
+                f"{cpu / took:.1f}",
+                f"{written / took / 1e6:,.0f}",
+                f"{alone / took:.2f}",
             )
     console.print(table)
     console.print(
-        "one run each, starting the workers included; one worker tokenizes on all cores, each of several on "
-        "one\n",
+        "one run each, starting the workers included; cores: processor seconds by wall seconds; MB: of Arrow "
+        "files\n",
         style="dim",
     )
