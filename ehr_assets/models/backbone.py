@@ -130,16 +130,17 @@ def hidden_states(model: nn.Module, input_ids: Tensor) -> Tensor:
     Returns:
         ``[batch, tokens, hidden]``. Position i has seen tokens 0..i only; the last real one is S(t).
     """
-    decoder: Any = _causal_lm(model).base_model
+    decoder: Any = causal_lm(model).base_model
     return decoder(input_ids=input_ids, use_cache=False).last_hidden_state
 
 
 def token_logits(model: nn.Module, hidden: Tensor) -> Tensor:
     """Next-token logits ``[..., vocabulary]`` of hidden states ``[..., hidden]``."""
-    return _head(_causal_lm(model))(hidden)
+    return _head(causal_lm(model))(hidden)
 
 
-def _causal_lm(model: nn.Module) -> PreTrainedModel:
+def causal_lm(model: nn.Module) -> PreTrainedModel:
+    """The causal LM itself, without what peft wraps around it."""
     return model.get_base_model() if isinstance(model, PeftModel) else model  # type: ignore[return-value]
 
 

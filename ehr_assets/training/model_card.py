@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ehr_assets.training.recipe import ConfigBackbone, PhaseSpec, RecipeSpec
+from ehr_assets.training.recipe import RecipeSpec
+from ehr_assets.training.recipe_parts import ConfigBackbone, LoraSpec, PhaseSpec
 
 
 def model_card(
@@ -16,7 +17,7 @@ def model_card(
         stats: what `training/process.py` counted.
         facts: further lines on the origins, name to text.
     """
-    backbone, data, adapter = recipe.backbone, recipe.data, recipe.adapter
+    backbone, data = recipe.backbone, recipe.data
     low, high = data.continuation_fraction
     if isinstance(backbone, ConfigBackbone):
         base = (
@@ -36,9 +37,8 @@ def model_card(
         "",
         "## What it is",
         f"- Backbone: {base}.",
-        f"- Trained: LoRA r {adapter.r}, alpha {adapter.alpha}, dropout {adapter.dropout} on all linear "
-        f"layers; token embeddings: {adapter.trainable_tokens}. {stats['trainable_parameters']:,} of "
-        f"{stats['parameters']:,} parameters.",
+        f"- Trained: {_trained(recipe)} {stats['trainable_parameters']:,} of {stats['parameters']:,} "
+        "parameters.",
         f"- Phases: {'; '.join(_phase(phase) for phase in recipe.phases)}.",
         "",
         "## Data",
@@ -79,6 +79,16 @@ def model_card(
     if facts:
         lines += ["", "## Origins", *(f"- {name}: {text}" for name, text in sorted(facts.items()))]
     return "\n".join(lines) + "\n"
+
+
+def _trained(recipe: RecipeSpec) -> str:
+    adapter = recipe.adapter
+    if not isinstance(adapter, LoraSpec):
+        return "all weights of the backbone."
+    return (
+        f"LoRA r {adapter.r}, alpha {adapter.alpha}, dropout {adapter.dropout} on all linear layers; token "
+        f"embeddings: {adapter.trainable_tokens}."
+    )
 
 
 def _phase(phase: PhaseSpec) -> str:

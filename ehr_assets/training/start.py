@@ -1,9 +1,8 @@
-"""What a rank needs before its first step: the other ranks, the model, DeepSpeed's engine."""
+"""What a process needs before its first step: the other processes, and the model."""
 
 import os
 import shutil
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,23 @@ from transformers import AutoTokenizer
 
 from ehr_assets.corpora.phrases import TAGS
 from ehr_assets.errors import TrainingError
-from ehr_assets.models.backbone import build_backbone, fit_vocabulary, load_backbone, with_lora
-from ehr_assets.models.objectives import Trained
+from ehr_assets.models.attention import use_attention
+from ehr_assets.models.backbone import (
+    build_backbone,
+    causal_lm,
+    fit_vocabulary,
+    load_backbone,
+    with_lora,
+)
+from ehr_assets.models.predictor import build_predictor
+from ehr_assets.models.world_model import WorldModel
 from ehr_assets.training.checkpoint import BACKBONE, load_checkpoint, save_backbone
 from ehr_assets.training.job import TrainingJob
-from ehr_assets.training.lean_deepspeed import import_deepspeed, import_muon_uncompiled
-from ehr_assets.training.recipe import ConfigBackbone, RecipeSpec
+from ehr_assets.training.lean_deepspeed import import_deepspeed
+from ehr_assets.training.recipe import RecipeSpec
+from ehr_assets.training.recipe_parts import ConfigBackbone, LoraSpec
 
 deepspeed = import_deepspeed()
-import_muon_uncompiled()
 
 
 def join_ranks() -> tuple[int, int]:
@@ -47,10 +54,31 @@ def load_tokenizer(folder: str) -> Any:
         ) from e
 
 
-def prepare_model(job: TrainingJob, tokenizer: Any, save_to: Path | None) -> Any:
+def prepare_model(job: TrainingJob, tokenizer: Any, save_to: Path | None) -> WorldModel:
+    """The world model on this process's device, in the precision that it trains in.
+
+    Weights that are drawn (a backbone's, an adapter's, a predictor's) follow from the recipe's seeds.
+    """
+    recipe = job.recipe
+    backbone = prepare_backbone(job, tokenizer, save_to)
+    base = causal_lm(backbone)
+    use_attention(base, attention_kind(recipe))
+    if recipe.engine.gradient_checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+        base.enable_input_require_grads()
+    predictor = None
+    if recipe.jepa:
+        spec, hidden = recipe.jepa.predictor, base.config.hidden_size
+        predictor = build_predictor(spec.kind, hidden, spec.size_inside(hidden), spec.layers, spec.heads)
+    model = WorldModel(backbone, predictor)
+    return (model.bfloat16() if bf16(recipe) else model.float()).to(device())
+
+
+def prepare_backbone(job: TrainingJob, tokenizer: Any, save_to: Path | None) -> Any:
     """The backbone with its adapter: continued from a checkpoint, built from a configuration, or loaded."""
     recipe = job.recipe
     spec, adapter = recipe.backbone, recipe.adapter
+    assert isinstance(adapter, LoraSpec)
     if job.start_from:
         model, known = load_checkpoint(Path(job.start_from), trainable=True)
         was: Any = model.peft_config["default"]
@@ -91,32 +119,13 @@ def prepare_model(job: TrainingJob, tokenizer: Any, save_to: Path | None) -> Any
             where="data.max_tokens",
             do=f"Lower it to {longest} or less.",
         )
-    return model if bf16(recipe) else model.float()
+    return model
 
 
-def start_engine(trained: Trained, recipe: RecipeSpec) -> Any:
-    """DeepSpeed's engine around everything that is trained (SMB Table 7: AdamW, ZeRO-1, bf16)."""
-    spec = recipe.optimizer
-    trained.to(device())
-    optimizer = torch.optim.AdamW(
-        [p for p in trained.parameters() if p.requires_grad],
-        lr=spec.lr,
-        betas=spec.betas,
-        weight_decay=spec.weight_decay,
-    )
-    config = {
-        "train_micro_batch_size_per_gpu": recipe.engine.micro_batch,
-        "gradient_accumulation_steps": recipe.engine.gradient_accumulation,
-        "gradient_clipping": spec.clip,
-        "zero_optimization": {"stage": recipe.engine.zero_stage},
-        "bf16": {"enabled": bf16(recipe)},
-        "steps_per_print": sys.maxsize,
-    }
-    engine, *_ = deepspeed.initialize(
-        model=trained, optimizer=optimizer, config=config, dist_init_required=False
-    )
-    engine.train()
-    return engine
+def attention_kind(recipe: RecipeSpec) -> str:
+    """One of `models.attention.KINDS`."""
+    kind = recipe.engine.attention
+    return ("flex" if torch.cuda.is_available() else "segments") if kind == "auto" else kind
 
 
 def bf16(recipe: RecipeSpec) -> bool:

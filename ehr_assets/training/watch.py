@@ -42,7 +42,7 @@ class Watch:
         else:
             print(text, flush=True)
 
-    def step(self, row: dict[str, Any], i: int, steps: int) -> None:
+    def on_step(self, row: dict[str, Any], i: int, steps: int) -> None:
         """After optimizer step `i` of the phase's `steps`: `row` as it goes to `history.jsonl`."""
         if not self._active:
             return
@@ -67,16 +67,20 @@ class Watch:
             f"learning rate {row['lr']:.2e}, {speed:,.0f} tokens/s"
         )
 
-    def tuning(self, step: int, phase: str, loss: float) -> None:
-        """A tuning loss, taken after `step`."""
+    def on_tuning(self, row: dict[str, Any]) -> None:
+        """A tuning pass: `row` as it goes to `history.jsonl`."""
         if not self._active:
             return
-        write_rows(self._out / "history.jsonl", [{"step": step, "phase": phase, "tuning_loss": loss}])
+        step, loss = row["step"], row["tuning_loss"]
+        write_rows(self._out / "history.jsonl", [row])
         if self._mlflow:
             self._mlflow.add(step, tuning_loss=loss)
             self._mlflow.send()
-        self.say(f"{phase}: tuning loss {loss:.4f} after step {step}")
+        self.say(f"{row['phase']}: tuning loss {loss:.4f} after step {step}")
         self._marked = time.perf_counter()  # the tuning pass is not training time
+
+    def on_state(self, progress: Any, engine: Any, *, best: bool) -> None:
+        """Nothing to watch."""
 
     def finish(self, stats: dict[str, Any], tokens: int) -> None:
         """Reports the end of the run to whoever launched it: `{"stats": …, "timing": …}`."""

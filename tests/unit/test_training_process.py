@@ -17,11 +17,12 @@ from ehr_assets.corpora.reader import TokenCorpus
 from ehr_assets.errors import TrainingError
 from ehr_assets.leakage.subjects import subjects_hash
 from ehr_assets.models.backbone import build_backbone
-from ehr_assets.training import process
+from ehr_assets.training import loop, process
 from ehr_assets.training.checkpoint import load_checkpoint
 from ehr_assets.training.examples import trained_subjects
 from ehr_assets.training.job import TrainingJob
-from ehr_assets.training.recipe import OptimizerSpec, RecipeSpec
+from ehr_assets.training.recipe import RecipeSpec
+from ehr_assets.training.recipe_parts import ScheduleSpec
 from ehr_assets.training.start import join_ranks
 from ehr_assets.training.watch import Watch
 
@@ -57,7 +58,7 @@ def train(job: dict, **changes) -> tuple[Path, torch.Tensor]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process, "save_checkpoint", save_and_look)
-        process.train(parsed, 0, 1, Watch(out, None, None, 10, True))
+        process.run(parsed, 0, 1, Watch(out, None, None, 10, True))
     return out, logits[0]
 
 
@@ -171,27 +172,48 @@ def test_a_pretrained_backbone_gets_the_delimiters_and_is_only_named(job, tmp_pa
 
 
 def test_phases_follow_one_another_and_accumulation_is_a_larger_batch(job, tmp_path):
-    def run(name: str, micro: int, accumulate: int) -> list[dict]:
+    def run(name: str, micro: int) -> list[dict]:
         recipe = recipe_data(
             adapter={"r": 4, "dropout": 0.0, "trainable_tokens": "all"},
-            engine={"micro_batch": micro, "gradient_accumulation": accumulate},
+            engine={"micro_batch": micro},
             phases=[phase(steps=2), {**phase(steps=3), "name": "second"}],
         )
         (tmp_path / name).mkdir()
         return history(train(job, recipe=recipe, out_dir=str(tmp_path / name))[0])
 
-    whole, parts = run("whole", 4, 1), run("parts", 2, 2)
+    whole, parts = run("whole", 4), run("parts", 2)
     assert [row["phase"] for row in whole if "loss" in row] == ["sft"] * 2 + ["second"] * 3
     for a, b in zip(whole, parts, strict=True):
         key = "loss" if "loss" in a else "tuning_loss"
         assert b[key] == pytest.approx(a[key], rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["transformer", "mlp"])
+def test_sft_then_both_objectives(job, tmp_path, kind):
+    """A phase without JEPA leaves the predictor as it is; one with it lowers both losses, and is watched."""
+    recipe = recipe_data(
+        jepa={"predictor": {"kind": kind, "heads": 2}},
+        phases=[phase(steps=3), {"name": "both", "objectives": {"sft": 1.0, "jepa": 1.0}, "steps": 15}],
+    )
+    out, _ = train(job, recipe=recipe, out_dir=str(tmp_path))
+    rows = history(out)
+    assert {tuple(row["losses"]) for row in rows if row["phase"] == "sft"} == {("sft",)}
+    both = [row for row in rows if row["phase"] == "both" and "loss" in row]
+    for name in ("sft", "jepa"):
+        assert sum(row["losses"][name] for row in both[-3:]) < sum(row["losses"][name] for row in both[:3])
+    last = rows[-1]
+    assert last["tuning_loss"] == pytest.approx(sum(last["losses"].values()))
+    assert last["target"]["effective_rank"] > 1
+    assert 0 < last["target"]["cosine"] < 1  # the target encoder lags behind the online one
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"optimizer": {"lr": 1e30, "warmup_fraction": 0.0}}, r"not finite at step [12]\."),
-        ({"engine": {"num_processes": 2}}, r"asks for 2 process\(es\), but 1 were started"),
+        (
+            {"optimizer": {"lr": 1e30}, "schedule": {"warmup_fraction": 0.0}},
+            r"not finite at step [12]\. Its examples: train record \d+, example \d of epoch 1",
+        ),
         ({"backbone": {"kind": "pretrained", "path": "/nowhere/at/all"}}, "backbone cannot be loaded"),
     ],
 )
@@ -220,14 +242,16 @@ def test_without_tuning_subjects_there_is_no_tuning_loss(tmp_path):
 
 
 def test_learning_rate_warms_up_and_follows_a_cosine_to_nothing():
-    spec = OptimizerSpec(lr=2.0, warmup_fraction=0.1)
-    rates = [process.learning_rate(i, 100, spec) for i in range(1, 101)]
+    schedule = ScheduleSpec(warmup_fraction=0.1)
+    rates = [loop.learning_rate(i, 100, 2.0, schedule) for i in range(1, 101)]
     assert rates[:10] == pytest.approx([0.2 * i for i in range(1, 11)])
     assert max(rates) == rates[9] == 2.0
     assert all(a > b for a, b in itertools.pairwise(rates[9:]))
     assert rates[54] == pytest.approx(1 + math.cos(math.pi * 45 / 91))
     assert 0 < rates[-1] < 0.01
-    assert process.learning_rate(1, 1, spec) == 2.0
+    assert loop.learning_rate(1, 1, 2.0, schedule) == 2.0
+    constant = ScheduleSpec(kind="constant", warmup_fraction=0.1, lr_scale=0.5)
+    assert [loop.learning_rate(i, 10, 2.0, constant) for i in (1, 2, 10)] == [1.0, 1.0, 1.0]
 
 
 def phase(steps: int) -> dict:

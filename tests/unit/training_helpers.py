@@ -86,6 +86,7 @@ def recipe_data(**changes: Any) -> dict[str, Any]:
         "adapter": {"r": 8, "alpha": 16, "dropout": 0.1, "trainable_tokens": "all"},
         "data": {"max_tokens": 64, "examples_per_subject": 2, "min_context_tokens": 16},
         "phases": [{"name": "sft", "objectives": {"sft": 1.0}, "epochs": 2}],
+        "batch": 4,
         "optimizer": {"lr": 1e-2},
         "engine": {"micro_batch": 4},
         "embedding": {"max_tokens": 64},
