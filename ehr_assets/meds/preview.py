@@ -146,7 +146,9 @@ def _sample(table: TablePreview, root: RawRoot, rows: int) -> RawBatch | None:
             table.files = require_files(root, spec.file, key=f"table '{spec.name}'")
         chosen = _spread(len(table.files))
         columns = spec.raw_columns()
-        table.problems += column_problems([table.files[i] for i in chosen], columns, spec)
+        if column_problems([table.files[i] for i in chosen], columns, spec):
+            # A column that a few of many files have is missing nowhere: then all are asked.
+            table.problems += column_problems(table.files, columns, spec)
         if table.problems or not chosen:
             return None
         # Each by itself, so that no file is skipped: columns that it lacks were looked for above.

@@ -106,6 +106,8 @@ class TablePlan:
         self._numbers = sorted(numbers - {p.column for p in self._times if p.kind == "number"})
         self._wanted = [ex.condition(table.when) & ex.condition(e.when) for e in table.events]
         self._read = [_read_by(table, e) for e in table.events]
+        # A choice that no event reads has no columns to choose from: `raw_columns` leaves them unread.
+        self._chosen = {c: among for c, among in table.first_of.items() if c in self._used()}
 
     def make(self, batch: RawBatch) -> Made:
         """Events and quarantine of one batch.
@@ -117,7 +119,7 @@ class TablePlan:
         frame = raw.select(*_PLACE, *cleaned(self.columns, self.table))
         for dimension in self.dimensions:
             frame = dimension.add_to(frame)
-        frame = frame.with_columns(pl.coalesce(among).alias(c) for c, among in self.table.first_of.items())
+        frame = frame.with_columns(pl.coalesce(among).alias(c) for c, among in self._chosen.items())
         parse = [p.expression(self.zone) for p in self._times]
         parse += [ex.number(pl.col(c)).alias(ex.parsed(c, "number")) for c in self._numbers]
         frame = self._with_subjects(frame.with_columns(parse))
@@ -159,6 +161,10 @@ class TablePlan:
             units=pl.concat([m[2] for m in made]),
             deaths_in_doubt=set(lost.filter(pl.col(KNOWN) & self._may_tell_death())[SUBJECT].to_list()),
         )
+
+    def _used(self) -> set[str]:
+        """The columns that the table's filter and its events read."""
+        return {c for e in self.table.events for c in e.columns()} | self.table.when.columns()
 
     def _may_tell_death(self) -> pl.Expr:
         told = [
@@ -205,8 +211,7 @@ class TablePlan:
             _problem(subject.is_null(), id_column, BAD_SUBJECT),
             _problem(~pl.col(KNOWN), id_column, UNKNOWN_SUBJECT),
         ]
-        used = sorted({c for e in self.table.events for c in e.columns()} | self.table.when.columns())
-        found += [_problem(pl.col(c).str.contains("\0", literal=True), c, NUL) for c in used]
+        found += [_problem(pl.col(c).str.contains("\0", literal=True), c, NUL) for c in sorted(self._used())]
         for event, wanted in zip(self.table.events, self._wanted, strict=True):
             for parse in dict.fromkeys(parses(event)):
                 text, lost = pl.col(parse.column), wanted & self._unparsed(parse.column, parse.name)
@@ -239,7 +244,8 @@ class TablePlan:
         self, rows: pl.DataFrame, event: EventSpec
     ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
         """`STAGED` events of one definition, with the descriptions and units of their codes."""
-        rows = _with_conversions(rows, event)
+        # Filters leave chunks, one per thread, in which polars 1.44 may fail to share expressions (ShapeError).
+        rows = _with_conversions(rows.rechunk(), event)
         number, text = _values(event)
         when = moments(event)
         section = event.section

@@ -5,6 +5,7 @@ here; `rows.py` quarantines it.
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 import polars as pl
 
@@ -13,8 +14,8 @@ from ehr_assets.contracts import BIRTH
 from ehr_assets.meds.expressions import condition, number, parsed
 
 TIME = pl.Datetime("us")
-DAY_END = pl.duration(days=1) - pl.duration(microseconds=1)
-_MICROSECOND = pl.duration(microseconds=1)
+_MICROSECOND = pl.lit(timedelta(microseconds=1))
+DAY_END = pl.lit(timedelta(days=1) - timedelta(microseconds=1))
 # ISO 8601; a zone is understood only where the cohort declares its own.
 _ISO = r"^\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::[0-5]\d(?:\.\d{1,9})?)?)?$"
 _ZONED = (
@@ -166,7 +167,7 @@ def moment(source: TimeSpec, day_as: str) -> Moments:
         return _calendar(source)
     if source.elapsed:
         return _elapsed(source, day_as)
-    later = pl.duration(days=source.plus_days, hours=source.plus_hours)
+    later = pl.lit(timedelta(days=source.plus_days, hours=source.plus_hours))
     if source.fixed:
         at = pl.lit(source.fixed.replace("T", " ")).str.to_datetime(time_unit="us") + later
         return Moments(at, at, pl.lit(False))
@@ -205,7 +206,7 @@ def _elapsed(source: TimeSpec, day_as: str) -> Moments:
     near = pl.when(seconds.abs() <= _FAR_SECONDS).then(seconds)
     time = anchor.time + (near * 1_000_000).round(0).cast(pl.Duration("us"))
     time = pl.when(time.dt.year().is_between(1, 9998)).then(time)
-    later = pl.duration(days=source.plus_days, hours=source.plus_hours)
+    later = pl.lit(timedelta(days=source.plus_days, hours=source.plus_hours))
     if source.unit == "days":
         return _of_day(source, time.dt.truncate("1d") + later, day_as)
     return Moments(time + later, time + later, anchor.by_day)

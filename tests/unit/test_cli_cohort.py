@@ -152,6 +152,16 @@ def test_a_table_in_many_files_is_sampled_over_all(tmp_path):
     assert labs.events[0].events["code"][-1] == "LAB//39//mg"
 
 
+def test_a_column_that_few_of_many_files_have_is_not_missing(tmp_path):
+    root = write_tables(tmp_path / "raw", PEOPLE + FOLK, LABS)
+    (root / "lab" / "labs.csv").unlink()
+    for i in range(40):
+        head = LABS if i == 1 else LABS.replace("filed,", "")
+        (root / "lab" / f"ward_{i:02d}.csv").write_text(head)
+    assert not preview_cohort(lab(file="lab/ward_{ward}"), root).problems
+    assert preview_cohort(lab({"available": "field"}, file="lab/ward_{ward}"), root).problems
+
+
 def test_only_the_beginning_of_a_table_is_read(folder, tmp_path):
     """What lies behind the sample is not even looked at: a damaged end goes unnoticed."""
     root = folder("1,50,mg,2020-01-01,,1,\n" * 600_000 + '1,"open\n')
