@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ehr_assets.cohorts.templates import Template, template_columns
+from ehr_assets.cohorts.time_formats import checked_format
 from ehr_assets.contracts import Section
 from ehr_assets.specs import Spec
 
@@ -82,8 +83,9 @@ class When(Spec):
 class TimeSpec(Spec):
     """One way to read a time. Exactly one of `column`, `year`, `elapsed` and `fixed`.
 
-    `column`: an ISO 8601 date or date-time, or what `format` (strptime) says. `kind: date` where the column,
-    or its meaning, goes to the day only; `clock` names a column with the time of day beside it.
+    `column`: an ISO 8601 date or date-time, or what `format` (strptime, without zones; it must tell the day)
+    says. `kind: date` where the column, or its meaning, goes to the day only; `clock` names a column with the
+    time of day beside it.
     `year` (with `month` and `day` as far as they are there), minus a number of years.
     `elapsed`: a number of `unit` since another time (which may be given in several ways); negative: before.
     `fixed`: the same moment for all rows, for records that tell only times since an unknown beginning.
@@ -97,7 +99,7 @@ class TimeSpec(Spec):
 
     column: Column | None = None
     kind: Literal["timestamp", "date"] = "timestamp"
-    format: Annotated[str, Field(pattern="%")] | None = None
+    format: Annotated[str, Field(pattern="%"), AfterValidator(checked_format)] | None = None
     clock: Column | None = None
     at: Literal["start_of_day", "end_of_day"] | None = None
     midnight_is_day: bool = False
