@@ -1,4 +1,4 @@
-"""Built-in cohort files looked at with `ehr cohort check`: none stumbles over tables such as it is written for."""
+"""Built-in cohort files looked at with `ehr cohort check`: none stumbles over tables of its kind."""
 
 import os
 import tarfile
