@@ -25,9 +25,10 @@ from ehr_assets.cohorts.readers import read_table
 from ehr_assets.cohorts.spec import CohortSpec, JoinSpec
 from ehr_assets.contracts import SPLITS
 from ehr_assets.fanout import ONE_WORKER, Crew, Machine
-from ehr_assets.meds.accounts import UNITS_FILE, Accounts
+from ehr_assets.meds.accounts import Accounts
 from ehr_assets.meds.dimensions import Dimension, build_dimension
 from ehr_assets.meds.frames import (
+    UNITS_FILE,
     code_parents,
     validate_meds,
     write_codes,

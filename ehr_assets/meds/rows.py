@@ -30,6 +30,7 @@ QUARANTINE = pl.Schema(
 )
 """`table` and `file` as in `STAGED`."""
 UNITS = pl.Schema({"code": pl.String, "unit": pl.String, "split": pl.Int8, "rows": pl.Int64})
+"""A null unit is none, and is counted where an event may be a measurement: others need not have one."""
 SUBJECT, KNOWN, SPLIT = "__subject__", "__known__", "__split__"
 AT, BAD = "__at__", "__bad__"  # position in the splits' subjects; what is wrong with the row
 _PLACE = [FILE, ROW]
@@ -232,13 +233,10 @@ class TablePlan:
         described = (
             made.select("code", "description").drop_nulls().unique("code", keep="first", maintain_order=True)
         )
-        units = (
-            made.select("code", "unit", SPLIT)
-            .drop_nulls()
-            .group_by("code", "unit", pl.col(SPLIT).alias("split"))
-            .agg(pl.len().alias("rows"))
-            .cast(UNITS)
-        )
+        by_unit = made.select("code", "unit", pl.col(SPLIT).alias("split"))
+        if not _may_measure(event):
+            by_unit = by_unit.drop_nulls("unit")
+        units = by_unit.group_by("code", "unit", "split").agg(pl.len().alias("rows")).cast(UNITS)
         return made.select(list(STAGED)), described, units
 
 
@@ -248,6 +246,12 @@ def _read_by(table: TableSpec, event: EventSpec) -> list[str]:
     numbers = {c for w in conditions for c in w.numbers()} | {event.numeric_value, event.value} - {None}
     names = {c for w in conditions for c in w.columns()} | event.columns() | {p.name for p in parses(event)}
     return sorted({FILE, ROW, AT, SPLIT} | names | {ex.parsed(c, "number") for c in numbers if c})
+
+
+def _may_measure(event: EventSpec) -> bool:
+    section = event.section
+    sections = (section.default, *section.rules.values()) if isinstance(section, SectionRules) else (section,)
+    return "measurements" in sections
 
 
 def _named(column: pl.Expr | pl.Series, name: str) -> pl.Expr:
