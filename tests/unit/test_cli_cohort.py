@@ -8,7 +8,8 @@ import yaml
 from cohorts_support import LABS, PEOPLE, SPEC, tiny, write_tables
 from typer.testing import CliRunner
 
-from ehr_assets.meds import preview
+from ehr_assets.cohorts import csv_files
+from ehr_assets.meds import samples
 from ehr_assets.meds.concerns import concerns
 from ehr_assets.meds.preview import preview_cohort
 from jobs.cli.cohort import app
@@ -135,7 +136,7 @@ def test_doubts_about_the_cohort(folder):
 
 
 def test_a_join_that_finds_little_is_told(folder, monkeypatch):
-    monkeypatch.setattr(preview, "JOINED_ROWS", 2)
+    monkeypatch.setattr(samples, "JOINED_ROWS", 2)
     root = folder()
     (root / "items.csv").write_text("item,name\n1,a\n2,b\n")
     labs = concerns(preview_cohort(tiny(), root))["labs"]
@@ -160,6 +161,15 @@ def test_a_column_that_few_of_many_files_have_is_not_missing(tmp_path):
         (root / "lab" / f"ward_{i:02d}.csv").write_text(head)
     assert not preview_cohort(lab(file="lab/ward_{ward}"), root).problems
     assert preview_cohort(lab({"available": "field"}, file="lab/ward_{ward}"), root).problems
+
+
+def test_a_roster_of_many_batches_is_read_whole(folder, monkeypatch):
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(samples, "_IDS_HELD", 3)
+    people = "".join(f"{i % 40},F,1950,\n" for i in range(1, 61))
+    found = preview_cohort(tiny(), folder(people=people)).roster
+    assert found
+    assert (found.rows, found.subjects, found.whole) == (60, 40, True)
 
 
 def test_only_the_beginning_of_a_table_is_read(folder, tmp_path):
