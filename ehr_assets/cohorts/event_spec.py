@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from ehr_assets.cohorts.templates import Template, template_columns
 from ehr_assets.cohorts.time_formats import checked_format
@@ -33,6 +34,13 @@ def _pattern(pattern: str) -> str:
         raise ValueError(f"'{pattern}' is not a regular expression: {e}") from None
     if re.search(r"\(\?<?[=!]|\\[1-9]", pattern):
         raise ValueError(f"'{pattern}': look-around and back references are not supported here")
+    try:
+        # The tables are searched by Rust's regex (polars), which pydantic has, too.
+        SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
+    except SchemaError as e:
+        reason = str(e).strip().splitlines()[-1].removeprefix("error: ")
+        end = ": the end of a text is $, not \\Z" if "\\Z" in pattern else ""
+        raise ValueError(f"'{pattern}' is not understood where tables are searched ({reason}){end}") from None
     return pattern
 
 

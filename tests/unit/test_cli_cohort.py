@@ -202,6 +202,19 @@ def test_the_command_shows_and_judges(folder, tmp_path):
     assert "A raw table is missing: persons" in bad.output
 
 
+def test_brackets_in_titles_and_columns_are_shown_as_they_are(folder, tmp_path):
+    people = {
+        **SPEC["tables"][0],
+        "events": [{**SPEC["tables"][0]["events"][1], "time": {"year": "born [/x]"}}],
+    }
+    root = folder()
+    (root / "people.csv").write_text("pid,born [/x]\n1,x\n")
+    found = run(written(tmp_path, title="A [/cohort] [mg]", tables=[people]), "--root", str(root))
+    assert found.exit_code == 0, found.output
+    assert "tiny: A [/cohort] [mg]" in found.output
+    assert "born [/x]" in found.output
+
+
 def test_a_simulated_cohort_is_simulated_to_be_looked_at():
     found = run("synthetic_oncology")
     assert found.exit_code == 0, found.output
