@@ -1,7 +1,7 @@
 """Text columns to numbers, ids, codes and conditions: the polars expressions of the cohort spec language.
 
-One expression per idea; what is done with rows that do not parse is decided in `rows.py`. Times are
-`times.py`.
+One expression per idea; what is done with rows that do not parse is decided in `problems.py`. Times are
+`times.py`, numbers as events have them `values.py`.
 """
 
 import hashlib

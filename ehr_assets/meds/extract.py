@@ -84,8 +84,8 @@ def extract_meds(
 
     Returns:
         Counts: subjects, events, codes, read, accepted, quarantined, quarantined_fraction, reasons
-        (reason → rows), deaths_in_doubt (subjects with a quarantined record that may have told their
-        death), tables (table → read, accepted, accepted_without_event, quarantined, events),
+        (reason → rows), deaths_in_doubt (subjects with a record that may have told their death, and
+        made none), tables (table → read, accepted, accepted_without_event, quarantined, events),
         absent_tables (optional ones that were not there), dimensions (of each joined table: file, on, rows,
         ragged, duplicate_keys).
 
