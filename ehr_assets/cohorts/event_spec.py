@@ -10,8 +10,10 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from ehr_assets.cohorts.templates import Template, template_columns
+from ehr_assets.cohorts.time_formats import checked_format
 from ehr_assets.contracts import Section
 from ehr_assets.specs import Spec
 
@@ -32,6 +34,13 @@ def _pattern(pattern: str) -> str:
         raise ValueError(f"'{pattern}' is not a regular expression: {e}") from None
     if re.search(r"\(\?<?[=!]|\\[1-9]", pattern):
         raise ValueError(f"'{pattern}': look-around and back references are not supported here")
+    try:
+        # The tables are searched by Rust's regex (polars), which pydantic has, too.
+        SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
+    except SchemaError as e:
+        reason = str(e).strip().splitlines()[-1].removeprefix("error: ")
+        end = ": the end of a text is $, not \\Z" if "\\Z" in pattern else ""
+        raise ValueError(f"'{pattern}' is not understood where tables are searched ({reason}){end}") from None
     return pattern
 
 
@@ -82,22 +91,23 @@ class When(Spec):
 class TimeSpec(Spec):
     """One way to read a time. Exactly one of `column`, `year`, `elapsed` and `fixed`.
 
-    `column`: an ISO 8601 date or date-time, or what `format` (strptime) says. `kind: date` where the column,
-    or its meaning, goes to the day only; `clock` names a column with the time of day beside it.
+    `column`: an ISO 8601 date or date-time, or what `format` (strptime, without zones; it must tell the day)
+    says. `kind: date` where the column, or its meaning, goes to the day only; `clock` names a column with the
+    time of day beside it.
     `year` (with `month` and `day` as far as they are there), minus a number of years.
     `elapsed`: a number of `unit` since another time (which may be given in several ways); negative: before.
     `fixed`: the same moment for all rows, for records that tell only times since an unknown beginning.
 
     `at`: the moment of the day that stands for a day (of `kind: date`, of `elapsed` days, or with
     `midnight_is_day`); default: its start for `time`, its end for `available`. `midnight_is_day`: a date-time
-    of exactly 00:00 is a date. `plus_days`, `plus_hours` (in `available`): that much later, for records that
-    tell only when something was begun. `when`: only in these rows; in the others it is as if this way found
-    nothing.
+    of exactly 00:00 is a date. `plus_days`, `plus_hours` (in `available`): that much later (than the end, of a
+    day), for records that tell only when something was begun. `when`: only in these rows; in the others it is
+    as if this way found nothing.
     """
 
     column: Column | None = None
     kind: Literal["timestamp", "date"] = "timestamp"
-    format: Annotated[str, Field(pattern="%")] | None = None
+    format: Annotated[str, Field(pattern="%"), AfterValidator(checked_format)] | None = None
     clock: Column | None = None
     at: Literal["start_of_day", "end_of_day"] | None = None
     midnight_is_day: bool = False

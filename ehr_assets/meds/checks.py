@@ -89,14 +89,17 @@ def meds_checks(cohort: CohortSpec) -> list[AssetChecksDefinition]:
     def quarantine_below_threshold(
         context: AssetCheckExecutionContext, datasets: Datasets
     ) -> AssetCheckResult:
-        from ehr_assets.meds.audit import accounting, quarantine_reasons
+        from ehr_assets.meds.audit import accounting
 
         dataset = datasets.latest(context.instance, events_key)
         a = accounting(dataset.path)
         return datasets.judge(
             dataset,
             a.quarantined <= cohort.quarantine_threshold * a.read,
-            {"share": a.quarantined / max(a.read, 1), **quarantine_reasons(dataset.path)},
+            {
+                "share": a.quarantined / max(a.read, 1),
+                **{f"quarantined: {reason}": n for reason, n in a.reasons.items()},
+            },
         )
 
     @asset_check(
