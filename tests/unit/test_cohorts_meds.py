@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cohorts_support import Extracted
+from cohorts_support import SHARED, Extracted
 from meds import CodeMetadataSchema, DataSchema, SubjectSplitSchema
 
 from ehr_assets.cohorts.spec import CohortSpec, load_cohort
@@ -20,7 +20,7 @@ from ehr_assets.specs import parse_spec
 
 REPOSITORY = Path(__file__).parents[2]
 SPECS = REPOSITORY / "ehr_assets" / "cohorts" / "specs"
-MIMIC = Path(os.environ.get("EHR_MIMIC_IV_ROOT") or REPOSITORY.parent / "shared" / "data" / "mimic_iv_demo")
+MIMIC = Path(os.environ.get("EHR_MIMIC_IV_ROOT") or SHARED / "mimic_iv_demo")
 DAY_END = timedelta(days=1) - timedelta(microseconds=1)
 
 BIRTH, LAB, DEATH = datetime(1950, 1, 1), datetime(2020, 1, 1, 10, 30), datetime(2020, 1, 5)

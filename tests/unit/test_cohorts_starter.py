@@ -1,11 +1,10 @@
 """`ehr cohort new`: what is guessed of a folder of tables, and that the result loads and fits them."""
 
-import os
 from pathlib import Path
 
 import polars as pl
 import pytest
-from cohorts_support import extract
+from cohorts_support import SHARED, extract
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -256,9 +255,6 @@ def test_whatever_the_tables_what_is_written_loads_and_can_be_checked(tmp_path_f
         raise AssertionError(f"{e}\n{(root.parent / 'mine.yaml').read_text()}") from None
     found = preview_cohort(spec, root)
     assert not found.problems, (root.parent / "mine.yaml").read_text()
-
-
-SHARED = Path(os.environ.get("EHR_SHARED_DATA", "shared/data"))
 
 
 @pytest.mark.parametrize("folder", ["mimic_iv_demo/hosp", "mimic_iv_demo_omop/tables"])

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from cohorts_support import Extracted, extract
+from cohorts_support import SHARED, Extracted, extract
 
 from ehr_assets.cohorts.spec import CohortSpec, load_cohort
 from ehr_assets.nodes.triggers import find_nodes
 
 REPOSITORY = Path(__file__).parents[2]
-DATA = REPOSITORY.parent / "shared" / "data"
-NATIVE = Path(os.environ.get("EHR_MIMIC_IV_ROOT") or DATA / "mimic_iv_demo")
-OMOP = Path(os.environ.get("EHR_MIMIC_IV_OMOP_ROOT") or DATA / "mimic_iv_demo_omop" / "tables")
+NATIVE = Path(os.environ.get("EHR_MIMIC_IV_ROOT") or SHARED / "mimic_iv_demo")
+OMOP = Path(os.environ.get("EHR_MIMIC_IV_OMOP_ROOT") or SHARED / "mimic_iv_demo_omop" / "tables")
 DAY_END = timedelta(days=1) - timedelta(microseconds=1)
 
 CONCEPTS = """concept_id,concept_name,vocabulary_id,concept_code
