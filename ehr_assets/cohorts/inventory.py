@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ehr_assets.cohorts.files import RawFile, RawRoot, find_files, require_files
+from ehr_assets.cohorts.files import RawFile, find_files, require_files
+from ehr_assets.cohorts.roots import RawRoot
 from ehr_assets.cohorts.spec import CohortSpec, SyntheticSource
 from ehr_assets.errors import DatasetError, RawTableError
 from ehr_assets.progress import Progress, no_progress

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from ehr_assets.cohorts.files import RawRoot
 from ehr_assets.cohorts.inventory import inventory, raw_root, verify_inventory
+from ehr_assets.cohorts.roots import RawRoot
 from ehr_assets.cohorts.spec import CohortSpec, SyntheticSource
 from ehr_assets.errors import EhrError
 from ehr_assets.progress import Progress, no_progress

@@ -13,10 +13,11 @@ import polars as pl
 from ehr_assets.cohorts.batches import FILE, ROW
 from ehr_assets.cohorts.dialect import guess_dialect
 from ehr_assets.cohorts.file_spec import FileSpec
-from ehr_assets.cohorts.files import RawFile, RawRoot, find_files
+from ehr_assets.cohorts.files import RawFile, find_files
 from ehr_assets.cohorts.headers import headers
-from ehr_assets.cohorts.patterns import ENDINGS, looks_like_table
+from ehr_assets.cohorts.patterns import ending_of, looks_like_table
 from ehr_assets.cohorts.readers import read_table
+from ehr_assets.cohorts.roots import RawRoot
 from ehr_assets.errors import EhrError
 
 SAMPLE_ROWS = 4000
@@ -97,15 +98,11 @@ def profiles(root: RawRoot) -> list[Profile]:
     return found
 
 
-def _stem(path: str) -> str:
-    return path[: -len(next(e for e in sorted(ENDINGS, key=len, reverse=True) if path.endswith(e)))]
-
-
 def _grouped(paths: Sequence[str]) -> dict[str, list[str]]:
     """`file` of a spec → paths; many files that differ in a number, or in their last word, are one table."""
     stems: dict[str, list[str]] = {}
     for path in paths:
-        stems.setdefault(_stem(path), []).append(path)
+        stems.setdefault(path.removesuffix(ending_of(path)), []).append(path)
     left, out = dict(stems), {}
     for pattern_of in (_by_number, _by_last_word):
         alike: dict[str, list[str]] = {}

@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ehr_assets.cohorts.expect_spec import RangeSpec
-from ehr_assets.cohorts.files import RawFile, RawRoot, find_files
+from ehr_assets.cohorts.files import RawFile, find_files
 from ehr_assets.cohorts.promises import Promise, expectation, promises
+from ehr_assets.cohorts.roots import RawRoot
 from ehr_assets.cohorts.spec import CohortSpec, TableSpec
 from ehr_assets.expectations import Verdict, Workbench, named, quoted, run_suite, workbench
 from ehr_assets.fanout import Machine

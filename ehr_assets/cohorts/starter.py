@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator, Sequence
 
 from ehr_assets.cohorts import guesses
-from ehr_assets.cohorts.files import RawRoot
 from ehr_assets.cohorts.guesses import Subjects
 from ehr_assets.cohorts.profiles import Column, Profile, profiles
+from ehr_assets.cohorts.roots import RawRoot
 from ehr_assets.cohorts.starter_lines import (
     code_of,
     comment,
