@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from ehr_assets.cohorts.event_spec import Column, RawText
+from ehr_assets.cohorts.event_spec import ByRawText, Column, RawText
 from ehr_assets.cohorts.patterns import file_regex
 from ehr_assets.specs import Spec
 
@@ -89,6 +89,6 @@ class FileSpec(Spec):
     optional_columns: list[Column] = Field(default=[])
     missing: list[RawText] = Field(default=[])
     upper: list[Column] = Field(default=[])
-    recode: dict[Column, dict[RawText, RawText | None]] = Field(default={})
+    recode: dict[Column, Annotated[dict[RawText, RawText | None], ByRawText]] = Field(default={})
     lists: Lists | None = None
     optional: bool = False

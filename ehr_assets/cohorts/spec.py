@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from ehr_assets.cohorts.event_spec import Column, EventSpec, Pattern, RawText, When
+from ehr_assets.cohorts.event_spec import ByRawText, Column, EventSpec, Pattern, RawText, When
 from ehr_assets.cohorts.expect_spec import ExpectSpec
 from ehr_assets.cohorts.file_spec import FileSpec, TableFile
 from ehr_assets.cohorts.patterns import file_columns
@@ -79,7 +79,7 @@ class GivenSplits(Spec):
     file: TableFile
     subject_id: Column = "subject_id"
     split: Column = "split"
-    names: dict[RawText, Literal["train", "tuning", "held_out"]] = Field(default={})
+    names: Annotated[dict[RawText, Literal["train", "tuning", "held_out"]], ByRawText] = Field(default={})
 
 
 class SplitsSpec(Spec):

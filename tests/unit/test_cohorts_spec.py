@@ -110,6 +110,22 @@ def test_conditions_are_on_text():
     assert when.is_in == {"kind": ["2", "x"]}
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda d: lab(d).update(when={"equals": {"form": 4.10}}), "put 4.1 in quotes"),
+        (lambda d: lab(d).update(when={"not_in": {"form": [1, 2.0]}}), "put 2.0 in quotes"),
+        (lambda d: d["tables"][1].update(missing=[-1.0]), "put -1.0 in quotes"),
+        (lambda d: d["tables"][1].update(recode={"unit": {0: "A", "0": "B"}}), "key 0 is given twice"),
+        (lambda d: d["tables"][1].update(recode={"unit": {"0": 1.5}}), "put 1.5 in quotes"),
+        (lambda d: d["tables"][1].update(recode={"unit": {1.5: "a"}}), "put 1.5 in quotes"),
+        (lambda d: lab(d).update(convert={1: {"to": "g"}, "1": {"to": "mg"}}), "key 1 is given twice"),
+    ],
+)
+def test_numbers_that_would_not_stay_as_they_are_written_are_refused(change, why):
+    assert why in refusal(change)
+
+
 def test_loading_specs_imports_nothing_heavy():
     code = (
         "import sys, ehr_assets.cohorts.spec;"
