@@ -5,14 +5,14 @@ Only pydantic models (light imports). What the columns mean is `event_spec.py`; 
 """
 
 import codecs
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from ehr_assets.cohorts.event_spec import ByRawText, Column, RawText
 from ehr_assets.cohorts.patterns import file_regex
-from ehr_assets.specs import Spec
+from ehr_assets.specs import Spec, closest
 
 
 def _encoding(name: str) -> str:
@@ -92,3 +92,14 @@ class FileSpec(Spec):
     recode: dict[Column, Annotated[dict[RawText, RawText | None], ByRawText]] = Field(default={})
     lists: Lists | None = None
     optional: bool = False
+
+    def check_words(self, read: Collection[str], where: str = "") -> None:
+        """Raises ValueError where a word is about a column that is not read: mostly another was meant."""
+        lists = self.lists.columns if self.lists else []
+        words = {"aliases": self.aliases, "upper": self.upper, "recode": self.recode, "lists": lists}
+        for word, columns in words.items():
+            if unread := sorted(set(columns) - set(read)):
+                near = closest(unread[0], read)
+                raise ValueError(
+                    f"{where}`{word}` names the column '{unread[0]}', which no event reads.{near}"
+                )

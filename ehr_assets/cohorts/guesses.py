@@ -170,11 +170,6 @@ def moments(table: Profile) -> Moments:
     return Moments(start, day, end, None if known is start else known, [c for c in times if c not in used])
 
 
-def _about(time: Column) -> str:
-    """What a time is the time of: charttime and chartdate say the same."""
-    return re.sub(r"date|time|day", "", plain(time.name))
-
-
 def is_time(column: Column) -> bool:
     return column.kind in ("date", "timestamp")
 

@@ -29,11 +29,6 @@ def is_pattern(file: str) -> bool:
     return bool(_PLACEHOLDER.search(file))
 
 
-def file_columns(file: str) -> set[str]:
-    """The columns that a file's path gives."""
-    return {m[1] for m in _PLACEHOLDER.finditer(file) if m[1]}
-
-
 def file_regex(file: str) -> re.Pattern[str]:
     """What the whole path under the root must look like, ending included.
 

@@ -11,7 +11,8 @@ from dagster import (
 )
 
 from ehr_assets.cohorts.assets import raw_tables_key
-from ehr_assets.cohorts.spec import CohortSpec, EventSpec
+from ehr_assets.cohorts.event_spec import EventSpec
+from ehr_assets.cohorts.spec import CohortSpec
 from ehr_assets.cohorts.templates import template_columns
 from ehr_assets.lineage.hashing import code_version
 from resources.storage import Datasets, Shown, Stats, Step, asset_name

@@ -319,7 +319,12 @@ EVENTS = [
 ]
 TABLES = [
     {"joins": ["index"]},
-    {"joins": ["index"], "missing": ["NA", "-1"], "recode": {"u": {"mg": "g", "x": None}}},
+    {
+        "joins": ["index"],
+        "missing": ["NA", "-1"],
+        "recode": {"u": {"mg": "g", "x": None}},
+        "when": {"not_in": {"u": ["-"]}},
+    },
     {"joins": ["index"], "when": {"not_in": {"k": ["1"]}, "is_null": ["d"]}, "optional_columns": ["d"]},
 ]
 CELLS = st.sampled_from(

@@ -119,6 +119,16 @@ def test_conditions_are_on_text():
         (lambda d: d["tables"][1].update(recode={"unit": {0: "A", "0": "B"}}), "key 0 is given twice"),
         (lambda d: d["tables"][1].update(recode={"unit": {"0": 1.5}}), "put 1.5 in quotes"),
         (lambda d: d["tables"][1].update(recode={"unit": {1.5: "a"}}), "put 1.5 in quotes"),
+        (
+            lambda d: d["tables"][1].update(upper=["unti"]),
+            "'unti', which no event reads. Did you mean 'unit'?",
+        ),
+        (
+            lambda d: d["tables"][1].update(recode={"x": {"a": "b"}}),
+            "table 'labs': `recode` names the column 'x'",
+        ),
+        (lambda d: d["tables"][1].update(aliases={"x": "y"}), "table 'labs': `aliases` names the column 'x'"),
+        (lambda d: d["tables"][1]["joins"][0].update(upper=["label"]), "`upper` names the column 'label'"),
         (lambda d: lab(d).update(convert={1: {"to": "g"}, "1": {"to": "mg"}}), "key 1 is given twice"),
     ],
 )
