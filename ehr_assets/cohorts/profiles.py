@@ -19,6 +19,7 @@ from ehr_assets.cohorts.patterns import ending_of, looks_like_table
 from ehr_assets.cohorts.readers import read_table
 from ehr_assets.cohorts.roots import RawRoot
 from ehr_assets.errors import EhrError
+from ehr_assets.meds.expressions import number
 
 SAMPLE_ROWS = 4000
 MANY = 5  # from so many files of one kind on, they are taken as one table
@@ -32,7 +33,6 @@ _ISO = r"^\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?)?"
 _ZONE = r"\d(?:Z| ?UTC|[+-]\d{2}:?\d{2})$"
 _UNNAMED = re.compile(r"[{}|\x00-\x1f]|^\*$|^\^.*\$$")
 _COMPACT = "%Y%m%d"
-_NUMBER = r"^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$"
 _DAYS = (
     *("%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%Y/%m/%d", "%d-%b-%Y", "%d%b%Y", "%m/%d/%y", "%d-%m-%Y"),
     _COMPACT,
@@ -196,7 +196,7 @@ def _column(texts: pl.Series) -> Column:
     if not values.len():
         return Column(name, "empty", 0.0, 0, unique=False, markers=tuple(markers))
     distinct = values.n_unique()
-    numbers = _share(values, _NUMBER)
+    numbers = values.to_frame().select(number(pl.col(name)).count()).item() / values.len()
     kind, formats = _kind(values, numbers)
     return Column(
         name,
