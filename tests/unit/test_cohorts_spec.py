@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from cohorts_support import SPEC, tiny
+from language_support import EVENT
 
 from ehr_assets.cohorts.spec import CohortSpec, load_cohort
 from ehr_assets.cohorts.templates import Part, parse_template
@@ -142,3 +143,47 @@ def test_loading_specs_imports_nothing_heavy():
         "print([m for m in ('polars', 'pyarrow', 'numpy', 'pandas', 'dagster', 'torch') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_a_cohort_that_extends_another(tmp_path):
+    """It says only what differs; tables are laid over those of the same name."""
+    base = {
+        "name": "base",
+        "title": "Base",
+        "source": {"kind": "tables", "root_env": "EHR_B"},
+        "subjects": {"table": "people", "column": "id"},
+        "joins": {"concept": {"file": "concept", "on": ["c"], "columns": {"label": "name"}}},
+        "tables": [
+            {"name": "people", "file": "people", "subject_id": "id", "events": [{**EVENT, "time": "born"}]},
+            {
+                "name": "t",
+                "file": "t",
+                "subject_id": "id",
+                "joins": ["concept"],
+                "events": [{**EVENT, "time": "at"}],
+            },
+            {"name": "u", "file": "u", "subject_id": "id", "events": [{**EVENT, "time": "at"}]},
+        ],
+    }
+    own = {
+        "extends": "base",
+        "name": "own",
+        "subjects": {"person_key": "who"},
+        "joins": {"concept": {"file": "my_concept"}},
+        "tables": [
+            {"name": "u", "drop": True},
+            {"name": "t", "file": "mine/t"},
+            {"name": "v", "file": "v", "subject_id": "id", "events": [{**EVENT, "time": "at"}]},
+        ],
+    }
+    for name, spec in (("base", base), ("own", own), ("circle", {**own, "extends": "circle"})):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(spec))
+    got = load_cohort(tmp_path / "own.yaml")
+    assert [(t.name, t.file) for t in got.tables] == [("people", "people"), ("t", "mine/t"), ("v", "v")]
+    assert (got.title, got.subjects.column, got.subjects.person_key) == ("Base", "id", "who")
+    assert got.tables[1].joins[0].file == "my_concept"
+    with pytest.raises(SpecError, match=r"in a circle: circle extends circle"):
+        load_cohort(tmp_path / "circle.yaml")
+    (tmp_path / "lost.yaml").write_text(yaml.safe_dump({**own, "extends": "bass"}))
+    with pytest.raises(SpecError, match=r"no cohort 'bass'\. Did you mean 'base'"):
+        load_cohort(tmp_path / "lost.yaml", search=[])
