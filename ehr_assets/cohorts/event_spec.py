@@ -67,7 +67,7 @@ FixedTime = Annotated[
 
 
 class When(Spec):
-    """Conditions on raw columns (text, stripped); all must hold.
+    """Conditions on raw columns (text, stripped); all must hold. Numbers with a point stand in quotes.
 
     `at_least` and `at_most` hold only where the column is a number; `matches` looks for the pattern anywhere.
     """

@@ -60,6 +60,7 @@ class FileSpec(Spec):
     """How a raw file, or several of the same kind, is read.
 
     `file` is a path under the root without its ending; a directory of that name stands for all tables in it.
+    One that is there with two endings is an error: give the ending.
     ``{name}`` in it matches a part of a file's path and gives it as the column `name` (``{name:regex}``
     says what it may look like); ``*`` matches without a name. A column that some of several files lack is
     null there.
@@ -70,7 +71,8 @@ class FileSpec(Spec):
     file itself (PERSON.csv). Of columns with an equal name, ``name#2`` is the second. `optional_columns` are
     null where the header lacks them. `missing`: texts that mean nothing was recorded. `upper`: columns whose
     texts are turned to capitals. `recode`: column → raw text (after `upper`) → text (or null); it may give a
-    sense to a text in `missing`. `lists`: columns that hold several values in one text.
+    sense to a text in `missing`. `lists`: columns that hold several values in one text. A column named in
+    these words that no event reads is an error.
     """
 
     file: TableFile

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 import polars as pl
 
 from ehr_assets.cohorts.batches import FILE, ROW
+from ehr_assets.cohorts.cleaning import NUMBER
 from ehr_assets.cohorts.dialect import guess_dialect
 from ehr_assets.cohorts.file_spec import FileSpec
 from ehr_assets.cohorts.files import RawFile, find_files
@@ -19,7 +20,6 @@ from ehr_assets.cohorts.patterns import ending_of, looks_like_table
 from ehr_assets.cohorts.readers import read_table
 from ehr_assets.cohorts.roots import RawRoot
 from ehr_assets.errors import EhrError
-from ehr_assets.meds.expressions import number
 
 SAMPLE_ROWS = 4000
 MANY = 5  # from so many files of one kind on, they are taken as one table
@@ -196,7 +196,7 @@ def _column(texts: pl.Series) -> Column:
     if not values.len():
         return Column(name, "empty", 0.0, 0, unique=False, markers=tuple(markers))
     distinct = values.n_unique()
-    numbers = values.to_frame().select(number(pl.col(name)).count()).item() / values.len()
+    numbers = _share(values, NUMBER)
     kind, formats = _kind(values, numbers)
     return Column(
         name,

@@ -148,10 +148,12 @@ def _flag(wrong: str) -> str:
 
 def _typed(column: str, limits: RangeSpec) -> str:
     """The text as a number or time; what is neither becomes infinite, on the side that has a limit."""
-    kind, letters = ("TIMESTAMP", "[-+:. TZ0-9]+") if limits.of_dates else ("DOUBLE", "[-+.eE0-9]+")
+    from ehr_assets.cohorts.cleaning import NUMBER  # polars: not when the definitions load
+
+    kind, form = ("TIMESTAMP", "^[-+:. TZ0-9]+$") if limits.of_dates else ("DOUBLE", NUMBER)
     sign = "" if limits.max is not None else "-"
     read = f"try_cast({column} AS {kind})"
     # DuckDB also reads nan, inf, epoch and 1_000; extraction does not.
-    sound = f"regexp_full_match({column}, '{letters}') AND isfinite({read})"
+    sound = f"regexp_matches({column}, {quoted(form)}) AND isfinite({read})"
     return f"""CASE WHEN {column} IS NOT NULL
       THEN coalesce(CASE WHEN {sound} THEN {read} END, '{sign}infinity'::{kind}) END"""
