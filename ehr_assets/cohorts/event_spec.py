@@ -5,7 +5,7 @@ whole are `spec.py`; what the words do is `meds/expressions.py`.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -19,8 +19,18 @@ from ehr_assets.specs import Spec
 
 
 def _raw_text(value: Any) -> Any:
-    """Raw tables are read as text: ``equals: {flag: 1}`` means the text "1"."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    """Raw tables are read as text: ``equals: {flag: 1}`` means the text "1"; 4.10 might be "4.1" as well."""
+    if isinstance(value, float):
+        raise ValueError(f"put {value} in quotes, as it is written there: raw tables are compared as text")
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _distinct(value: Any) -> Any:
+    """``{0: A, "0": B}`` would be one key."""
+    texts = [_raw_text(key) for key in value] if isinstance(value, Mapping) else []
+    if twice := [text for text in texts if texts.count(text) > 1]:
+        raise ValueError(f"the key {twice[0]} is given twice, as a number and as a text")
+    return value
 
 
 def _listed(value: Any) -> Any:
@@ -53,7 +63,8 @@ def _in_calendar(text: str) -> str:
 
 
 Column = Annotated[str, Field(min_length=1)]
-RawText = Annotated[str, BeforeValidator(_raw_text, json_schema_input_type=str | int | float)]
+RawText = Annotated[str, BeforeValidator(_raw_text, json_schema_input_type=str | int)]
+ByRawText = BeforeValidator(_distinct)  # of mappings whose keys are raw texts
 Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
@@ -65,7 +76,7 @@ FixedTime = Annotated[
 
 
 class When(Spec):
-    """Conditions on raw columns (text, stripped); all must hold.
+    """Conditions on raw columns (text, stripped); all must hold. Numbers with a point stand in quotes.
 
     `at_least` and `at_most` hold only where the column is a number; `matches` looks for the pattern anywhere.
     """
@@ -220,7 +231,7 @@ class EventSpec(Spec):
     text_beside_number: bool = False
     unit: Column | None = None
     unit_text: str | None = None
-    convert: dict[RawText, Conversion] = Field(default={})
+    convert: Annotated[dict[RawText, Conversion], ByRawText] = Field(default={})
     description: Template | None = None
     when: When = When()
 

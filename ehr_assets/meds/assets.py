@@ -46,8 +46,11 @@ def meds_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
         from ehr_assets.cohorts.origin import tables_root
         from ehr_assets.meds.splits import write_splits
 
+        given = cohort.splits.given
+        read = {cohort.roster.file, *([given.file] if given else [])}
+
         def build(step: Step) -> Stats:
-            root = tables_root(cohort, step.inputs[asset_name(raw)].path)
+            root = tables_root(cohort, step.inputs[asset_name(raw)].path, only=read)
             return write_splits(cohort, root, step.out)
 
         return datasets.materialize(
