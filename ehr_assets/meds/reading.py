@@ -18,8 +18,8 @@ from ehr_assets.contracts import BIRTH, DEATH, SPLITS
 from ehr_assets.errors import DatasetError
 
 DEATHS_IN_DOUBT = Path("quarantine") / "deaths_in_doubt.parquet"
-"""`subject_id` of those with a record that may have told their death, and made none: nobody knows how long they
-lived beyond their last event."""
+"""`subject_id` of those with a record that may have told their death, and made none: nobody knows how long
+they lived beyond their last event."""
 EVENT_SCHEMA = pl.Schema(
     {
         "subject_id": pl.Int64(),

@@ -64,13 +64,26 @@ class Parts:
 
     def batches(self, part: int, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
         """The part's rows, some at a time; those that one process added, in the order in which it did."""
+        held, rows = [], 0
+        for batch in self._written(part, columns):
+            held.append(batch)
+            rows += batch.num_rows
+            # Of a large table, each batch adds a few rows to each part: one by one they would cost most of
+            # the time.
+            if rows >= _BATCH_ROWS:
+                yield _together(held)
+                held, rows = [], 0
+        if held:
+            yield _together(held)
+
+    def _written(self, part: int, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+        wanted = [self._arrow.get_field_index(name) for name in columns] if columns else None
+        options = pa.ipc.IpcReadOptions(included_fields=wanted)
         for path in self.files(part):
             with pa.OSFile(str(path), "rb") as source:
                 while source.tell() < path.stat().st_size:  # one stream after the other
-                    with pa.ipc.open_stream(source) as stream:
-                        for batch in stream:
-                            chosen = batch.select(columns) if columns else batch
-                            yield pl.DataFrame(pl.from_arrow(chosen))
+                    with pa.ipc.open_stream(source, options=options) as stream:
+                        yield from stream
 
     def read(self, part: int) -> pl.DataFrame:
         """All of the part's rows."""
@@ -80,6 +93,10 @@ class Parts:
         """Frees the disk."""
         for path in self.files(part):
             path.unlink()
+
+
+def _together(batches: list[pa.RecordBatch]) -> pl.DataFrame:
+    return pl.DataFrame(pl.from_arrow(pa.Table.from_batches(batches)))
 
 
 class Stage(Parts):
