@@ -112,8 +112,8 @@ class TimeSpec(Spec):
     `at`: the moment of the day that stands for a day (of `kind: date`, of `elapsed` days, or with
     `midnight_is_day`); default: its start for `time`, its end for `available`. `midnight_is_day`: a date-time
     of exactly 00:00 is a date. `plus_days`, `plus_hours` (in `available`): that much later (than the end, of
-    a day), for records that tell only when something was begun. `when`: only in these rows; in the others it is
-    as if this way found nothing.
+    a day), for records that tell only when something was begun. `when`: only in these rows; in the others it
+    is as if this way found nothing.
     """
 
     column: Column | None = None
