@@ -93,7 +93,9 @@ class StarterTable:
         yield from self._death()
         if self.roster and self.found.single:
             for column in guesses.categories(self.table, self.taken):
-                code = f"{code_of(column.name)}//{{{column.name}}}"
+                # The name that MEDS datasets mostly give it, and the profile looks for.
+                kind = "GENDER" if re.fullmatch(r"sex|gender", column.name, re.I) else code_of(column.name)
+                code = f"{kind}//{{{column.name}}}"
                 yield event_of(code, "demographics", static="true")
         else:
             yield from self._records()

@@ -63,7 +63,7 @@ def test_a_hand_made_hospital(tmp_path):
     assert (spec.subjects.table, spec.subjects.column, spec.subjects.ids) == ("patients", "PatientID", "text")
     patients = table(spec, "patients")
     assert patients.delimiter == ";"
-    assert [e.code for e in patients.events] == ["MEDS_BIRTH", "MEDS_DEATH", "SEX//{Sex}"]
+    assert [e.code for e in patients.events] == ["MEDS_BIRTH", "MEDS_DEATH", "GENDER//{Sex}"]
     assert patients.events[0].time
     assert patients.events[0].time[0].format == "%d.%m.%Y"
     stays = table(spec, "stays")
@@ -94,7 +94,7 @@ def test_nothing_is_left_out_without_a_word(tmp_path):
     rows = "".join(f"{i},2020-01-0{i},K,{i % 3},tube {i}\n" for i in range(1, 9))
     (root / "labs.csv").write_text("patient_id,drawn_at,item,value,remark\n" + rows)
     text, spec = begun(root)
-    assert [e.code for e in spec.tables[0].events] == ["MEDS_BIRTH", "SEX//{sex}"]
+    assert [e.code for e in spec.tables[0].events] == ["MEDS_BIRTH", "GENDER//{sex}"]
     assert "    # CHECK: not used: height, enrolled, zip, ward\n" in text
     assert "    # CHECK: not used: remark\n" in text
 
