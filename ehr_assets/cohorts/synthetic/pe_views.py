@@ -9,7 +9,7 @@ from datetime import datetime
 
 from ehr_assets.cohorts.synthetic import analytes as lab
 from ehr_assets.cohorts.synthetic.engine import Course
-from ehr_assets.cohorts.synthetic.pe_catalog import CENTRAL, ECHO, PERIPHERAL, RVSP, TAPSE
+from ehr_assets.cohorts.synthetic.pe_catalog import CENTRAL, CTPA, ECHO, PERIPHERAL, RVSP, TAPSE
 from ehr_assets.cohorts.synthetic.views import Bedside, Delay
 
 VITALS = (lab.HEART_RATE, lab.SYSTOLIC, lab.RESPIRATION, lab.SATURATION, lab.TEMPERATURE)
@@ -58,17 +58,12 @@ class Views:
 
     def signs(self, at: datetime, visit: int, *, seen: float = 0.93) -> None:
         """One round of vital signs, of which each is written down with chance `seen`."""
-        state, rng = levels(self.course, self.female), self.bedside.rng
-        for key, there in zip(VITALS, rng.random(len(VITALS)) < seen, strict=True):
-            if there:
-                self.bedside.read(key, state[key], at, visit, lab.CHARTED)
+        state = levels(self.course, self.female)
+        self.bedside.panel(dict.fromkeys(VITALS, seen), state, at, visit, lab.CHARTED)
 
     def blood(self, panel: dict[str, float], at: datetime, visit: int) -> None:
         """One draw of a panel."""
-        state, rng = levels(self.course, self.female), self.bedside.rng
-        for (key, chance), luck in zip(panel.items(), rng.random(len(panel)), strict=True):
-            if luck < chance:
-                self.bedside.read(key, state[key], at, visit, lab.REPORTED)
+        self.bedside.panel(panel, levels(self.course, self.female), at, visit, lab.REPORTED)
 
     def echo(self, at: datetime, visit: int) -> float:
         """One echocardiogram; returns the right ventricular systolic pressure that it shows (mm Hg)."""
@@ -81,7 +76,7 @@ class Views:
         """One CT angiogram with its report; returns the log burden that the radiologist sees."""
         chart, rng, course = self.bedside.chart, self.bedside.rng, self.course
         seen = course.burden + 0.12 * float(rng.standard_normal())
-        chart.procedure("CPT4/71275", at.date(), visit)
+        chart.procedure(CTPA, at.date(), visit)
         chart.note(
             "NOTE/CTPA", at, "CT pulmonary angiogram", _report(seen, course), REPORT.after(at, rng), visit
         )

@@ -4,6 +4,7 @@ What belongs here: what the views of all diseases share. Which values a state ha
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -73,3 +74,16 @@ class Bedside:
         value = analyte.value(level, self.offsets[key], self.rng)
         self.chart.measurement(key, at, value, analyte.unit, delay.after(at, self.rng), visit)
         return value
+
+    def panel(
+        self,
+        chances: Mapping[str, float],
+        levels: Mapping[str, float],
+        at: datetime,
+        visit: int | None,
+        delay: Delay,
+    ) -> None:
+        """Records what is taken together: each analyte of `chances` is there with its chance."""
+        for (key, chance), luck in zip(chances.items(), self.rng.random(len(chances)), strict=True):
+            if luck < chance:
+                self.read(key, levels[key], at, visit, delay)
