@@ -132,7 +132,7 @@ class Patient(Life):
         if self.icu:
             self._leave_icu(at)
         self._end_visit(at, "EXPIRED")
-        self.chart.person(self.profile.person_if(alive=False))
+        self.chart.person(self.profile.who.roster(alive=False))
         self.chart.period(self.first_day, at.date())
         self.chart.death(at.date(), at)
 
@@ -143,7 +143,7 @@ class Patient(Life):
             self._leave_icu(at)
         frail = self.course.reserve < -0.5
         self._end_visit(at, "FACILITY" if frail or self.rng.random() < 0.12 else "HOME")
-        self.chart.person(self.profile.person_if(alive=True))
+        self.chart.person(self.profile.who.roster(alive=True))
         day = int(self.rng.integers(10, 45))
         last = at
         while day <= self.profile.follow_up:

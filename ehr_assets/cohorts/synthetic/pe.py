@@ -52,7 +52,7 @@ class Patient(Life):
         self.course = draw_course(self.profile, rng)
         self.began = self.course.reserve
         bedside = Bedside.draw(chart, ANALYTES, rng)
-        self.views = Views(bedside, self.course, self.profile.person.female)
+        self.views = Views(bedside, self.course, self.profile.who.person.female)
         self.index_day = datetime.combine(self.profile.index, time())
         self.visit: int | None = None  # the stay under way
         self.leaves = 0
@@ -94,7 +94,7 @@ class Patient(Life):
         if self.visit is not None:
             # Of the dead, too, the stay is coded; on a day of which the records are complete.
             self._leave(day, last + timedelta(hours=23, minutes=59))
-        self.chart.person(p.person_if(alive=alive))
+        self.chart.person(p.who.roster(alive=alive))
         end = last if alive else last + timedelta(days=1)
         self.chart.period((self.index_day + timedelta(days=p.start)).date(), end.date())
         if not alive:
