@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from smb_support import CODES, CUTS, RECORDS
 
 from ehr_assets.contracts import SECTIONS
+from ehr_assets.corpora import smb_whole
 from ehr_assets.corpora.reader import TokenCorpus, shown_at, text_until, unrolled, window
 from ehr_assets.corpora.serialize import serialize
 from ehr_assets.corpora.shards import write_corpus
@@ -90,6 +91,28 @@ def test_codes_of_one_description_and_several_units_show_the_last_unit():
     ]
 
 
+@pytest.mark.parametrize(
+    ("description", "unit"),
+    [("Same", ["u", "v"]), ("Rate", ["u", "u"])],
+    ids=["one name, two units", "one name begins as another"],
+)
+def test_a_line_that_is_compared_is_written_once_for_each_of_its_own_rows(monkeypatch, description, unit):
+    """Counted, for on a dense day the lines beside it are many: they cost nothing."""
+    other = description if unit[0] != unit[1] else f"{description} (Total)"
+    codes = pl.DataFrame({"code": ["X", "Y"], "description": [description, other], "unit": unit})
+    rows = [
+        (1, T0 + i * H / 60, f"LAB{i % 30}", i, None, T0 + i * H / 50, "measurements") for i in range(600)
+    ]
+    for i, code in enumerate("XYXXYX"):
+        rows.append((1, T0 + i * H, code, i, None, T0 + (2 * i + 1) * H, "measurements"))
+    written = []
+    write = smb_whole._Cell._text
+    monkeypatch.setattr(smb_whole._Cell, "_text", lambda *a: written.append(a) or write(*a))
+    (text,) = texts_at(frame(rows), None, smb(names="description"), codes)
+    assert f"{description} (u): " in text
+    assert 1 < len(written) <= 6
+
+
 hours = st.sampled_from([0, 0.5, 1, 2, 5, 20, 30, 100])
 event = st.builds(
     lambda s, t, late, code, section, number, words: (
@@ -104,15 +127,16 @@ event = st.builds(
     st.integers(1, 3),
     hours,
     st.sampled_from([0, 0, 0, 1, 3, 30, 100]),
-    st.sampled_from(["LAB//hb", "LAB//hb", "A", "A (u)", "A: 1.00", "Stillbirth"]),
+    st.sampled_from(["LAB//hb", "LAB//hb", "A", "A (u)", "A: 1.00", "Stillbirth", "Birth"]),
     st.sampled_from(["measurements"] * 4 + list(SECTIONS)),
     st.none() | st.sampled_from([1.0, 2.5, 0.125, -0.001, float("nan"), float("inf")]),
     st.none() | st.sampled_from(["pos", "", ", ", "two\nlines", "<drugs>"]),
 )
 static = st.builds(
-    lambda s, c: (s, None, c, None, None, None, "demographics"),
+    lambda s, c, words: (s, None, c, None, words, None, "demographics"),
     st.integers(1, 3),
-    st.sampled_from(["GENDER//F", "LAB//hb"]),
+    st.sampled_from(["GENDER//F", "LAB//hb", "Stillbirth", "Birth"]),
+    st.sampled_from([None, "2020-03-01"]),
 )
 records = st.tuples(st.lists(event, max_size=30), st.lists(static, max_size=3)).map(lambda p: [*p[0], *p[1]])
 
