@@ -22,6 +22,8 @@ from ehr_assets.errors import DatasetError
 
 Instant: TypeAlias = datetime | np.datetime64[Any]
 
+END_OF_TIME = np.datetime64("9999-12-31", "us")
+"""All of a record is known then."""
 _NAT = np.iinfo(np.int64).min
 
 
