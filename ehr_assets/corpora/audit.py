@@ -8,9 +8,9 @@ import polars as pl
 
 from ehr_assets.contracts import SPLITS
 from ehr_assets.corpora.past import records_of_the_past
+from ehr_assets.corpora.piece_tokenizer import PieceTokenizer
 from ehr_assets.corpora.reader import END_OF_TIME, Record, TokenCorpus, shown_at
 from ehr_assets.corpora.spec import CorpusSpec
-from ehr_assets.corpora.tokenizer import PieceTokenizer
 
 
 def subjects_by_file(corpus_dir: Path) -> pl.DataFrame:

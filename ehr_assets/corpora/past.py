@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 
 from ehr_assets.contracts import SECTIONS
+from ehr_assets.corpora.piece_tokenizer import PieceTokenizer
 from ehr_assets.corpora.reader import Record
 from ehr_assets.corpora.serialize import serialize
 from ehr_assets.corpora.shards import tokens_of
 from ehr_assets.corpora.spec import CorpusSpec
-from ehr_assets.corpora.tokenizer import PieceTokenizer
 from ehr_assets.meds.reading import events_of, read_codes
 
 _AT_A_TIME = 4

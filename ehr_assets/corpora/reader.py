@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from ehr_assets.contracts import SPLITS
-from ehr_assets.corpora.tokenizer import PieceTokenizer
+from ehr_assets.corpora.piece_tokenizer import PieceTokenizer
 from ehr_assets.errors import DatasetError
 
 Instant: TypeAlias = datetime | np.datetime64[Any]

@@ -9,11 +9,11 @@ from pathlib import Path
 import polars as pl
 
 from ehr_assets.corpora.phrases import CLOSING_TAGS, OPENING_TAGS
+from ehr_assets.corpora.piece_tokenizer import PieceTokenizer
 from ehr_assets.corpora.reader import END_OF_TIME, text_until
 from ehr_assets.corpora.serialize import serialize
 from ehr_assets.corpora.shards import tokens_of
 from ehr_assets.corpora.spec import CorpusSpec, Format
-from ehr_assets.corpora.tokenizer import PieceTokenizer
 from ehr_assets.errors import DatasetError
 from ehr_assets.meds.reading import events_of, read_codes
 

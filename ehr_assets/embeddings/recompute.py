@@ -13,9 +13,9 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from ehr_assets.corpora.past import records_of_the_past
+from ehr_assets.corpora.piece_tokenizer import PieceTokenizer
 from ehr_assets.corpora.reader import END_OF_TIME, Record, window
 from ehr_assets.corpora.spec import CorpusSpec
-from ehr_assets.corpora.tokenizer import PieceTokenizer
 from ehr_assets.embeddings.encoder import Encoder, Pooling, workers
 from ehr_assets.embeddings.plan import read_all_nodes
 from ehr_assets.errors import DatasetError

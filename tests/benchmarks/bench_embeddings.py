@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
+from ehr_assets.corpora.piece_tokenizer import PieceTokenizer
 from ehr_assets.corpora.reader import TokenCorpus
-from ehr_assets.corpora.tokenizer import PieceTokenizer
 from ehr_assets.embeddings.encoder import Encoder, workers
 from ehr_assets.embeddings.extract import embed_nodes
 from ehr_assets.embeddings.plan import Pass, batches, plan_passes, read_all_nodes

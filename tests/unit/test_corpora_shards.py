@@ -13,7 +13,7 @@ from corpora_support import CODES, SPEC, T0, frame, known_at, random_rows, read_
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_assets.corpora import shards, statistics, tokenizer
+from ehr_assets.corpora import statistics, tokenizer
 from ehr_assets.corpora.audit import records_out_of_order, texts_that_saw_the_future
 from ehr_assets.corpora.reader import TokenCorpus, known_demographics, text_until, window
 from ehr_assets.corpora.serialize import in_availability_order, serialize
@@ -70,7 +70,7 @@ def test_decoded_tokens_are_the_records_text(made):
 
 
 def test_tokens_know_their_events(made):
-    from ehr_assets.corpora.tokenizer import PieceTokenizer
+    from ehr_assets.corpora.piece_tokenizer import PieceTokenizer
 
     pieces_of = PieceTokenizer(made[1])
     names = {"DX//C34": "\nMalignant neoplasm of lung", "LAB//hb": "\nHemoglobin", "NOTE": "\nNOTE"}
@@ -146,8 +146,14 @@ def test_before_the_first_event_there_is_no_age(made):
 
 
 def test_small_chunks_give_the_same_corpus(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "_READ_ROWS", 7)
-    monkeypatch.setattr(shards, "CHUNK_ROWS", 10)
+    """A chunk ends by its bytes, so that long texts come in few rows, and only between two subjects."""
+    file = made[0] / "data" / "train" / "0.parquet"
+    (whole,) = reading.iter_file(file)
+    monkeypatch.setattr(reading, "_CHUNK_BYTES", 1_000)
+    chunks = list(reading.iter_file(file))
+    assert len(chunks) >= 4
+    assert pl.concat(chunks).equals(whole)
+    assert sum(chunk["subject_id"].n_unique() for chunk in chunks) == whole["subject_id"].n_unique()
     write_corpus(SPEC, {"here": made[0]}, made[1], tmp_path)
     for split in reading.SPLITS:
         ours, theirs = list(TokenCorpus(tmp_path).subjects(split)), list(TokenCorpus(made[2]).subjects(split))

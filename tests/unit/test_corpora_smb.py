@@ -21,11 +21,12 @@ from smb_support import CODES, CUTS, RECORDS
 
 from ehr_assets.contracts import SECTIONS
 from ehr_assets.corpora import smb_whole
+from ehr_assets.corpora.piece_tokenizer import PieceTokenizer
 from ehr_assets.corpora.reader import TokenCorpus, shown_at, text_until, unrolled, window
 from ehr_assets.corpora.serialize import serialize
 from ehr_assets.corpora.shards import write_corpus
 from ehr_assets.corpora.spec import CorpusSpec
-from ehr_assets.corpora.tokenizer import PieceTokenizer, train_tokenizer
+from ehr_assets.corpora.tokenizer import train_tokenizer
 from ehr_assets.training.examples import cut_example
 from ehr_assets.training.recipe import DataSpec
 from tests.benchmarks.plain import known, smb_text
