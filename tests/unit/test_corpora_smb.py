@@ -27,7 +27,7 @@ from ehr_assets.corpora.serialize import serialize
 from ehr_assets.corpora.shards import write_corpus
 from ehr_assets.corpora.spec import CorpusSpec
 from ehr_assets.corpora.tokenizer import train_tokenizer
-from ehr_assets.training.examples import cut_example
+from ehr_assets.training.examples import cut_example, possible_cuts
 from ehr_assets.training.recipe import DataSpec
 from tests.benchmarks.plain import known, smb_text
 
@@ -248,6 +248,43 @@ def test_an_example_reads_the_text_of_a_day_and_goes_on_with_the_days_after(made
         after = tokenizer.decode(example.token_ids[example.n_context :])
         assert any(after.startswith(f"\n\n[{days[days > day][0]}]\n") for day in asked)
         assert after in text_until(made[2], record, END)
+
+
+@pytest.mark.parametrize("least", [1, 8, 60])
+def test_a_cut_leaves_enough_text_before_it_and_some_after(made, least):
+    data = DataSpec(max_tokens=96, min_context_tokens=least, continuation_fraction=(0.2, 0.3))
+    found = 0
+    for record in TokenCorpus(made[3]).subjects("train"):
+        cuts = possible_cuts(record, data)
+        days = np.unique(record.token_time[record.n_demographics :].astype("datetime64[D]"))
+        ends = (days + 1).astype("datetime64[us]") - np.timedelta64(1, "us")
+        read = [(t, len(shown_at(record, t))) for t in ends]
+        wanted = [t for t, n in read if n >= least and len(unrolled(record, t)[0]) > n]
+        assert cuts.tolist() == [t.item() for t in wanted]
+        found += len(cuts)
+    assert found > 10
+
+
+def test_the_context_of_an_example_is_the_newest_that_fits(made):
+    data = DataSpec(max_tokens=48, min_context_tokens=30, continuation_fraction=(0.2, 0.3))
+    cut_short = 0
+
+    def has(whole: list[int], context: list[int]) -> bool:
+        """Whether the context is a beginning of the text followed by its end."""
+        ends = (len(whole) - len(context) + head for head in range(len(context)))
+        return any(whole[:head] + whole[end:] == context for head, end in enumerate(ends))
+
+    for record in TokenCorpus(made[3]).subjects("train"):
+        texts = [record.token_ids[shown_at(record, t)].tolist() for t in possible_cuts(record, data)]
+        for seed in range(5 if texts else 0):
+            example = cut_example(record, data, np.random.default_rng(seed))
+            assert example is not None
+            context = example.token_ids[: example.n_context].tolist()
+            assert len(example.token_ids) <= 48
+            assert 1 <= len(example.token_ids) - len(context) <= 0.3 * 48
+            assert any(has(whole, context) for whole in texts)
+            cut_short += all(len(whole) > len(context) for whole in texts)
+    assert cut_short > 5
 
 
 def test_what_is_unrolled_knows_nothing_between_t_and_the_next_day(made):
