@@ -64,8 +64,9 @@ def write_corpus(
         machine: how many processes and how much memory may be used.
 
     Returns:
-        counts and shares over all splits: subjects, events, tokens, unknown_tokens, truncated_subjects
-        (longer than context_tokens), tokens_per_event, median_tokens_per_subject.
+        counts over all splits: subjects, events, tokens (of the texts in the end), stored_tokens (of all
+        versions of them), unknown_tokens, truncated_subjects (longer than context_tokens); and
+        tokens_per_event, unless there are no events.
     """
     total = sum(count_rows(meds_dirs[c], s) for c in spec.cohorts for s in SPLITS)
     vocabulary = PieceTokenizer(tokenizer_dir).size

@@ -29,8 +29,11 @@ A record reads at t
   fill past dates. So every piece has a life: it is read at t when `available <= t < until`, and the pieces
   read at t, in their order, are exactly the text at t. `available` is when the last row that the piece
   depends on became known, `until` when a row became known that puts another piece in its place. All texts
-  that could ever be read are in one record, and none of its tokens depends on what came later than its own
-  `available`.
+  that could ever be read are in one record, and none of its tokens depends on events that became known later
+  than its own `available`.
+* **Names and units** are those of codes.parquet, which describes the whole extract: a description, or the one
+  unit of a code, may come from rows of later times and of other splits. They say what a code is, nothing of a
+  subject; chosen on train alone, they would be wrong for others. A code has one unit throughout.
 * While nothing is known the text is empty; two tags (an empty demographics block) stand for it, so that a
   model always has a token to read. They are no part of the text.
 * Pieces are tokenized one by one: the text is exact, but tokens do not reach across the seam between two
