@@ -86,7 +86,8 @@ def cut_example(record: Record, data: DataSpec, rng: np.random.Generator) -> Exa
 
     start = max(record.n_demographics, cut - (data.max_tokens - head - (end - cut)))
     if start > record.n_demographics:  # begin with a whole event, unless the last one alone is too long
-        start = int(next((b for b in bounds if start <= b < cut), start))
+        i = int(np.searchsorted(bounds, start))
+        start = int(bounds[i]) if i < len(bounds) and bounds[i] < cut else start
     tokens = np.concatenate([record.token_ids[:head], record.token_ids[start:end]]).astype(np.int64)
     return Example(tokens, n_context=head + cut - start)
 

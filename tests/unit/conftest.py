@@ -3,6 +3,9 @@
 from pathlib import Path
 
 import pytest
+from simulators_support import SUBJECTS, Simulated
+
+from ehr_assets.cohorts.synthetic.registry import SIMULATORS
 
 
 @pytest.fixture
@@ -18,3 +21,10 @@ def raw(tmp_path: Path):
         return root
 
     return write
+
+
+@pytest.fixture(scope="session")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Simulated]:
+    """A small cohort of every simulator, of the same persons."""
+    root = tmp_path_factory.mktemp("worlds")
+    return {name: Simulated.run(name, root / name, SUBJECTS[name]) for name in SIMULATORS}
