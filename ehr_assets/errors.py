@@ -40,6 +40,10 @@ class RawTableError(EhrError):
     """A raw table that is missing or unreadable as a whole (bad rows are quarantined instead)."""
 
 
+class MissingTableError(RawTableError):
+    """A raw table that is not there, in a root that can be read."""
+
+
 class DatasetError(EhrError):
     """A dataset that is missing, half-written or altered, or that could not be written."""
 

@@ -93,9 +93,14 @@ class Workbench:
 
 
 @contextmanager
-def workbench(machine: Machine) -> Iterator[Workbench]:
-    """A workbench in a temporary folder, gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="ehr-validation-") as folder:
+def workbench(machine: Machine, scratch: Path | None = None) -> Iterator[Workbench]:
+    """A workbench in a temporary folder, gone afterwards.
+
+    Args:
+        scratch: where to make it; where patients' data is written, a folder of the store. The system's own
+            is often memory, and not private.
+    """
+    with tempfile.TemporaryDirectory(prefix="ehr-validation-", dir=scratch) as folder:
         yield Workbench(Path(folder), machine)
 
 

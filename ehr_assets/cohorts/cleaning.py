@@ -4,6 +4,8 @@ import polars as pl
 
 from ehr_assets.cohorts.file_spec import FileSpec, Lists
 
+NUMBER = r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?$"  # a decimal number
+
 
 def cleaned(columns: list[str], how: FileSpec) -> list[pl.Expr]:
     """The text columns without surrounding white space, null where that leaves nothing (or a sign for it)."""

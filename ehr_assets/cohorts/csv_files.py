@@ -13,8 +13,9 @@ import pyarrow.csv as pa_csv
 
 from ehr_assets.cohorts.batches import FileColumns, RawBatch
 from ehr_assets.cohorts.file_spec import FileSpec
-from ehr_assets.cohorts.files import RawFile, unreachable
+from ehr_assets.cohorts.files import RawFile
 from ehr_assets.cohorts.headers import labelled
+from ehr_assets.cohorts.roots import unreachable
 from ehr_assets.cohorts.sources import NUL_SIGN, CsvSource
 from ehr_assets.errors import RawTableError
 

@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from ehr_assets.cohorts.file_spec import FileSpec
-from ehr_assets.cohorts.files import RawFile, unreachable
+from ehr_assets.cohorts.files import RawFile
+from ehr_assets.cohorts.roots import unreachable
 from ehr_assets.errors import RawTableError
 
 _LOOK_BYTES = 4 << 20

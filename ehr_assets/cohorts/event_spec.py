@@ -5,20 +5,32 @@ whole are `spec.py`; what the words do is `meds/expressions.py`.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from ehr_assets.cohorts.templates import Template, template_columns
+from ehr_assets.cohorts.time_formats import checked_format
 from ehr_assets.contracts import Section
 from ehr_assets.specs import Spec
 
 
 def _raw_text(value: Any) -> Any:
-    """Raw tables are read as text: ``equals: {flag: 1}`` means the text "1"."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    """Raw tables are read as text: ``equals: {flag: 1}`` means the text "1"; 4.10 might be "4.1" as well."""
+    if isinstance(value, float):
+        raise ValueError(f"put {value} in quotes, as it is written there: raw tables are compared as text")
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _distinct(value: Any) -> Any:
+    """``{0: A, "0": B}`` would be one key."""
+    texts = [_raw_text(key) for key in value] if isinstance(value, Mapping) else []
+    if twice := [text for text in texts if texts.count(text) > 1]:
+        raise ValueError(f"the key {twice[0]} is given twice, as a number and as a text")
+    return value
 
 
 def _listed(value: Any) -> Any:
@@ -32,6 +44,13 @@ def _pattern(pattern: str) -> str:
         raise ValueError(f"'{pattern}' is not a regular expression: {e}") from None
     if re.search(r"\(\?<?[=!]|\\[1-9]", pattern):
         raise ValueError(f"'{pattern}': look-around and back references are not supported here")
+    try:
+        # The tables are searched by Rust's regex (polars), which pydantic has, too.
+        SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
+    except SchemaError as e:
+        reason = str(e).strip().splitlines()[-1].removeprefix("error: ")
+        end = ": the end of a text is $, not \\Z" if "\\Z" in pattern else ""
+        raise ValueError(f"'{pattern}' is not understood where tables are searched ({reason}){end}") from None
     return pattern
 
 
@@ -44,7 +63,8 @@ def _in_calendar(text: str) -> str:
 
 
 Column = Annotated[str, Field(min_length=1)]
-RawText = Annotated[str, BeforeValidator(_raw_text, json_schema_input_type=str | int | float)]
+RawText = Annotated[str, BeforeValidator(_raw_text, json_schema_input_type=str | int)]
+ByRawText = BeforeValidator(_distinct)  # of mappings whose keys are raw texts
 Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
@@ -56,7 +76,7 @@ FixedTime = Annotated[
 
 
 class When(Spec):
-    """Conditions on raw columns (text, stripped); all must hold.
+    """Conditions on raw columns (text, stripped); all must hold. Numbers with a point stand in quotes.
 
     `at_least` and `at_most` hold only where the column is a number; `matches` looks for the pattern anywhere.
     """
@@ -82,22 +102,23 @@ class When(Spec):
 class TimeSpec(Spec):
     """One way to read a time. Exactly one of `column`, `year`, `elapsed` and `fixed`.
 
-    `column`: an ISO 8601 date or date-time, or what `format` (strptime) says. `kind: date` where the column,
-    or its meaning, goes to the day only; `clock` names a column with the time of day beside it.
+    `column`: an ISO 8601 date or date-time, or what `format` (strptime, without zones; it must tell the day)
+    says. `kind: date` where the column, or its meaning, goes to the day only; `clock` names a column with the
+    time of day beside it.
     `year` (with `month` and `day` as far as they are there), minus a number of years.
     `elapsed`: a number of `unit` since another time (which may be given in several ways); negative: before.
     `fixed`: the same moment for all rows, for records that tell only times since an unknown beginning.
 
     `at`: the moment of the day that stands for a day (of `kind: date`, of `elapsed` days, or with
     `midnight_is_day`); default: its start for `time`, its end for `available`. `midnight_is_day`: a date-time
-    of exactly 00:00 is a date. `plus_days`, `plus_hours` (in `available`): that much later, for records that
-    tell only when something was begun. `when`: only in these rows; in the others it is as if this way found
-    nothing.
+    of exactly 00:00 is a date. `plus_days`, `plus_hours` (in `available`): that much later (than the end, of
+    a day), for records that tell only when something was begun. `when`: only in these rows; in the others it
+    is as if this way found nothing.
     """
 
     column: Column | None = None
     kind: Literal["timestamp", "date"] = "timestamp"
-    format: Annotated[str, Field(pattern="%")] | None = None
+    format: Annotated[str, Field(pattern="%"), AfterValidator(checked_format)] | None = None
     clock: Column | None = None
     at: Literal["start_of_day", "end_of_day"] | None = None
     midnight_is_day: bool = False
@@ -210,7 +231,7 @@ class EventSpec(Spec):
     text_beside_number: bool = False
     unit: Column | None = None
     unit_text: str | None = None
-    convert: dict[RawText, Conversion] = Field(default={})
+    convert: Annotated[dict[RawText, Conversion], ByRawText] = Field(default={})
     description: Template | None = None
     when: When = When()
 

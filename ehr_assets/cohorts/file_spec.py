@@ -5,14 +5,14 @@ Only pydantic models (light imports). What the columns mean is `event_spec.py`; 
 """
 
 import codecs
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from ehr_assets.cohorts.event_spec import Column, RawText
+from ehr_assets.cohorts.event_spec import ByRawText, Column, RawText
 from ehr_assets.cohorts.patterns import file_regex
-from ehr_assets.specs import Spec
+from ehr_assets.specs import Spec, closest
 
 
 def _encoding(name: str) -> str:
@@ -60,6 +60,7 @@ class FileSpec(Spec):
     """How a raw file, or several of the same kind, is read.
 
     `file` is a path under the root without its ending; a directory of that name stands for all tables in it.
+    One that is there with two endings is an error: give the ending.
     ``{name}`` in it matches a part of a file's path and gives it as the column `name` (``{name:regex}``
     says what it may look like); ``*`` matches without a name. A column that some of several files lack is
     null there.
@@ -70,7 +71,8 @@ class FileSpec(Spec):
     file itself (PERSON.csv). Of columns with an equal name, ``name#2`` is the second. `optional_columns` are
     null where the header lacks them. `missing`: texts that mean nothing was recorded. `upper`: columns whose
     texts are turned to capitals. `recode`: column → raw text (after `upper`) → text (or null); it may give a
-    sense to a text in `missing`. `lists`: columns that hold several values in one text.
+    sense to a text in `missing`. `lists`: columns that hold several values in one text. A column named in
+    these words that no event reads is an error.
     """
 
     file: TableFile
@@ -89,6 +91,17 @@ class FileSpec(Spec):
     optional_columns: list[Column] = Field(default=[])
     missing: list[RawText] = Field(default=[])
     upper: list[Column] = Field(default=[])
-    recode: dict[Column, dict[RawText, RawText | None]] = Field(default={})
+    recode: dict[Column, Annotated[dict[RawText, RawText | None], ByRawText]] = Field(default={})
     lists: Lists | None = None
     optional: bool = False
+
+    def check_words(self, read: Collection[str], where: str = "") -> None:
+        """Raises ValueError where a word is about a column that is not read: mostly another was meant."""
+        lists = self.lists.columns if self.lists else []
+        words = {"aliases": self.aliases, "upper": self.upper, "recode": self.recode, "lists": lists}
+        for word, columns in words.items():
+            if unread := sorted(set(columns) - set(read)):
+                near = closest(unread[0], read)
+                raise ValueError(
+                    f"{where}`{word}` names the column '{unread[0]}', which no event reads.{near}"
+                )

@@ -57,6 +57,12 @@ _NUMBER = re.compile(
 _VALUE = re.compile(r"value|result|reading|measure|finding", re.I)
 _UNIT = re.compile(r"unit|uom", re.I)
 _VERSION = re.compile(r"version|vocab|system|_type$", re.I)
+# Says who somebody is or where they live: no code, and no event.
+_PERSONAL = re.compile(
+    r"zip|post(?:al)?_?code|address|street|phone|e_?mail|(?:first|last|given|family|full|patient)_?name|surname|ssn",
+    re.I,
+)
+VISIT = re.compile(r"admission|visit|encounter|stay|transfer|episode", re.I)
 _CATEGORY = 60  # different values at most
 SECTIONS = (
     ("notes", r"note|letter|text|document"),
@@ -170,11 +176,6 @@ def moments(table: Profile) -> Moments:
     return Moments(start, day, end, None if known is start else known, [c for c in times if c not in used])
 
 
-def _about(time: Column) -> str:
-    """What a time is the time of: charttime and chartdate say the same."""
-    return re.sub(r"date|time|day", "", plain(time.name))
-
-
 def is_time(column: Column) -> bool:
     return column.kind in ("date", "timestamp")
 
@@ -210,7 +211,7 @@ def code(table: Profile, taken: set[str]) -> Column | None:
         if column.unique or column.distinct > 0.7 * table.rows * column.filled or column.letters > 80:
             continue
         rank = next((i for i, word in enumerate(_CODE) if re.search(word, column.name, re.I)), None)
-        if rank is not None and not _NO_CODE.search(column.name):
+        if rank is not None and not (_NO_CODE.search(column.name) or _PERSONAL.search(column.name)):
             found.append((rank, column))
     if not found:
         return None
@@ -265,6 +266,7 @@ def measures(table: Profile, taken: set[str]) -> list[Column]:
 def categories(table: Profile, taken: set[str]) -> list[Column]:
     """Columns of a few different words."""
     free = [c for c in table.columns.values() if c.name not in taken and not is_id(c) and c.filled]
+    free = [c for c in free if not _PERSONAL.search(c.name)]
     return [c for c in free if c.kind == "text" and c.distinct <= _CATEGORY and c.letters <= 60]
 
 

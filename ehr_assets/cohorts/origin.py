@@ -1,12 +1,13 @@
 """Where a cohort's raw tables are to be read, whatever kind of source it has."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
-from ehr_assets.cohorts.files import RawRoot
 from ehr_assets.cohorts.inventory import inventory, raw_root, verify_inventory
+from ehr_assets.cohorts.roots import RawRoot
 from ehr_assets.cohorts.spec import CohortSpec, SyntheticSource
-from ehr_assets.errors import EhrError
+from ehr_assets.errors import DatasetError, RawTableError
 from ehr_assets.progress import Progress, no_progress
 
 INVENTORY = "inventory.json"
@@ -19,19 +20,28 @@ def write_inventory(cohort: CohortSpec, out_dir: Path, progress: Progress = no_p
     return {"raw_files": len(entries), "raw_bytes": sum(e["bytes"] for e in entries)}
 
 
-def tables_root(cohort: CohortSpec, raw_tables: Path, progress: Progress = no_progress) -> RawRoot:
+def tables_root(
+    cohort: CohortSpec,
+    raw_tables: Path,
+    progress: Progress = no_progress,
+    *,
+    only: Collection[str] | None = None,
+) -> RawRoot:
     """Where to read raw tables from, given the committed `raw_tables` dataset.
 
     Files outside the store are hashed again first: what is read is what was recorded.
 
+    Args:
+        only: the `file`s of the spec that will be read; all by default.
+
     Raises:
         DatasetError: a raw file changed since `raw_tables` was materialized.
-        RawTableError: the raw directory is not set or not there.
+        RawTableError: the raw directory is not set or not there, or cannot be read.
     """
     if isinstance(cohort.source, SyntheticSource):
         return RawRoot.of(raw_tables / "tables")
     root = raw_root(cohort)
-    verify_inventory(cohort, root, _recorded(raw_tables), progress)
+    verify_inventory(cohort, root, _recorded(raw_tables), progress, only=only)
     return root
 
 
@@ -41,11 +51,10 @@ def source_changes(cohort: CohortSpec, raw_tables: Path) -> str | None:
         return None
     try:
         root = raw_root(cohort)
-    except EhrError:
-        return None
-    try:
         verify_inventory(cohort, root, _recorded(raw_tables))
-    except EhrError as e:
+    except RawTableError:
+        return None
+    except DatasetError as e:
         return f"{e.what} ({Path(e.where).name})" if e.where else e.what
     return None
 

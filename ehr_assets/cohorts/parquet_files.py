@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ehr_assets.cohorts.batches import FileColumns, RawBatch
-from ehr_assets.cohorts.files import RawFile, unreachable
+from ehr_assets.cohorts.files import RawFile
+from ehr_assets.cohorts.roots import unreachable
 from ehr_assets.errors import RawTableError
 
 BATCH_ROWS = 1 << 16

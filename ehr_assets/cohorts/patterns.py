@@ -19,14 +19,14 @@ def looks_like_table(path: str) -> bool:
     return name.endswith(ENDINGS) and not hidden and name.split(".")[0].upper() not in _PAPERS
 
 
+def ending_of(path: str) -> str:
+    """Which of the endings a path has; empty if none."""
+    return next((e for e in sorted(ENDINGS, key=len, reverse=True) if path.endswith(e)), "")
+
+
 def is_pattern(file: str) -> bool:
     """Whether a `file` of a spec may stand for several files."""
     return bool(_PLACEHOLDER.search(file))
-
-
-def file_columns(file: str) -> set[str]:
-    """The columns that a file's path gives."""
-    return {m[1] for m in _PLACEHOLDER.finditer(file) if m[1]}
 
 
 def file_regex(file: str) -> re.Pattern[str]:

@@ -11,12 +11,14 @@ from pathlib import PurePosixPath
 import polars as pl
 
 from ehr_assets.cohorts.batches import FILE, ROW
+from ehr_assets.cohorts.cleaning import NUMBER
 from ehr_assets.cohorts.dialect import guess_dialect
 from ehr_assets.cohorts.file_spec import FileSpec
-from ehr_assets.cohorts.files import RawFile, RawRoot, find_files
+from ehr_assets.cohorts.files import RawFile, find_files
 from ehr_assets.cohorts.headers import headers
-from ehr_assets.cohorts.patterns import ENDINGS, looks_like_table
+from ehr_assets.cohorts.patterns import ending_of, looks_like_table
 from ehr_assets.cohorts.readers import read_table
+from ehr_assets.cohorts.roots import RawRoot
 from ehr_assets.errors import EhrError
 
 SAMPLE_ROWS = 4000
@@ -31,7 +33,6 @@ _ISO = r"^\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?)?"
 _ZONE = r"\d(?:Z| ?UTC|[+-]\d{2}:?\d{2})$"
 _UNNAMED = re.compile(r"[{}|\x00-\x1f]|^\*$|^\^.*\$$")
 _COMPACT = "%Y%m%d"
-_NUMBER = r"^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$"
 _DAYS = (
     *("%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%Y/%m/%d", "%d-%b-%Y", "%d%b%Y", "%m/%d/%y", "%d-%m-%Y"),
     _COMPACT,
@@ -97,15 +98,11 @@ def profiles(root: RawRoot) -> list[Profile]:
     return found
 
 
-def _stem(path: str) -> str:
-    return path[: -len(next(e for e in sorted(ENDINGS, key=len, reverse=True) if path.endswith(e)))]
-
-
 def _grouped(paths: Sequence[str]) -> dict[str, list[str]]:
     """`file` of a spec → paths; many files that differ in a number, or in their last word, are one table."""
     stems: dict[str, list[str]] = {}
     for path in paths:
-        stems.setdefault(_stem(path), []).append(path)
+        stems.setdefault(path.removesuffix(ending_of(path)), []).append(path)
     left, out = dict(stems), {}
     for pattern_of in (_by_number, _by_last_word):
         alike: dict[str, list[str]] = {}
@@ -199,7 +196,7 @@ def _column(texts: pl.Series) -> Column:
     if not values.len():
         return Column(name, "empty", 0.0, 0, unique=False, markers=tuple(markers))
     distinct = values.n_unique()
-    numbers = _share(values, _NUMBER)
+    numbers = _share(values, NUMBER)
     kind, formats = _kind(values, numbers)
     return Column(
         name,

@@ -44,7 +44,8 @@ def promises(cohort: CohortSpec) -> list[Promise]:
     found: list[Promise] = []
     for table in cohort.tables:
         for number, (entry, (kind, columns, argument)) in enumerate(_of(table)):
-            name = re.sub(r"\W", "_", "__".join([table.name, kind, *columns])).rstrip("_")
+            # Dagster's names are ASCII; columns are not.
+            name = re.sub(r"[^A-Za-z0-9_]", "_", "__".join([table.name, kind, *columns])).rstrip("_")
             again = sum(p.name == name or p.name.startswith(f"{name}__again") for p in found)
             name += f"__again_{again}" if again else ""
             promise = Promise(name, f"promise_{number}", table, kind, columns, argument, entry)
@@ -62,6 +63,13 @@ def _of(table: TableSpec) -> Iterator[tuple[ExpectSpec, tuple[Kind, tuple[str, .
     for entry in table.expect:
         for promise in entry.promises():
             yield entry, promise
+
+
+def promised_tables(cohort: CohortSpec) -> list[TableSpec]:
+    """The tables that promises read."""
+    made = promises(cohort)
+    wanted = {p.table.name for p in made} | {p.target[0] for p in made if p.kind == "references"}
+    return [t for t in cohort.tables if t.name in wanted]
 
 
 def raw_suite(cohort: CohortSpec) -> list[Expectation]:

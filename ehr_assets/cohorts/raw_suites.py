@@ -13,29 +13,34 @@ from dataclasses import replace
 from pathlib import Path
 
 from ehr_assets.cohorts.expect_spec import RangeSpec
-from ehr_assets.cohorts.files import RawFile, RawRoot, find_files
-from ehr_assets.cohorts.promises import Promise, expectation, promises
+from ehr_assets.cohorts.files import RawFile, find_files
+from ehr_assets.cohorts.promises import Promise, expectation, promised_tables, promises
+from ehr_assets.cohorts.roots import RawRoot
 from ehr_assets.cohorts.spec import CohortSpec, TableSpec
 from ehr_assets.expectations import Verdict, Workbench, named, quoted, run_suite, workbench
 from ehr_assets.fanout import Machine
 
 
-def validate_raw(cohort: CohortSpec, root: RawRoot | Path, machine: Machine) -> list[Verdict]:
+def validate_raw(
+    cohort: CohortSpec, root: RawRoot | Path, machine: Machine, scratch: Path | None = None
+) -> list[Verdict]:
     """Runs the suite over the raw tables under `root`. An absent table's promises are skipped, with a note; a
-    column that a table lacks fails the promises that name it.
+    column that a table lacks, and a pattern that DuckDB does not read, fail the promises that name it.
+
+    Args:
+        scratch: a folder for copies of the columns that are looked at; private.
 
     Raises:
         RawTableError: a table that promises are about cannot be read.
     """
     made = promises(cohort)
-    wanted = {p.table.name for p in made} | {p.target[0] for p in made if p.kind == "references"}
-    tables = [t for t in cohort.tables if t.name in wanted]
-    found = {t.name: (t, find_files(RawRoot.of(root), t.file)) for t in tables}
+    found = {t.name: (t, find_files(RawRoot.of(root), t.file)) for t in promised_tables(cohort)}
     there = {name: table for name, table in found.items() if table[1]}
     lost = _lost(made, there)
-    told = {p.name: Verdict(p.name, False, note=note) for p in made if (note := _note(p, lost))}
-    kept = [p for p in made if p.name not in told]
-    with workbench(machine) as bench:
+    with workbench(machine, scratch) as bench:
+        notes = {p.name: _note(p, lost) or _unreadable(bench, p) for p in made}
+        told = {name: Verdict(name, False, note=note) for name, note in notes.items() if note}
+        kept = [p for p in made if p.name not in told]
         _lay_out(bench, [p for p in kept if p.table.name in there], there)
         asked = [
             replace(expectation(p), skip=f"The table {p.target[0]} is not there.")
@@ -76,6 +81,19 @@ def _note(p: Promise, lost: set[tuple[str, str]]) -> str:
     """Which column the promise needs and its table does not have; empty if none."""
     needed = [(p.table.name, c) for c in p.columns] + ([p.target] if p.kind == "references" else [])
     return next((f"{t} has no column '{c}'." for t, c in needed if (t, c) in lost), "")
+
+
+def _unreadable(bench: Workbench, p: Promise) -> str:
+    """Why DuckDB cannot look for the promise's pattern; empty if it can, or there is none."""
+    import duckdb
+
+    if p.kind == "matches":
+        with bench.connect() as db:
+            try:
+                db.execute("SELECT regexp_matches('', ?)", [p.argument])
+            except duckdb.Error:
+                return "This pattern is none that DuckDB (RE2) reads."
+    return ""
 
 
 def _lay_out(bench: Workbench, made: Sequence[Promise], there: _Tables) -> None:
@@ -130,7 +148,12 @@ def _flag(wrong: str) -> str:
 
 def _typed(column: str, limits: RangeSpec) -> str:
     """The text as a number or time; what is neither becomes infinite, on the side that has a limit."""
-    kind = "TIMESTAMP" if limits.of_dates else "DOUBLE"
+    from ehr_assets.cohorts.cleaning import NUMBER  # polars: not when the definitions load
+
+    kind, form = ("TIMESTAMP", "^[-+:. TZ0-9]+$") if limits.of_dates else ("DOUBLE", NUMBER)
     sign = "" if limits.max is not None else "-"
+    read = f"try_cast({column} AS {kind})"
+    # DuckDB also reads nan, inf, epoch and 1_000; extraction does not.
+    sound = f"regexp_matches({column}, {quoted(form)}) AND isfinite({read})"
     return f"""CASE WHEN {column} IS NOT NULL
-      THEN coalesce(try_cast({column} AS {kind}), '{sign}infinity'::{kind}) END"""
+      THEN coalesce(CASE WHEN {sound} THEN {read} END, '{sign}infinity'::{kind}) END"""

@@ -50,8 +50,8 @@ WORDS = {
     "EventSpec.static": "The event has no time: it always holds (sex, birthplace).",
     "EventSpec.time": "When it happened: a column, a way to read a time, or several: the first that is "
     "not empty counts.",
-    "EventSpec.available": "When it could first be known. Default: at its time; what is known to the day at "
-    "the end of that day.",
+    "EventSpec.available": "When it could first be known: of several ways, the first that is not before its "
+    "time. Default: at its time; what is known to the day at the end of that day.",
     "EventSpec.description": "A template for what the code means, for metadata/codes.parquet.",
     "EventSpec.when": "Only these rows make the event.",
     "SectionRules.column": "The column that the patterns are looked for in.",

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from ehr_assets.cohorts.files import RawFile, unreachable
+from ehr_assets.cohorts.files import RawFile
+from ehr_assets.cohorts.roots import unreachable
 from ehr_assets.errors import RawTableError
 
 CHUNK = 1 << 20

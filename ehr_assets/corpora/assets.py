@@ -36,7 +36,11 @@ def corpus_assets(corpus: CorpusSpec) -> list[AssetsDefinition]:
         group_name=corpus.name,
         kinds={"huggingface"},
         code_version=code_version(["corpora/tokenizer.py"], corpus.config_hash()),
-        description="Byte-level BPE with the delimiter tokens of SMB, Table 1; fitted on train subjects.",
+        description=(
+            "Byte-level BPE with the delimiter tokens of SMB, Table 1; fitted on train subjects."
+            if corpus.tokenizer.kind == "bpe"
+            else "The tokenizer of a backbone, with the delimiter tokens of SMB, Table 1; nothing is fitted."
+        ),
     )
     def tokenizer(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
         from ehr_assets.corpora.tokenizer import train_tokenizer

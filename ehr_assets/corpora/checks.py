@@ -1,4 +1,4 @@
-"""Dagster checks of this room: fitted on train only, subjects in their splits, tokens in order."""
+"""Dagster checks of this room: fitted on train only, subjects in their splits, tokens in order, no future."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,4 +86,33 @@ def corpus_checks(corpus: CorpusSpec) -> list[AssetChecksDefinition]:
         records, wrong = records_out_of_order(dataset.path)
         return datasets.judge(dataset, wrong == 0, {"records": records, "records_out_of_order": wrong})
 
-    return [fitted_on_train_only, subjects_in_their_splits, tokens_in_order_of_availability]
+    @asset_check(
+        asset=tokens,
+        name="same_text_without_the_future",
+        blocking=True,
+        additional_deps=[tokenizer, *meds_keys.values()],
+        description=(
+            "The tokens that sampled records show at sampled instants are those that their events give when "
+            "everything that became available later is deleted."
+        ),
+    )
+    def same_text_without_the_future(
+        context: AssetCheckExecutionContext, datasets: Datasets
+    ) -> AssetCheckResult:
+        from ehr_assets.corpora.audit import texts_that_saw_the_future
+
+        dataset = datasets.latest(context.instance, tokens)
+        compared, wrong = texts_that_saw_the_future(
+            corpus,
+            dataset.path,
+            datasets.used(context.instance, dataset, tokenizer).path,
+            {c: datasets.used(context.instance, dataset, k).path for c, k in meds_keys.items()},
+        )
+        return datasets.judge(dataset, wrong == 0, {"texts": compared, "texts_that_differ": wrong})
+
+    return [
+        fitted_on_train_only,
+        subjects_in_their_splits,
+        tokens_in_order_of_availability,
+        same_text_without_the_future,
+    ]

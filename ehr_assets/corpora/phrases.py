@@ -1,6 +1,6 @@
 """The words of the tagged serialization: tags, time gaps, ages, names and values. Each is one piece.
 
-Everything here works on *distinct* values; `serialize.py` lays the pieces out along the records.
+Everything here works on *distinct* values; `tagged.py` lays the pieces out along the records.
 
 | piece | text | distinct strings |
 |---|---|---|

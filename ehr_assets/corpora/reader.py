@@ -17,11 +17,13 @@ import numpy as np
 import pyarrow as pa
 
 from ehr_assets.contracts import SPLITS
-from ehr_assets.corpora.tokenizer import PieceTokenizer
+from ehr_assets.corpora.piece_tokenizer import PieceTokenizer
 from ehr_assets.errors import DatasetError
 
 Instant: TypeAlias = datetime | np.datetime64[Any]
 
+END_OF_TIME = np.datetime64("9999-12-31", "us")
+"""All of a record is known then."""
 _NAT = np.iinfo(np.int64).min
 
 

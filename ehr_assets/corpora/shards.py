@@ -7,20 +7,22 @@ them.
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 
 from ehr_assets.contracts import SPLITS
+from ehr_assets.corpora.piece_tokenizer import PieceTokenizer, PieceTokens
 from ehr_assets.corpora.reader import Record
 from ehr_assets.corpora.serialize import Pieces, serialize
 from ehr_assets.corpora.spec import CorpusSpec
 from ehr_assets.corpora.statistics import Tally, write_statistics
-from ehr_assets.corpora.tokenizer import ALONE, CHUNK_ROWS, PieceTokenizer, PieceTokens, crew_size
+from ehr_assets.corpora.tokenizer import ALONE, crew_size
 from ehr_assets.fanout import Crew, Machine
 from ehr_assets.meds.reading import count_rows, iter_file, read_codes, split_files
 from ehr_assets.progress import Progress, no_progress
@@ -62,8 +64,9 @@ def write_corpus(
         machine: how many processes and how much memory may be used.
 
     Returns:
-        counts and shares over all splits: subjects, events, tokens, unknown_tokens, truncated_subjects
-        (longer than context_tokens), tokens_per_event, median_tokens_per_subject.
+        counts over all splits: subjects, events, tokens (of the texts in the end), stored_tokens (of all
+        versions of them), unknown_tokens, truncated_subjects (longer than context_tokens); and
+        tokens_per_event, unless there are no events.
     """
     total = sum(count_rows(meds_dirs[c], s) for c in spec.cohorts for s in SPLITS)
     vocabulary = PieceTokenizer(tokenizer_dir).size
@@ -104,14 +107,13 @@ class _Shard:
 def _write_shard(task: _Shard) -> Tally:
     tokenizer, codes, tally = _tokenizer(task.tokenizer_dir), read_codes(task.meds_dir), Tally()
 
-    def batches() -> Iterator[pa.RecordBatch]:
-        for events in iter_file(task.source, CHUNK_ROWS):
-            pieces = serialize(events, codes, task.spec)
-            tokens = tokens_of(pieces, tokenizer.tokenize(pieces.strings))
-            tally.count(tokens, events.height, tokenizer.unknown_id)
-            yield _batch(task.cohort, pieces.subject_id, tokens)
+    def batch(events: pl.DataFrame) -> pa.RecordBatch:
+        pieces = serialize(events, codes, task.spec)
+        tokens = tokens_of(pieces, tokenizer.tokenize(pieces.strings))
+        tally.count(tokens, events.height, tokenizer.unknown_id)
+        return _batch(task.cohort, pieces.subject_id, tokens)
 
-    _write_batches(task.out, batches())
+    _write_batches(task.out, map(batch, iter_file(task.source)))
     return tally
 
 
@@ -123,13 +125,13 @@ def _tokenizer(folder: Path) -> PieceTokenizer:
 def _write_batches(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
     """An Arrow file; one without batches has the columns of a tagged corpus."""
     batches = iter(batches)
-    first = next(batches, None)
-    schema = SCHEMA if first is None else first.schema
+    batch = next(batches, None)
+    schema = SCHEMA if batch is None else batch.schema
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as out:
-        if first is not None:
-            out.write_batch(first)
-        for batch in batches:
+        while batch is not None:
             out.write_batch(batch)
+            batch = None  # it is let go before the next is made
+            batch = next(batches, None)
 
 
 @dataclass(frozen=True)
@@ -173,17 +175,22 @@ def tokens_of(pieces: Pieces, tokens: PieceTokens) -> Tokens:
     """Replaces each piece by its tokens, which take over its event and times."""
     count = tokens.lengths[pieces.piece]
     ends = np.concatenate([[0], np.cumsum(count)])
-    inside = np.arange(ends[-1]) - np.repeat(ends[:-1], count)
     starts = ends[pieces.starts]
+    at = np.repeat(tokens.starts[pieces.piece] - ends[:-1], count)
+    at += np.arange(ends[-1])
+    begins = None
+    if pieces.begins is not None:
+        begins = np.zeros(ends[-1], bool)
+        begins[ends[:-1][pieces.begins & (count > 0)]] = True
     return Tokens(
         starts=starts,
         n_demographics=(ends[pieces.starts[:-1] + pieces.n_demographics] - starts[:-1]).astype(np.int32),
-        ids=tokens.ids[np.repeat(tokens.starts[pieces.piece], count) + inside],
+        ids=tokens.ids[at],
         event_index=np.repeat(pieces.event_index, count),
         time=np.repeat(pieces.time, count),
         available=np.repeat(pieces.available, count),
         until=None if pieces.until is None else np.repeat(pieces.until, count),
-        begins=None if pieces.begins is None else np.repeat(pieces.begins, count) & (inside == 0),
+        begins=begins,
     )
 
 

@@ -1,4 +1,4 @@
-"""When each line and each value of the smb text is read: lives [start, end) in int64 microseconds.
+"""When each line and each value of the smb text is read.
 
 The rows of one name in one section and date (or in the demographics) form a group and give one line. Its
 place among the lines of its section is that of its first known row, so a row that happened earlier but became
@@ -12,86 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ehr_assets.corpora.smb_names import Names
-
-ALWAYS = np.iinfo(np.int64).min
-NEVER = np.iinfo(np.int64).max
-NO_DAY = ALWAYS
-LAST_VALUES = 5
-"""How many values of a line are shown."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows that are text (R), in blocks: a subject's demographics, or one of its dates.
-
-    Attributes:
-        row: int64 [R]: the row in the frame. Blocks are in the order of the text, rows of a block in that of
-            time, static ones last.
-        block: int64 [R], ascending from 0.
-        block_start: int64 [blocks]: each block's first row.
-        day: int64 [R]: days since 1970; NO_DAY in demographics.
-        section: int64 [R]: place of the section in the text.
-        name: int64 [R]: position in `Names.texts`, or their number for a dated birth, whatever its name.
-        birth_day: int64 [R]: for a line that reads `Birth: <date>`, that date; else NO_DAY.
-        available: int64 [R].
-        unit: int64 [R]: position in `Names.unit_texts`.
-        valued: bool [R]: has a number or a text that is not empty, and is no birth.
-    """
-
-    row: np.ndarray
-    block: np.ndarray
-    block_start: np.ndarray
-    day: np.ndarray
-    section: np.ndarray
-    name: np.ndarray
-    birth_day: np.ndarray
-    available: np.ndarray
-    unit: np.ndarray
-    valued: np.ndarray
-
-
-@dataclass(frozen=True)
-class Lines:
-    """L lines in the order of the text (of all versions).
-
-    Attributes:
-        block, name, birth_day: as in `Rows`.
-        head: int64 [L]: position in `Rows` of the row that gives the line its place.
-        start, end: int64 [L]: when it is read.
-        valued: int64 [L]: from when on it has values; NEVER for none.
-        literal: int64 [L]: position in `texts`, or -1.
-        texts: lines written out whole, because they had to be compared with others.
-    """
-
-    block: np.ndarray
-    name: np.ndarray
-    birth_day: np.ndarray
-    head: np.ndarray
-    start: np.ndarray
-    end: np.ndarray
-    valued: np.ndarray
-    literal: np.ndarray
-    texts: list[str]
-
-
-@dataclass(frozen=True)
-class Values:
-    """V values of lines.
-
-    Attributes:
-        line: int64 [V], position in `Lines`.
-        at: int64 [V], position in `Rows`.
-        start: int64 [V]: when it became known.
-        followed: int64 [V]: from when on an earlier value stands before it; NEVER for none.
-        fifth, out: int64 [V]: from when on it is the fifth from the end, and is shown no more.
-    """
-
-    line: np.ndarray
-    at: np.ndarray
-    start: np.ndarray
-    followed: np.ndarray
-    fifth: np.ndarray
-    out: np.ndarray
+from ehr_assets.corpora.smb_rows import LAST_VALUES, NEVER, NO_DAY, Lines, Rows, Values
+from ehr_assets.corpora.smb_whole import whole_lines
 
 
 def lay_lines(rows: Rows, names: Names, value_of: Callable[[int], str]) -> tuple[Lines, Values]:
@@ -123,20 +45,25 @@ def lay_lines(rows: Rows, names: Names, value_of: Callable[[int], str]) -> tuple
         mine = literal[group]
         positions, cell = order[mine], (key // (n + 1))[mine]
         cells = np.split(positions, np.flatnonzero(np.diff(cell)) + 1)
-        parts.append(_compared_lines(cells, rows, names, value_of, texts))
+        whole = whole_lines(cells, rows, names, value_of, texts)
+        head, since, end, literals = whole.T
+        parts.append(_Part(head, since, end, np.full(len(whole), NEVER), literals, *[_NONE] * 6))
     return _in_text_order(parts, rows, texts)
 
 
 def _to_compare(cell: np.ndarray, name: np.ndarray, names: Names) -> np.ndarray:
-    """Groups of the sections and dates in which whole lines must be compared, bool [groups]."""
+    """Groups whose lines must be compared with others, or with themselves, as whole texts, bool [groups].
+
+    They are those of a name with several units, and those of rivals that meet in one section and date.
+    """
     if not (names.mixed.any() or names.rival.any()) or not len(cell):
         return np.zeros(len(cell), bool)
-    # A dated birth has the number after the last name, and but one line.
-    mixed, rival = np.append(names.mixed, False)[name], np.append(names.rival, False)[name]
+    # A dated birth has the number after the last name.
+    mixed = np.append(names.mixed, False)[name]
+    rival = np.append(names.rival, (names.rival & names.birth).any())[name]
     changes = np.append(False, cell[1:] != cell[:-1])
     which = np.cumsum(changes)
-    awkward = (np.bincount(which, rival) > 1) | (np.bincount(which, mixed) > 0)
-    return awkward[which]
+    return mixed | (rival & (np.bincount(which, rival) > 1)[which])
 
 
 @dataclass(frozen=True)
@@ -211,10 +138,11 @@ def _moving(groups: Iterable[np.ndarray], rows: Rows) -> _Part:
         for head, moment in zip(positions.tolist(), known, strict=True):
             if moment >= end:
                 continue
+            born = rows.birth_day[head] != NO_DAY  # then a line has no values, whatever its static rows have
             for value in shown:
-                if max(value[1], moment) < min(value[4], end):
+                if not born and max(value[1], moment) < min(value[4], end):
                     values.append((len(lines), *value))
-            lines.append((head, moment, end, valued))
+            lines.append((head, moment, end, NEVER if born else valued))
             end = moment
     line = np.array(lines, np.int64).reshape(-1, 4).T
     value = np.array(values, np.int64).reshape(-1, 6).T
@@ -239,58 +167,6 @@ def _lives(
             shown.append((int(positions[i]), known[i], earliest, fifth, out))
         earliest = min(earliest, known[i])
     return shown, earliest
-
-
-def _compared_lines(
-    cells: Iterable[np.ndarray],
-    rows: Rows,
-    names: Names,
-    value_of: Callable[[int], str],
-    texts: list[str],
-) -> _Part:
-    """Sections in which lines must be compared, written out whole at every moment something became known."""
-    lines: list[tuple[int, int, int, int, int]] = []
-    for positions in cells:
-        open_since: dict[tuple[int, str], int] = {}
-        ordered = np.sort(positions)
-        moments = np.unique(rows.available[ordered]).tolist()
-        for moment in [*moments, NEVER]:
-            known = [] if moment == NEVER else ordered[rows.available[ordered] <= moment].tolist()
-            now = _whole_lines(known, rows, names, value_of)
-            for line in [line for line in open_since if line not in now or moment == NEVER]:
-                lines.append((line[0], open_since.pop(line), moment, NEVER, len(texts)))
-                texts.append(line[1])
-            for line in now:
-                open_since.setdefault(line, moment)
-    head, start, end, valued, literal = np.array(lines, np.int64).reshape(-1, 5).T
-    return _Part(head, start, end, valued, literal, *[_NONE] * 6)
-
-
-def _whole_lines(
-    known: list[int], rows: Rows, names: Names, value_of: Callable[[int], str]
-) -> dict[tuple[int, str], None]:
-    """(position of the first row, text) of the lines of one section, without repeated texts."""
-    groups: dict[int, list[int]] = {}
-    for position in known:
-        groups.setdefault(int(rows.name[position]), []).append(position)
-    found: dict[str, int] = {}
-    for name, members in groups.items():
-        valued = [p for p in members if rows.valued[p]]
-        day = int(rows.birth_day[members[0]])
-        if day != NO_DAY:
-            text = birth_text(day)
-        elif valued:
-            unit = names.unit_texts[rows.unit[valued[-1]]]
-            text = f"{names.texts[name]}{unit}: {', '.join(map(value_of, valued[-LAST_VALUES:]))}"
-        else:
-            text = names.texts[name]
-        found.setdefault(text, members[0])
-    return {(head, text): None for text, head in found.items()}
-
-
-def birth_text(day: int) -> str:
-    """The line of a birth; `day` counts from 1970."""
-    return f"Birth: {np.datetime64(day, 'D')}"
 
 
 def _in_text_order(parts: list[_Part], rows: Rows, texts: list[str]) -> tuple[Lines, Values]:

@@ -4,11 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ehr_assets.specs import Spec, parse_spec, read_yaml
 
 Format = Literal["tagged", "smb"]
+_READ_BY_OTHERS: dict[Format, tuple[str, ...]] = {
+    "tagged": ("smb",),
+    "smb": ("max_text_chars", "max_name_chars"),
+}
 # 256 bytes, the sixteen delimiters, padding, begin and end.
 SMALLEST_VOCABULARY = 256 + 16 + 3
 
@@ -84,6 +88,14 @@ class CorpusSpec(Spec):
         if len(set(cohorts)) != len(cohorts):
             raise ValueError("a cohort is named twice")
         return cohorts
+
+    @model_validator(mode="after")
+    def _no_settings_of_another_format(self) -> "CorpusSpec":
+        fields = type(self).model_fields
+        ignored = [f for f in _READ_BY_OTHERS[self.format] if getattr(self, f) != fields[f].default]
+        if ignored:
+            raise ValueError(f"the format '{self.format}' does not read {', '.join(ignored)}")
+        return self
 
 
 def load_corpus(path: Path, overrides: Mapping[str, Any] | None = None) -> CorpusSpec:

@@ -15,6 +15,9 @@ A record reads
   `available` time only, and pieces are tokenized one by one, so no token ever looks ahead. The known pieces
   are a prefix, but for one case: before its first event a record has no age, and its pieces are the prefix
   without the age piece. That is why the age piece alone, in the demographics block, has an `available` time.
+* **Names and units** are those of codes.parquet, which describes the whole extract: a description, or the one
+  unit of a code, may come from rows of later times and of other splits. They say what a code is, nothing of a
+  subject; chosen on train alone, they would be wrong for others. A code has one unit throughout.
 
 No Python loop runs over subjects or events: pieces are integers, and only distinct ones become strings.
 """

@@ -6,20 +6,18 @@ The future is deleted first, so nothing is asked about times later on: what is l
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from ehr_assets.corpora.phrases import CLOSING_TAGS, OPENING_TAGS
-from ehr_assets.corpora.reader import text_until
+from ehr_assets.corpora.piece_tokenizer import PieceTokenizer
+from ehr_assets.corpora.reader import END_OF_TIME, text_until
 from ehr_assets.corpora.serialize import serialize
 from ehr_assets.corpora.shards import tokens_of
 from ehr_assets.corpora.spec import CorpusSpec, Format
-from ehr_assets.corpora.tokenizer import PieceTokenizer
 from ehr_assets.errors import DatasetError
 from ehr_assets.meds.reading import events_of, read_codes
 
 _NOTHING_KNOWN = {"tagged": OPENING_TAGS[0] + CLOSING_TAGS[0], "smb": ""}
-_END_OF_TIME = np.datetime64("9999-12-31", "us")
 
 
 def known_events(meds_dir: Path, subject_id: int, t: datetime) -> pl.DataFrame:
@@ -59,4 +57,4 @@ def window_text(
         return _NOTHING_KNOWN[spec.format]
     pieces = serialize(events, read_codes(meds_dir), spec)
     tokens = tokens_of(pieces, PieceTokenizer(tokenizer_dir).tokenize(pieces.strings))
-    return text_until(tokenizer_dir, tokens.record(0, "", 0), _END_OF_TIME, max_tokens)
+    return text_until(tokenizer_dir, tokens.record(0, "", 0), END_OF_TIME, max_tokens)

@@ -1,17 +1,11 @@
-"""The corpus tokenizer: fitted on train subjects or brought by a backbone, and applied piece by piece.
+"""The corpus tokenizer: fitted on the pieces of train subjects, or brought by a backbone and adopted.
 
-A piece (tag, gap, name, value; see `phrases.py`) is tokenized by itself, so the tokens of a record do not
-depend on what follows, and each distinct piece is tokenized once. No begin or end token and no space is put
-before a piece, whatever the tokenizer would do before a text. The sixteen tags are added tokens; the
-same characters inside an event's text never become one.
+What belongs here: what becomes a tokenizer folder. How it is applied is `piece_tokenizer.py`.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -34,16 +28,12 @@ from ehr_assets.progress import Progress, no_progress
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 ALONE = Machine(workers=1)
-CHUNK_ROWS = 250_000
-"""Events serialized at a time. A constant, for the batches of a corpus' files follow it."""
 ALONE_EVENTS = 1_000_000
 """Up to so many events one process is done before others have started."""
 WORKER_BYTES = GB
-"""What a process that serializes and tokenizes such chunks may need."""
+"""What a process that works off chunk after chunk may need; measured at 60,000 notes of 4 kB."""
 MOST_PIECES, MOST_CHARS = 1_000_000, 200_000_000
 """How many distinct pieces, and characters in them, are held while a vocabulary is fitted."""
-MOST_KNOWN = 200_000
-"""Pieces whose tokens are kept from one chunk to the next, beyond those of the chunk itself."""
 # What BPE may merge into one token. Whole names, gaps, lags and units, so that a frequent event costs few
 # tokens and a context holds much history; of numbers, three digits at a time, the decimals with their point.
 _WORDS = "|".join(
@@ -130,7 +120,7 @@ def crew_size(machine: Machine, tasks: int, events: int) -> int:
 def _count_pieces(task: tuple[CorpusSpec, Path, Path]) -> dict[str, int]:
     spec, meds_dir, file = task
     counts, codes = PieceCounts(), read_codes(meds_dir)
-    for events in iter_file(file, CHUNK_ROWS):
+    for events in iter_file(file):
         pieces = serialize(events, codes, spec)
         n = np.bincount(pieces.piece, minlength=len(pieces.strings)).tolist()
         counts.add(dict(zip(pieces.strings, n, strict=True)))
@@ -159,83 +149,6 @@ class PieceCounts:
             self.of = {piece: n for piece, n in self.of.items() if n > rarest}
             self._chars = sum(map(len, self.of))
             rarest *= 2
-
-
-@dataclass(frozen=True)
-class PieceTokens:
-    """Token ids of distinct pieces: piece i has ids[starts[i] : starts[i + 1]].
-
-    Attributes:
-        ids: int32, all pieces' ids one after the other.
-        starts: int64 [pieces + 1].
-    """
-
-    ids: np.ndarray
-    starts: np.ndarray
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.diff(self.starts)
-
-
-class PieceTokenizer:
-    """A committed tokenizer folder, applied to pieces.
-
-    Args:
-        folder: what `train_tokenizer` wrote (any folder with a `tokenizer.json` that has the sixteen tags).
-    """
-
-    def __init__(self, folder: Path) -> None:
-        path = Path(folder) / "tokenizer.json"
-        if not path.is_file():
-            raise DatasetError(
-                "This is not a tokenizer folder: it has no tokenizer.json.",
-                where=str(folder),
-                do="Materialize the corpus' tokenizer again.",
-            )
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for part in ("normalizer", "pre_tokenizer", "decoder"):
-            content[part] = _without_prefix(content.get(part))
-        self._tokenizer = Tokenizer.from_str(json.dumps(content))
-        self._known: dict[str, list[int]] = {}
-        # A note that contains "<drugs>" must not open a section.
-        self._tokenizer.encode_special_tokens = True
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        tags = [self._tokenizer.token_to_id(tag) for tag in TAGS]
-        if None in tags:
-            raise DatasetError(
-                f"{tags.count(None)} of the sixteen delimiter tokens are not in the vocabulary.",
-                where=str(path),
-                do="Materialize the corpus' tokenizer again.",
-            )
-        self.tag_ids: list[int] = [t for t in tags if t is not None]
-        model = self._tokenizer.model
-        self.unknown_id: int | None = None
-        if getattr(model, "unk_token", None):
-            self.unknown_id = self._tokenizer.token_to_id(model.unk_token)
-
-    @property
-    def size(self) -> int:
-        """Entries of the vocabulary, added tokens included."""
-        return self._tokenizer.get_vocab_size(with_added_tokens=True)
-
-    def tokenize(self, strings: Sequence[str]) -> PieceTokens:
-        """Tokens of pieces whose first sixteen are the tags (as `Pieces.strings` has them), on all cores."""
-        pieces = strings[len(TAGS) :]
-        if len(self._known) > MOST_KNOWN:
-            self._known.clear()
-        new = [piece for piece in pieces if piece not in self._known]
-        encoded = self._tokenizer.encode_batch_fast(new, add_special_tokens=False)
-        self._known.update(zip(new, (e.ids for e in encoded), strict=True))
-        ids = [[tag] for tag in self.tag_ids] + [self._known[piece] for piece in pieces]
-        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-        flat = np.fromiter(chain.from_iterable(ids), np.int32, int(lengths.sum()))
-        return PieceTokens(flat, np.concatenate([[0], np.cumsum(lengths)]))
-
-    def decode(self, token_ids: Sequence[int] | np.ndarray) -> str:
-        """The text of tokens, tags included."""
-        return self._tokenizer.decode([int(i) for i in token_ids], skip_special_tokens=False)
 
 
 def _fit(settings: BpeTokenizer, counts: Mapping[str, int]) -> Tokenizer:
@@ -277,28 +190,6 @@ def _save(tokenizer: Tokenizer, out_dir: Path) -> None:
         "clean_up_tokenization_spaces": False,
     }
     _write_json(out_dir / "tokenizer_config.json", config)
-
-
-def _without_prefix(part: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A part of a tokenizer.json that puts no space before a text, and takes none away in decoding.
-
-    A piece is not the beginning of a text: a space before each would make `: 11.2` of `:` and `11.2`.
-    """
-    if part is None:
-        return None
-    kind = part.get("type")
-    if kind == "Prepend" or (kind == "Strip" and "start" in part):
-        return None
-    if kind == "Metaspace":
-        part = {**part, "prepend_scheme": "never"}
-        part.pop("add_prefix_space", None)
-    elif kind == "ByteLevel":
-        part = {**part, "add_prefix_space": False}
-    for inner in ("normalizers", "pretokenizers", "decoders"):
-        if inner in part:
-            kept = [_without_prefix(one) for one in part[inner]]
-            part = {**part, inner: [one for one in kept if one is not None]}
-    return part
 
 
 def _adopt(settings: FolderTokenizer, out_dir: Path) -> int:

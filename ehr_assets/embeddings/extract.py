@@ -69,27 +69,27 @@ def embed_nodes(
     corpus = TokenCorpus(corpus_dir)
     nodes = read_all_nodes(nodes_dirs)
     passes = plan_passes(corpus, nodes, max_tokens)
-    largest = max((int(p.token_ids.max()) for p in passes), default=0)
-    if largest >= encoder.vocabulary:
-        raise DatasetError(
-            f"The corpus uses token {largest}, but the checkpoint embeds {encoder.vocabulary} tokens only.",
-            where=f"{corpus_dir} and {checkpoint_dir}",
-            do="Train the recipe again on this corpus.",
-        )
-    total = sum(len(p.token_ids) for p in passes)
+    total = sum(p.length for p in passes)
     states = np.zeros((nodes.height, encoder.hidden_size), np.float32)
     done = 0
     progress("embed", 0, total)
     groups = list(batches(passes, batch_tokens))
 
     def encoded(batch: list[Pass]) -> list[np.ndarray]:
-        return encoder.encode([p.token_ids for p in batch], [p.ends for p in batch], pooling)
+        tokens = [p.tokens(corpus, max_tokens) for p in batch]
+        if (largest := max(int(ids.max()) for ids in tokens)) >= encoder.vocabulary:
+            raise DatasetError(
+                f"The corpus uses token {largest}, the checkpoint embeds {encoder.vocabulary} tokens only.",
+                where=f"{corpus_dir} and {checkpoint_dir}",
+                do="Train the recipe again on this corpus.",
+            )
+        return encoder.encode(tokens, [p.ends for p in batch], pooling)
 
     with workers(encoder.device) as pool:
         for batch, found in zip(groups, pool.map(encoded, groups), strict=True):
             for item, vectors in zip(batch, found, strict=True):
                 states[item.nodes] = vectors
-                done += len(item.token_ids)
+                done += item.length
             progress("embed", done, total)
     _write(nodes, states, Path(out_dir) / "embeddings.parquet")
     return {

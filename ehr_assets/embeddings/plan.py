@@ -17,19 +17,30 @@ from ehr_assets.corpora.reader import TokenCorpus, window
 from ehr_assets.errors import DatasetError
 
 
-@dataclass
+@dataclass(slots=True)
 class Pass:
-    """One sequence to encode and the nodes it serves.
+    """One sequence to encode and the nodes it serves. Its tokens are looked up when it is their turn.
 
     Attributes:
-        token_ids: int32 [T], the longest window of its nodes.
+        cohort, subject_id: whose record it is.
+        time: of the node with the longest window, which is the sequence.
+        length: its tokens.
         nodes: rows of the node table.
-        ends: for each of those nodes, how many leading tokens are its own window (1 to T).
+        ends: for each of those nodes, how many leading tokens are its own window (1 to `length`).
     """
 
-    token_ids: np.ndarray
+    cohort: str
+    subject_id: int
+    time: np.datetime64
+    length: int = 0
     nodes: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
+
+    def tokens(self, corpus: TokenCorpus, max_tokens: int) -> np.ndarray:
+        """int32 [length], with `corpus` and `max_tokens` as it was planned with."""
+        record = corpus.find(self.cohort, self.subject_id)
+        assert record is not None
+        return record.token_ids[window(record, self.time, max_tokens)]
 
 
 def read_all_nodes(nodes_dirs: Mapping[str, Path]) -> pl.DataFrame:
@@ -74,10 +85,10 @@ def plan_passes(corpus: TokenCorpus, nodes: pl.DataFrame, max_tokens: int) -> li
         alone = None if record.until is None else row
         group = open_passes.get((start, head.tobytes(), alone))
         if group is None:
-            group = open_passes[(start, head.tobytes(), alone)] = Pass(record.token_ids[:0])
+            group = open_passes[(start, head.tobytes(), alone)] = Pass(*key, times[row])
             passes.append(group)
-        if len(shown) > len(group.token_ids):
-            group.token_ids = record.token_ids[shown]
+        if len(shown) > group.length:
+            group.time, group.length = times[row], len(shown)
         group.nodes.append(row)
         group.ends.append(len(shown))
     if missing:
@@ -86,7 +97,7 @@ def plan_passes(corpus: TokenCorpus, nodes: pl.DataFrame, max_tokens: int) -> li
             where=str(corpus.path),
             do="Materialize the token corpus and the decision nodes again, from the same meds_events.",
         )
-    return sorted(passes, key=lambda p: -len(p.token_ids))
+    return sorted(passes, key=lambda p: -p.length)
 
 
 def batches(passes: Sequence[Pass], batch_tokens: int) -> Iterator[list[Pass]]:
@@ -94,7 +105,7 @@ def batches(passes: Sequence[Pass], batch_tokens: int) -> Iterator[list[Pass]]:
     batch: list[Pass] = []
     for item in passes:
         # Longest first: the first of a batch sets its width.
-        if batch and (len(batch) + 1) * len(batch[0].token_ids) > batch_tokens:
+        if batch and (len(batch) + 1) * batch[0].length > batch_tokens:
             yield batch
             batch = []
         batch.append(item)

@@ -1,8 +1,8 @@
 """The proof that S(t) saw nothing later than t: recompute it from records whose future was deleted.
 
 A seeded sample of nodes is taken. From the MEDS events of each, every row with `available_time > t` is
-deleted; what is left goes through serialization, tokenizer and encoder again, alone and as a whole
-record: nothing is asked about times any more, because there is no future left to look at.
+deleted; what is left goes through serialization, tokenizer (`corpora/past.py`) and encoder again, alone and
+as a whole record: nothing is asked about times any more, because there is no future left to look at.
 """
 
 from collections.abc import Mapping
@@ -12,19 +12,14 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from ehr_assets.contracts import SECTIONS
-from ehr_assets.corpora.reader import Record, window
-from ehr_assets.corpora.serialize import serialize
-from ehr_assets.corpora.shards import tokens_of
+from ehr_assets.corpora.past import records_of_the_past
+from ehr_assets.corpora.piece_tokenizer import PieceTokenizer
+from ehr_assets.corpora.reader import END_OF_TIME, Record, window
 from ehr_assets.corpora.spec import CorpusSpec
-from ehr_assets.corpora.tokenizer import PieceTokenizer
 from ehr_assets.embeddings.encoder import Encoder, Pooling, workers
 from ehr_assets.embeddings.plan import read_all_nodes
 from ehr_assets.errors import DatasetError
-from ehr_assets.meds.reading import events_of, read_codes
 from ehr_assets.progress import Progress, no_progress
-
-_END_OF_TIME = np.datetime64("9999-12-31", "us")
 
 
 def recompute_sample(
@@ -73,13 +68,15 @@ def recompute_sample(
     worst, done = 0.0, 0
 
     def alone(record: Record) -> np.ndarray:
-        ids = record.token_ids[window(record, _END_OF_TIME, max_tokens)]
+        ids = record.token_ids[window(record, END_OF_TIME, max_tokens)]
         return encoder.encode([ids], [[len(ids)]], pooling)[0][0].astype(np.float64)
 
     with workers(encoder.device) as pool:
         for cohort in nodes_dirs:
             mine = chosen.with_row_index("at").filter(pl.col("cohort") == cohort)
-            records = _cut_records(spec, tokenizer, Path(meds_dirs[cohort]), mine) if mine.height else []
+            if not mine.height:
+                continue
+            records = records_of_the_past(spec, tokenizer, Path(meds_dirs[cohort]), mine)
             for at, again in zip(mine["at"], pool.map(alone, records), strict=True):
                 error = np.linalg.norm(stored[at] - again) / max(float(np.linalg.norm(again)), 1e-12)
                 worst = max(worst, float(error) if np.isfinite(error) else np.inf)
@@ -99,29 +96,3 @@ def _stored(embeddings_dir: Path, node_ids: pl.Series) -> np.ndarray:
             do="Materialize the node embeddings again.",
         )
     return found.to_numpy().astype(np.float64)
-
-
-def _cut_records(
-    spec: CorpusSpec, tokenizer: PieceTokenizer, meds_dir: Path, nodes: pl.DataFrame
-) -> list[Record]:
-    """One record per node, from the events known at its time; the node's position stands for the subject."""
-    asked = nodes.select("subject_id", pl.col("time").alias("t")).with_row_index("node")
-    events = events_of(meds_dir, nodes["subject_id"].unique()).with_row_index("row")
-    cut = (
-        events.join(asked, on="subject_id")
-        .filter(pl.col("available_time").is_null() | (pl.col("available_time") <= pl.col("t")))
-        .sort("node", "row")
-        .with_columns(pl.col("node").cast(pl.Int64).alias("subject_id"))
-        .drop("node", "row", "t")
-    )
-    pieces = serialize(cut, read_codes(meds_dir), spec)
-    tokens = tokens_of(pieces, tokenizer.tokenize(pieces.strings))
-    spans = {int(s): i for i, s in enumerate(pieces.subject_id)}
-    # A subject of whom nothing was known has the empty demographics block.
-    tags = np.array([tokenizer.tag_ids[0], tokenizer.tag_ids[len(SECTIONS)]], np.int32)
-    never = np.full(2, np.datetime64("NaT", "us"))
-    empty = Record("", 0, 2, tags, never, never, np.full(2, -1, np.int32))
-    return [
-        tokens.record(spans[node], cohort="", subject_id=node) if node in spans else empty
-        for node in range(nodes.height)
-    ]

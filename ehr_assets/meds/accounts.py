@@ -19,7 +19,6 @@ from ehr_assets.meds.shards import ShardCounts
 
 QUARANTINE_FILE = Path("quarantine") / "quarantine.parquet"
 ACCOUNTING_FILE = Path("accounting.parquet")
-UNITS_FILE = Path("quality") / "units.parquet"
 _COUNTS = ("read", "accepted", "accepted_without_event", "quarantined", "events")
 _ACCOUNTING_ARROW = pa.schema([("table", pa.string()), *((name, pa.int64()) for name in _COUNTS)])
 _WRITTEN = pa.schema(
@@ -33,6 +32,7 @@ _WRITTEN = pa.schema(
 )
 _BATCH_ROWS = 1_000_000
 _SORT_MEMORY = "1GB"
+_UNITS_HELD = 100_000
 
 
 @dataclass
@@ -61,6 +61,7 @@ class Accounts:
     codes: set[str] = field(default_factory=set)
     reasons: dict[str, int] = field(default_factory=dict)
     _units: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=UNITS))
+    _more_units: list[pl.DataFrame] = field(default_factory=list)
     _parts: list[Path] = field(default_factory=list)
 
     def opened(self, table: int) -> None:
@@ -74,8 +75,11 @@ class Accounts:
         account.with_events += made.with_events
         for code, description in made.described.iter_rows():
             self.described.setdefault(code, description)
-        together = pl.concat([self._units, made.units]).group_by("code", "unit", "split")
-        self._units = together.agg(pl.col("rows").sum())
+        if made.units.height:
+            self._more_units.append(made.units)
+        # Seldom, and the seldomer the more codes there are: every merge walks over all of them.
+        if sum(u.height for u in self._more_units) > max(self._units.height, _UNITS_HELD):
+            self._merge_units()
         self.deaths_in_doubt |= made.deaths_in_doubt
         self._quarantine(made.quarantined)
 
@@ -89,9 +93,17 @@ class Accounts:
             self.by_table[table].with_events -= rows  # they all made an event: the one before birth
         self._quarantine(counts.before_birth)
 
+    def _merge_units(self) -> None:
+        together = pl.concat([self._units, *self._more_units]).group_by("code", "unit", "split")
+        self._units, self._more_units = together.agg(pl.col("rows").sum()), []
+
     @property
     def units(self) -> pl.DataFrame:
-        """code, unit, split (name), rows; sorted."""
+        """code, unit (null: none; see `rows.UNITS`), split (name), rows; sorted.
+
+        Counted while the tables are read: with the rows that turn out to lie before the subject's birth.
+        """
+        self._merge_units()
         names = dict(enumerate(SPLITS))
         named = pl.col("split").replace_strict(names, return_dtype=pl.String)
         return (

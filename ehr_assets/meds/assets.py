@@ -11,10 +11,14 @@ from dagster import (
 )
 
 from ehr_assets.cohorts.assets import raw_tables_key
-from ehr_assets.cohorts.spec import CohortSpec, EventSpec
+from ehr_assets.cohorts.event_spec import EventSpec, SectionRules
+from ehr_assets.cohorts.spec import CohortSpec
 from ehr_assets.cohorts.templates import template_columns
 from ehr_assets.lineage.hashing import code_version
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
+
+# The keys of a cohort file that its events depend on; the threshold of the quarantine is the check's alone.
+_SHAPES_EVENTS = ("tables", "subjects", "time_zone", "shard_subjects")
 
 
 def subject_splits_key(cohort: str) -> AssetKey:
@@ -42,8 +46,11 @@ def meds_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
         from ehr_assets.cohorts.origin import tables_root
         from ehr_assets.meds.splits import write_splits
 
+        given = cohort.splits.given
+        read = {cohort.roster.file, *([given.file] if given else [])}
+
         def build(step: Step) -> Stats:
-            root = tables_root(cohort, step.inputs[asset_name(raw)].path)
+            root = tables_root(cohort, step.inputs[asset_name(raw)].path, only=read)
             return write_splits(cohort, root, step.out)
 
         return datasets.materialize(
@@ -60,7 +67,7 @@ def meds_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
         kinds={"polars", "parquet"},
         code_version=code_version(
             ["meds/extract.py", "cohorts/origin.py"],
-            cohort.config_hash("tables", "subjects", "time_zone", "quarantine_threshold", "shard_subjects"),
+            cohort.config_hash(*_SHAPES_EVENTS),
         ),
         description="Every raw row as MEDS events with the time each could first be known, or in quarantine.",
     )
@@ -76,7 +83,7 @@ def meds_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
         return datasets.materialize(
             context,
             build,
-            config=cohort.model_dump(mode="json", include={"tables"}),
+            config=cohort.model_dump(mode="json", include={*_SHAPES_EVENTS}),
             shown=Shown(schema_of="data/", column_lineage=_column_lineage(cohort)),
         )
 
@@ -109,4 +116,5 @@ def _columns_by_field(event: EventSpec) -> dict[str, set[str]]:
         "code": template_columns(event.code),
         "numeric_value": {c for c in (event.value, event.numeric_value) if c},
         "text_value": {c for c in (event.value, event.text_value) if c},
+        "section": {event.section.column} if isinstance(event.section, SectionRules) else set(),
     }

@@ -1,23 +1,35 @@
 """Looking back at a committed meds_events directory: what its checks ask. Counts only come out."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from ehr_assets.meds.footers import subjects_of, validate_file
+
+_RECORD = ["table", "file", "row"]
+_BATCH_ROWS = 1 << 18
 
 
 @dataclass(frozen=True)
 class Accounting:
-    """Rows over all tables. `tables_off`: tables in which accepted + quarantined differs from read."""
+    """Rows over all tables.
+
+    Args:
+        tables_off: tables in which accepted + quarantined differs from read.
+        quarantine_rows: different records that lie in quarantine.
+        reasons: reason → rows in quarantine, by reason.
+    """
 
     read: int
     accepted: int
     quarantined: int
     tables_off: int
     quarantine_rows: int
+    reasons: dict[str, int]
 
     @property
     def balanced(self) -> bool:
@@ -28,18 +40,26 @@ class Accounting:
 def accounting(meds_dir: Path) -> Accounting:
     """The row accounting of an extraction, compared with the rows that really lie in quarantine."""
     table = pl.read_parquet(meds_dir / "accounting.parquet")
-    rows = pl.read_parquet(meds_dir / "quarantine" / "quarantine.parquet", columns=["table", "file", "row"])
+    rows, reasons = _quarantined(meds_dir / "quarantine" / "quarantine.parquet")
     off = table.filter(pl.col("accepted") + pl.col("quarantined") != pl.col("read")).height
     read, accepted, quarantined = (int(table[c].sum()) for c in ("read", "accepted", "quarantined"))
-    return Accounting(read, accepted, quarantined, off, rows.n_unique())
+    return Accounting(read, accepted, quarantined, off, rows, dict(sorted(reasons.items())))
 
 
-def quarantine_reasons(meds_dir: Path) -> dict[str, int]:
-    """``quarantined: <reason>`` → rows."""
-    reasons = pl.read_parquet(meds_dir / "quarantine" / "quarantine.parquet", columns=["reason"])
-    return {
-        f"quarantined: {reason}": n for reason, n in reasons["reason"].value_counts().sort("reason").rows()
-    }
+def _quarantined(path: Path) -> tuple[int, Counter[str]]:
+    """Different records and rows per reason, in one pass: the file is sorted by table, file and row."""
+    records, reasons, last = 0, Counter[str](), None
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_BATCH_ROWS, columns=[*_RECORD, "reason"]):
+            rows = pl.DataFrame(pl.from_arrow(batch))
+            if not rows.height:
+                continue
+            new = rows.select(pl.any_horizontal(pl.col(c).ne_missing(pl.col(c).shift()) for c in _RECORD))
+            first = rows.row(0)[: len(_RECORD)]
+            records += int(new.to_series()[1:].sum()) + (first != last)
+            last = rows.row(-1)[: len(_RECORD)]
+            reasons.update(dict(rows["reason"].value_counts().iter_rows()))
+    return records, reasons
 
 
 def schema_problems(meds_dir: Path) -> dict[str, str]:

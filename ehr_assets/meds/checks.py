@@ -1,21 +1,17 @@
 """Dagster checks of this room: MEDS schema, row accounting, quarantine, splits, the GE suite."""
 
-from collections.abc import Iterator
+from pathlib import Path
 
-from dagster import (
-    AssetCheckExecutionContext,
-    AssetCheckResult,
-    AssetChecksDefinition,
-    AssetCheckSpec,
-    asset_check,
-    multi_asset_check,
-)
+from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetChecksDefinition, asset_check
 
 from ehr_assets.cohorts.spec import CohortSpec
+from ehr_assets.expectations import Verdict
 from ehr_assets.fanout import Machine
+from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.meds.assets import meds_events_key, subject_splits_key
-from ehr_assets.meds.suites import meds_suite
+from ehr_assets.meds.suites import meds_suite, validate
 from resources.storage import Datasets
+from resources.suites import suite_checks
 
 
 def meds_checks(cohort: CohortSpec) -> list[AssetChecksDefinition]:
@@ -89,14 +85,17 @@ def meds_checks(cohort: CohortSpec) -> list[AssetChecksDefinition]:
     def quarantine_below_threshold(
         context: AssetCheckExecutionContext, datasets: Datasets
     ) -> AssetCheckResult:
-        from ehr_assets.meds.audit import accounting, quarantine_reasons
+        from ehr_assets.meds.audit import accounting
 
         dataset = datasets.latest(context.instance, events_key)
         a = accounting(dataset.path)
         return datasets.judge(
             dataset,
             a.quarantined <= cohort.quarantine_threshold * a.read,
-            {"share": a.quarantined / max(a.read, 1), **quarantine_reasons(dataset.path)},
+            {
+                "share": a.quarantined / max(a.read, 1),
+                **{f"quarantined: {reason}": n for reason, n in a.reasons.items()},
+            },
         )
 
     @asset_check(
@@ -123,29 +122,9 @@ def meds_checks(cohort: CohortSpec) -> list[AssetChecksDefinition]:
             {"subjects": finding.subjects, "misplaced": finding.in_another_split + finding.without_split},
         )
 
-    expectations = {e.name: e for e in meds_suite(cohort.quality)}
-
-    @multi_asset_check(
-        name=f"{cohort.name}__meds_events__suite",
-        specs=[
-            AssetCheckSpec(e.name, asset=events_key, description=e.description, blocking=e.blocking)
-            for e in expectations.values()
-        ],
-    )
-    def suite(context: AssetCheckExecutionContext, datasets: Datasets) -> Iterator[AssetCheckResult]:
-        from ehr_assets.meds.suites import validate
-
-        dataset = datasets.latest(context.instance, events_key)
+    def suite(dataset: Dataset, datasets: Datasets, scratch: Path) -> list[Verdict]:
         previous = datasets.store.previous(dataset)
-        for verdict in validate(dataset.path, cohort.quality, Machine.from_env(), previous):
-            yield datasets.judge(
-                dataset,
-                verdict.passed,
-                verdict.counts,
-                check_name=verdict.name,
-                description=verdict.note or None,
-                warns=not expectations[verdict.name].blocking,
-            )
+        return validate(dataset.path, cohort.quality, Machine.from_env(), previous, scratch)
 
     return [
         splits_disjoint,
@@ -153,5 +132,5 @@ def meds_checks(cohort: CohortSpec) -> list[AssetChecksDefinition]:
         rows_accounted_for,
         quarantine_below_threshold,
         files_follow_splits,
-        suite,
+        suite_checks(events_key, meds_suite(cohort.quality), suite),
     ]

@@ -10,7 +10,7 @@ from ehr_assets.cohorts.event_spec import EventSpec, SectionRules
 from ehr_assets.cohorts.spec import MedsSource
 from ehr_assets.contracts import BIRTH, DEATH
 from ehr_assets.meds.preview import EventPreview, Preview, TablePreview
-from ehr_assets.meds.rows import DUPLICATE_SUBJECT, NO_CODE, UNKNOWN_SUBJECT
+from ehr_assets.meds.problems import DUPLICATE_SUBJECT, NO_CODE, UNKNOWN_SUBJECT
 
 _CODED_LATE = ("conditions", "procedures")
 _FEW = 50  # rows from which on a share means something

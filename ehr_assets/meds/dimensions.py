@@ -19,6 +19,7 @@ from ehr_assets.cohorts.files import RawRoot, find_files, require_files
 from ehr_assets.cohorts.readers import read_table
 from ehr_assets.cohorts.spec import JoinSpec
 from ehr_assets.meds import expressions as ex
+from ehr_assets.meds.staging import Parts, dealt
 
 PART_BYTES = 64 << 20  # of text, per part
 _KEY, _HASH = "__key__", "__hash__"
@@ -47,19 +48,16 @@ def build_dimension(
     folder.mkdir(parents=True)
     parts = max(1, -(-sum(f.text_bytes for f in files) // PART_BYTES))
     counts = {"rows": 0, "ragged": 0, "duplicate_keys": 0}
-    held: list[list[Path]] = [[] for _ in range(parts)]
-    for number, frame in enumerate(_rows(join, files, counts)):
-        for part, rows in enumerate(_dealt(frame, parts)):
-            if rows.height:
-                path = folder / f"{part:05d}-{number:08d}.raw"
-                rows.write_ipc(path)
-                held[part].append(path)
+    schema = pl.Schema({_KEY: pl.String, **dict.fromkeys(join.columns, pl.String), _HASH: pl.UInt64})
+    raw = Parts(folder / "raw", schema)
+    for rows in _rows(join, files, counts):
+        raw.add(rows, _part_of(rows, parts))
         if limit is not None and counts["rows"] >= limit:
             break
-    for part, paths in enumerate(held):
-        counts["duplicate_keys"] += _sorted_part(join, paths, folder / f"{part:05d}.arrow")
-        for path in paths:
-            path.unlink()
+    for part in range(parts):
+        counts["duplicate_keys"] += _sorted_part(raw.read(part), folder / f"{part:05d}.arrow")
+        raw.drop(part)
+    raw.folder.rmdir()
     (folder / _ABOUT).write_text(json.dumps({"parts": parts}), encoding="utf-8")
     return counts
 
@@ -88,19 +86,12 @@ def _key(columns: list[str]) -> pl.Expr:
     return pl.col(columns[0]) if len(columns) == 1 else pl.concat_str(columns, separator=_SEPARATOR)
 
 
-def _dealt(frame: pl.DataFrame, parts: int) -> Iterator[pl.DataFrame]:
-    if parts == 1:
-        yield frame
-        return
-    of = (pl.col(_HASH) % parts).cast(pl.Int64)
-    for part in range(parts):
-        yield frame.filter(of == part)
+def _part_of(rows: pl.DataFrame, parts: int) -> np.ndarray:
+    return (rows[_HASH].fill_null(0) % parts).cast(pl.Int64).to_numpy()
 
 
-def _sorted_part(join: JoinSpec, paths: list[Path], out: Path) -> int:
+def _sorted_part(frame: pl.DataFrame, out: Path) -> int:
     """Writes the part sorted by hash, the first row of each key; returns how many others there were."""
-    schema = {_KEY: pl.String, **dict.fromkeys(join.columns, pl.String), _HASH: pl.UInt64}
-    frame = pl.concat([pl.DataFrame(schema=schema), *(pl.read_ipc(p, memory_map=False) for p in paths)])
     unique = frame.unique(_KEY, keep="first", maintain_order=True).sort(_HASH)
     unique.write_ipc(out, compat_level=pl.CompatLevel.newest(), record_batch_size=max(unique.height, 1))
     return frame.height - unique.height
@@ -118,13 +109,11 @@ class Dimension:
         asked = frame.select(_key(self.join.keys_here()).alias(_KEY)).with_columns(
             pl.col(_KEY).hash(0).alias(_HASH), pl.int_range(pl.len()).alias(ROW)
         )
-        found = [
-            self._found(part, rows) for part, rows in enumerate(_dealt(asked, self.parts)) if rows.height
-        ]
+        found = [self._found(part, rows) for part, rows in dealt(asked, _part_of(asked, self.parts)).items()]
         if not found:
             return frame.with_columns(pl.lit(None, pl.String).alias(c) for c in self.join.columns)
         together = pl.concat(found)
-        together = together if self.parts == 1 else together.sort(ROW)
+        together = together if len(found) == 1 else together.sort(ROW)
         return frame.hstack(together.select(*self.join.columns))
 
     def _found(self, part: int, asked: pl.DataFrame) -> pl.DataFrame:

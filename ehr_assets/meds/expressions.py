@@ -1,7 +1,7 @@
 """Text columns to numbers, ids, codes and conditions: the polars expressions of the cohort spec language.
 
-One expression per idea; what is done with rows that do not parse is decided in `rows.py`. Times are
-`times.py`.
+One expression per idea; what is done with rows that do not parse is decided in `problems.py`. Times are
+`times.py`, numbers as events have them `values.py`.
 """
 
 import hashlib
@@ -14,8 +14,9 @@ from ehr_assets.cohorts.event_spec import SectionRules, When
 from ehr_assets.cohorts.templates import parse_template
 from ehr_assets.contracts import SECTIONS
 
-_NUMBER = r"^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$"
-_WHOLE = r"^-?\d+$"
+# Not \d: that has the digits of all scripts.
+_NUMBER = r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?$"
+_WHOLE = r"^-?[0-9]+$"
 
 
 def whole_number(text: pl.Expr) -> pl.Expr:
@@ -51,6 +52,18 @@ def template(text: str) -> pl.Expr:
         else:
             parts.append(pl.col(part.column).fill_null(part.text))
     return pl.concat_str(parts)
+
+
+def template_bytes(text: str) -> pl.Expr:
+    """The length of each row's code, without making it; null where it is null."""
+    literal, lengths = 0, []
+    for part in parse_template(text):
+        if part.column is None:
+            literal += len((part.text or "").encode())
+        else:
+            length = pl.col(part.column).str.len_bytes()
+            lengths.append(length if part.text is None else length.fill_null(len(part.text.encode())))
+    return pl.sum_horizontal(lengths, ignore_nulls=False) + literal
 
 
 def condition(when: When) -> pl.Expr:

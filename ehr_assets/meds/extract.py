@@ -25,9 +25,10 @@ from ehr_assets.cohorts.readers import read_table
 from ehr_assets.cohorts.spec import CohortSpec, JoinSpec
 from ehr_assets.contracts import SPLITS
 from ehr_assets.fanout import ONE_WORKER, Crew, Machine
-from ehr_assets.meds.accounts import UNITS_FILE, Accounts
+from ehr_assets.meds.accounts import Accounts
 from ehr_assets.meds.dimensions import Dimension, build_dimension
 from ehr_assets.meds.frames import (
+    UNITS_FILE,
     code_parents,
     validate_meds,
     write_codes,
@@ -83,8 +84,8 @@ def extract_meds(
 
     Returns:
         Counts: subjects, events, codes, read, accepted, quarantined, quarantined_fraction, reasons
-        (reason → rows), deaths_in_doubt (subjects with a quarantined record that may have told their
-        death), tables (table → read, accepted, accepted_without_event, quarantined, events),
+        (reason → rows), deaths_in_doubt (subjects with a record that may have told their death, and
+        made none), tables (table → read, accepted, accepted_without_event, quarantined, events),
         absent_tables (optional ones that were not there), dimensions (of each joined table: file, on, rows,
         ragged, duplicate_keys).
 

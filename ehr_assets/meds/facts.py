@@ -20,11 +20,8 @@ import pyarrow.parquet as pq
 from ehr_assets.contracts import BIRTH, DEATH
 from ehr_assets.errors import DatasetError
 from ehr_assets.expectations import Workbench, parquet, quoted
-from ehr_assets.meds.frames import MEDS_SCHEMA, event_files
+from ehr_assets.meds.frames import MEDS_SCHEMA, UNITS_FILE, event_files
 from ehr_assets.meds.quality_spec import QualitySpec, ValueRangesSpec
-
-UNITS_FILE = Path("quality") / "units.parquet"
-"""code, unit, split, rows: the units that each code's events came with."""
 
 _BUNDLE_ROWS = 4_000_000
 _PER_OCTAVE, _ONE = 8, 1250  # a bin holds numbers within 9 %; the bin of 1.0
@@ -242,16 +239,22 @@ def _value_ranges(spec: ValueRangesSpec) -> str:
 
 
 def _volume(db: Any, now: Sequence[Path], before: Sequence[Path], min_events: int) -> None:
-    """volume: months that both materializations had and enough events in one; how many times as many now."""
+    """volume: months with enough events in one materialization; how many times as many there are now.
+
+    From the first month there is now (an extract may have been cut) to the last but one there was (the last
+    was still growing). A month that has vanished between them has no events now. Births do not count.
+    """
     for name, files in (("now", now), ("before", before)):
         db.execute(
             f"""CREATE TABLE months_{name} AS SELECT (12 * year(time) + month(time))::BIGINT AS month,
-              count(*) AS events FROM {parquet(files)} WHERE time IS NOT NULL GROUP BY ALL"""
+              count(*) AS events
+            FROM {parquet(files)} WHERE time IS NOT NULL AND code <> '{BIRTH}' GROUP BY ALL"""
         )
     db.execute(
-        f"""CREATE TABLE volume AS SELECT n.events AS now, b.events AS before, n.events / b.events AS ratio
-        FROM months_now n JOIN months_before b USING (month)
-        WHERE month < (SELECT max(month) FROM months_before)
+        f"""CREATE TABLE volume AS SELECT coalesce(n.events, 0) AS now, b.events AS before,
+          coalesce(n.events, 0) / b.events AS ratio
+        FROM months_before b LEFT JOIN months_now n USING (month)
+        WHERE month >= (SELECT min(month) FROM months_now) AND month < (SELECT max(month) FROM months_before)
           AND greatest(n.events, b.events) >= {min_events}"""
     )
 

@@ -47,6 +47,10 @@ SORT_BY = ["subject_id", "time", "available_time", "section", "code", "numeric_v
 EXTENSIONS = ["available_time", "section"]
 
 
+UNITS_FILE = Path("quality") / "units.parquet"
+"""code, unit, split, rows: how many events of each code came with each unit (null: without)."""
+
+
 def write_parquet(table: pa.Table, path: Path) -> None:
     """Writes zstd Parquet without anything that differs between equal runs."""
     pq.write_table(table, path, compression="zstd")
@@ -73,7 +77,7 @@ def write_codes(
             to name one would be wrong for the other events.
         parents: code → the codes above it.
     """
-    single = units.select("code", "unit").unique().filter(pl.len().over("code") == 1)
+    single = units.select("code", "unit").drop_nulls().unique().filter(pl.len().over("code") == 1)
     unit_of = dict(single.iter_rows())
     names = sorted(codes)
     table = pa.table(

@@ -41,8 +41,9 @@ class ValueRangesSpec(Spec):
 
 
 class VolumeSpec(Spec):
-    """Events per month against the last materialization: a month that both had, of at least `min_events` in
-    one of them, may not change by more than `factor`. The earlier one's last month was still growing."""
+    """Events (but births) per month against the last materialization: a month of at least `min_events` in one
+    of the two may not change by more than `factor`, let alone vanish. Compared are the months from the first
+    there is now to the last but one there was: the last was still growing."""
 
     factor: float = Field(default=2.0, gt=1)
     min_events: int = Field(default=100, ge=1)

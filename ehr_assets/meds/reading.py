@@ -18,8 +18,8 @@ from ehr_assets.contracts import BIRTH, DEATH, SPLITS
 from ehr_assets.errors import DatasetError
 
 DEATHS_IN_DOUBT = Path("quarantine") / "deaths_in_doubt.parquet"
-"""`subject_id` of those with a quarantined record that may have told their death: nobody knows how long they
-lived beyond their last event."""
+"""`subject_id` of those with a record that may have told their death, and made none: nobody knows how long
+they lived beyond their last event."""
 EVENT_SCHEMA = pl.Schema(
     {
         "subject_id": pl.Int64(),
@@ -31,8 +31,9 @@ EVENT_SCHEMA = pl.Schema(
         "section": pl.String(),
     }
 )
-_CHUNK_ROWS = 1_000_000
-_READ_ROWS = 262_144
+_CHUNK_BYTES = 12 << 20
+"""Of events in memory: some 170,000 without texts. A constant, for what is made of chunks follows it."""
+_READ_ROWS = 32_768
 
 
 def scan_events(meds_dir: Path, split: str | None = None) -> pl.LazyFrame:
@@ -63,27 +64,34 @@ def count_rows(meds_dir: Path, split: str) -> int:
     return sum(pq.ParquetFile(path).metadata.num_rows for path in split_files(meds_dir, split))
 
 
-def iter_file(path: Path, chunk_rows: int = _CHUNK_ROWS) -> Iterator[pl.DataFrame]:
-    """Frames of whole subjects of one Parquet file, at least `chunk_rows` long but for the last.
+def iter_file(path: Path) -> Iterator[pl.DataFrame]:
+    """Frames of whole subjects of one Parquet file, of about 12 MB: many rows, or few long texts.
 
     A subject lies in one file and its rows are adjacent (the MEDS contract), so a chunk may end wherever
-    the subject changes.
+    the subject changes; a subject that is larger makes its chunk larger. Chunks depend on the file alone.
     """
+    file = pq.ParquetFile(path)
     held: list[pa.Table] = []
-    rows = 0
-    for batch in pq.ParquetFile(path).iter_batches(_READ_ROWS, columns=EVENT_SCHEMA.names()):
+    size = 0
+    for batch in file.iter_batches(_rows_at_a_time(file.metadata), columns=EVENT_SCHEMA.names()):
         held.append(pa.Table.from_batches([batch]))
-        rows += batch.num_rows
-        if rows < chunk_rows:
+        size += batch.nbytes
+        if size < _CHUNK_BYTES:
             continue
         table = pa.concat_tables(held)
         end = _start_of_last_subject(table)
         if end:
             yield _frame(table.slice(0, end))
         held = [table.slice(end)]
-        rows = table.num_rows - end
-    if rows:
+        size = held[0].nbytes
+    if any(part.num_rows for part in held):
         yield _frame(pa.concat_tables(held))
+
+
+def _rows_at_a_time(file: pq.FileMetaData) -> int:
+    """So few rows that long texts do not fill the memory before they are counted."""
+    size = sum(file.row_group(i).total_byte_size for i in range(file.num_row_groups))
+    return max(1, min(_READ_ROWS, _CHUNK_BYTES * file.num_rows // max(size, 1)))
 
 
 def events_of(meds_dir: Path, subjects: pl.Series) -> pl.DataFrame:

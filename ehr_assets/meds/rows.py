@@ -1,9 +1,10 @@
 """From a batch of raw rows to staged events and quarantined rows: one table of a cohort spec, compiled.
 
-Every record goes exactly one way: accepted (with or without events) or quarantined with one reason. What
-needs more than the row itself (events before birth) is judged in `shards.py`.
+Every record goes exactly one way: accepted (with or without events) or quarantined with one reason
+(`problems.py`). What needs more than the row itself (events before birth) is judged in `shards.py`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,34 +14,23 @@ from ehr_assets.cohorts.batches import FILE, ROW, RawBatch
 from ehr_assets.cohorts.cleaning import cleaned, unrolled
 from ehr_assets.cohorts.event_spec import EventSpec, SectionRules
 from ehr_assets.cohorts.spec import TableSpec
-from ehr_assets.cohorts.templates import template_columns
-from ehr_assets.contracts import DEATH, SECTIONS
+from ehr_assets.contracts import SECTIONS
 from ehr_assets.errors import DatasetError
 from ehr_assets.meds import expressions as ex
+from ehr_assets.meds import problems
 from ehr_assets.meds.dimensions import Dimension
+from ehr_assets.meds.problems import NO_PROBLEM
 from ehr_assets.meds.staging import STAGED
 from ehr_assets.meds.subjects import Subjects
-from ehr_assets.meds.times import has_zone, moment, moments, parses
+from ehr_assets.meds.times import moments, parses
+from ehr_assets.meds.values import number_and_text, with_conversions
 
-MISSING_SUBJECT = "missing subject id"
-BAD_SUBJECT = "unparsable subject id"
-UNKNOWN_SUBJECT = "unknown subject"
-DUPLICATE_SUBJECT = "duplicate subject"
-BAD_TIME = "unparsable time"
-ZONED_TIME = "time with a zone, but the cohort declares no time_zone"
-BAD_NUMBER = "unparsable number"
-LARGE_NUMBER = "number out of range"
-NUL = "NUL byte"
-NO_CODE = "no code"
-LONG_CODE = "code too long"
-NO_TIME = "no time"
-
-MAX_CODE_BYTES = 1_000  # whoever writes more has put something else than a code there
 QUARANTINE = pl.Schema(
     {"table": pl.Int16, "file": pl.Int32, "row": pl.Int64, "column": pl.String, "reason": pl.String}
 )
 """`table` and `file` as in `STAGED`."""
 UNITS = pl.Schema({"code": pl.String, "unit": pl.String, "split": pl.Int8, "rows": pl.Int64})
+"""A null unit is none, and is counted where an event may be a measurement: others need not have one."""
 SUBJECT, KNOWN, SPLIT = "__subject__", "__known__", "__split__"
 AT, BAD = "__at__", "__bad__"  # position in the splits' subjects; what is wrong with the row
 _PLACE = [FILE, ROW]
@@ -58,7 +48,7 @@ class Made:
         with_events: those of them that made an event.
         described: code, description (first seen first).
         units: `UNITS`.
-        deaths_in_doubt: subjects with a quarantined record that may have told their death.
+        deaths_in_doubt: subjects with a record that may have told their death, and made none.
     """
 
     events: pl.DataFrame
@@ -106,6 +96,8 @@ class TablePlan:
         self._numbers = sorted(numbers - {p.column for p in self._times if p.kind == "number"})
         self._wanted = [ex.condition(table.when) & ex.condition(e.when) for e in table.events]
         self._read = [_read_by(table, e) for e in table.events]
+        # A choice that no event reads has no columns to choose from: `raw_columns` leaves them unread.
+        self._chosen = {c: among for c, among in table.first_of.items() if c in self._used()}
 
     def make(self, batch: RawBatch) -> Made:
         """Events and quarantine of one batch.
@@ -117,11 +109,11 @@ class TablePlan:
         frame = raw.select(*_PLACE, *cleaned(self.columns, self.table))
         for dimension in self.dimensions:
             frame = dimension.add_to(frame)
-        frame = frame.with_columns(pl.coalesce(among).alias(c) for c, among in self.table.first_of.items())
+        frame = frame.with_columns(pl.coalesce(among).alias(c) for c, among in self._chosen.items())
         parse = [p.expression(self.zone) for p in self._times]
         parse += [ex.number(pl.col(c)).alias(ex.parsed(c, "number")) for c in self._numbers]
         frame = self._with_subjects(frame.with_columns(parse))
-        bad = self._of_record(pl.coalesce(*self._problems(), _NO_PROBLEM))
+        bad = self._of_record(pl.coalesce(*self._problems(), NO_PROBLEM))
         frame = self._without_repeats(frame.with_columns(bad.alias(BAD)))
         good = frame.filter(pl.col(BAD).is_null())
         made = [
@@ -137,12 +129,14 @@ class TablePlan:
         # A row that was meant to make an event and made none has not been understood.
         silent = pl.col(BAD).is_null() & pl.col("__made__").is_null()
         pairs = zip(self.table.events, self._wanted, strict=True)
-        unmet = self._of_record(pl.coalesce(*(_unmet(event, w) for event, w in pairs), _NO_PROBLEM))
+        unmet = self._of_record(pl.coalesce(*(problems.unmet(event, w) for event, w in pairs), NO_PROBLEM))
         frame = frame.with_columns(pl.when(silent).then(unmet).otherwise(BAD).alias(BAD))
+        doubt = problems.death_in_doubt(self.table.events, self._wanted, pl.col(BAD).is_not_null())
+        doubtful = [] if doubt is None else frame.filter(pl.col(KNOWN) & doubt)[SUBJECT].to_list()
         if self.table.lists:
             frame = frame.unique(_PLACE, keep="first", maintain_order=True)
         lost = frame.filter(pl.col(BAD).is_not_null())
-        problems = lost.select(
+        quarantined = lost.select(
             pl.lit(self.index).alias("table"),
             pl.col(FILE).alias("file"),
             pl.col(ROW).alias("row"),
@@ -151,23 +145,18 @@ class TablePlan:
         ragged = [(self.index, file, row, None, reason) for file, row, reason in batch.ragged]
         return Made(
             events,
-            pl.concat([problems, pl.DataFrame(ragged, schema=QUARANTINE, orient="row")]),
+            pl.concat([quarantined, pl.DataFrame(ragged, schema=QUARANTINE, orient="row")]),
             read=batch.records,
             accepted=frame.height - lost.height,
             with_events=with_events.height,
             described=pl.concat([m[1] for m in made]),
             units=pl.concat([m[2] for m in made]),
-            deaths_in_doubt=set(lost.filter(pl.col(KNOWN) & self._may_tell_death())[SUBJECT].to_list()),
+            deaths_in_doubt=set(doubtful),
         )
 
-    def _may_tell_death(self) -> pl.Expr:
-        told = [
-            wanted & pl.any_horizontal(pl.col(c).is_not_null() for c in times)
-            for event, wanted in zip(self.table.events, self._wanted, strict=True)
-            if event.code == DEATH
-            and (times := [c for t in event.time or [] for c in (t.column, t.elapsed, t.year) if c])
-        ]
-        return pl.any_horizontal(told) if told else pl.lit(False)
+    def _used(self) -> set[str]:
+        """The columns that the table's filter and its events read."""
+        return {c for e in self.table.events for c in e.columns()} | self.table.when.columns()
 
     def _with_subjects(self, frame: pl.DataFrame) -> pl.DataFrame:
         ids = self.subjects.parse(frame[self.table.subject_id])
@@ -195,52 +184,28 @@ class TablePlan:
         self._seen[at[first]] = True
         repeat = pl.Series(sound & ~first)
         column = self.table.subject_id
-        return frame.with_columns(pl.coalesce(_problem(repeat, column, DUPLICATE_SUBJECT), BAD).alias(BAD))
+        return frame.with_columns(
+            pl.coalesce(problems.problem(repeat, column, problems.DUPLICATE_SUBJECT), BAD).alias(BAD)
+        )
 
-    def _problems(self) -> list[pl.Expr]:
-        """One struct (column, reason) per thing that can be wrong with a row, null where it is not."""
-        id_column, subject = self.table.subject_id, pl.col(SUBJECT)
-        found = [
-            _problem(pl.col(id_column).is_null(), id_column, MISSING_SUBJECT),
-            _problem(subject.is_null(), id_column, BAD_SUBJECT),
-            _problem(~pl.col(KNOWN), id_column, UNKNOWN_SUBJECT),
-        ]
-        used = sorted({c for e in self.table.events for c in e.columns()} | self.table.when.columns())
-        found += [_problem(pl.col(c).str.contains("\0", literal=True), c, NUL) for c in used]
+    def _problems(self) -> Iterator[pl.Expr]:
+        """What can be wrong with a row by itself, what comes first being told."""
+        yield from problems.of_subject(self.table.subject_id, pl.col(SUBJECT), pl.col(KNOWN))
+        yield from problems.of_texts(sorted(self._used()))
         for event, wanted in zip(self.table.events, self._wanted, strict=True):
-            for parse in dict.fromkeys(parses(event)):
-                text, lost = pl.col(parse.column), wanted & self._unparsed(parse.column, parse.name)
-                if parse.kind == "time" and self.zone is None:
-                    zoned = has_zone(pl.when(lost).then(text)).fill_null(False)
-                    found.append(_problem(zoned, parse.column, ZONED_TIME))
-                found.append(_problem(lost, parse.column, BAD_TIME))
-            for source in event.times():
-                # What parses may still be no date: the 30th of February, a year 0, an age of 5,000 years.
-                if column := source.year or source.elapsed:
-                    given = pl.all_horizontal(pl.col(c).is_not_null() for c in source.columns())
-                    found.append(
-                        _problem(wanted & given & moment(source, "").time.is_null(), column, BAD_TIME)
-                    )
-            if column := event.numeric_value:
-                value = pl.col(ex.parsed(column, "number"))
-                name = ex.parsed(column, "number")
-                found.append(_problem(wanted & self._unparsed(column, name), column, BAD_NUMBER))
-                found.append(_problem(wanted & ~ex.fits_float32(value), column, LARGE_NUMBER))
-        return found
+            yield from problems.of_event(event, wanted, self.zone)
 
     def _of_record(self, problem: pl.Expr) -> pl.Expr:
         """What is wrong in one place of a record's lists is wrong with the record."""
         return problem.drop_nulls().first().over(_PLACE) if self.table.lists else problem
 
-    def _unparsed(self, column: str, name: str) -> pl.Expr:
-        return pl.col(column).is_not_null() & pl.col(name).is_null()
-
     def _events(
         self, rows: pl.DataFrame, event: EventSpec
     ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
         """`STAGED` events of one definition, with the descriptions and units of their codes."""
-        rows = _with_conversions(rows, event)
-        number, text = _values(event)
+        # Filters leave a chunk per thread, over which polars 1.44 may fail to share expressions (ShapeError).
+        rows = with_conversions(rows.rechunk(), event)
+        number, text = number_and_text(event)
         when = moments(event)
         section = event.section
         columns = {
@@ -263,19 +228,15 @@ class TablePlan:
         unit = pl.col(event.unit) if event.unit else pl.lit(event.unit_text, pl.String)
         made = rows.lazy().select(*staged, describe.alias("description"), unit.alias("unit"), SPLIT)
         made = made.filter(
-            (pl.col("code").str.len_bytes() <= MAX_CODE_BYTES)
-            & (pl.lit(event.static) | pl.col("time").is_not_null())
+            pl.col("code").is_not_null() & (pl.lit(event.static) | pl.col("time").is_not_null())
         ).collect()  # lazy until here: what several columns are made from is made once
         described = (
             made.select("code", "description").drop_nulls().unique("code", keep="first", maintain_order=True)
         )
-        units = (
-            made.select("code", "unit", SPLIT)
-            .drop_nulls()
-            .group_by("code", "unit", pl.col(SPLIT).alias("split"))
-            .agg(pl.len().alias("rows"))
-            .cast(UNITS)
-        )
+        by_unit = made.select("code", "unit", pl.col(SPLIT).alias("split"))
+        if not _may_measure(event):
+            by_unit = by_unit.drop_nulls("unit")
+        units = by_unit.group_by("code", "unit", "split").agg(pl.len().alias("rows")).cast(UNITS)
         return made.select(list(STAGED)), described, units
 
 
@@ -287,53 +248,11 @@ def _read_by(table: TableSpec, event: EventSpec) -> list[str]:
     return sorted({FILE, ROW, AT, SPLIT} | names | {ex.parsed(c, "number") for c in numbers if c})
 
 
+def _may_measure(event: EventSpec) -> bool:
+    section = event.section
+    sections = (section.default, *section.rules.values()) if isinstance(section, SectionRules) else (section,)
+    return "measurements" in sections
+
+
 def _named(column: pl.Expr | pl.Series, name: str) -> pl.Expr:
     return (pl.lit(column) if isinstance(column, pl.Series) else column).alias(name)
-
-
-def _with_conversions(rows: pl.DataFrame, event: EventSpec) -> pl.DataFrame:
-    """Numbers in units that the spec converts, and those units, replaced."""
-    if not event.convert:
-        return rows
-    assert event.unit
-    name = ex.parsed(event.numeric_value or event.value or "", "number")
-    number, unit = pl.col(name), pl.col(event.unit)
-    for given, to in event.convert.items():
-        number = pl.when(unit == given).then(pl.col(name) * to.factor + to.offset).otherwise(number)
-    units = {given: to.to for given, to in event.convert.items()}
-    return rows.with_columns(number.alias(name), ex.converted(unit, units).alias(event.unit))
-
-
-def _values(event: EventSpec) -> tuple[pl.Expr, pl.Expr]:
-    """The number and the text of an event; a text beside a number only where the spec wants it."""
-    if event.value:
-        value = pl.col(ex.parsed(event.value, "number")).cast(pl.Float32)
-        number = pl.when(value.is_finite()).then(value)
-        return number, pl.when(number.is_null()).then(pl.col(event.value))
-    number = pl.lit(None, pl.Float32)
-    if event.numeric_value:
-        number = pl.col(ex.parsed(event.numeric_value, "number")).cast(pl.Float32)
-    text = pl.col(event.text_value) if event.text_value else pl.lit(None, pl.String)
-    return number, text if event.text_beside_number else pl.when(number.is_null()).then(text)
-
-
-_NO_PROBLEM = pl.lit(None, pl.Struct({"column": pl.String, "reason": pl.String}))
-
-
-def _unmet(event: EventSpec, wanted: pl.Expr) -> pl.Expr:
-    """Why this event was not made although it was wanted: no code, too long a code, or no time."""
-    read = sorted(template_columns(event.code))
-    found = [
-        _problem(wanted & ex.template(event.code).is_null() & pl.col(c).is_null(), c, NO_CODE) for c in read
-    ]
-    if read:
-        long = ex.template(event.code).str.len_bytes() > MAX_CODE_BYTES
-        found.append(_problem(wanted & long, read[0], LONG_CODE))
-    if not event.static:
-        column = next((c for t in event.time or [] for c in sorted(t.columns())), "")
-        found.append(_problem(wanted & moments(event).time.is_null(), column, NO_TIME))
-    return pl.coalesce(*found, _NO_PROBLEM)
-
-
-def _problem(holds: pl.Expr | pl.Series, column: str, reason: str) -> pl.Expr:
-    return pl.when(holds).then(pl.struct(pl.lit(column).alias("column"), pl.lit(reason).alias("reason")))

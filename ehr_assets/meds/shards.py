@@ -85,10 +85,12 @@ def _write(staged: pl.DataFrame, ids: np.ndarray, out: pq.ParquetWriter) -> Shar
     bad = rows_before_birth(staged)
     kept = staged.join(bad, on=RECORD, how="anti")
     kept = kept.join(_births(kept), on="subject", how="left")
-    # A date-only event on the day of birth stands at that day's midnight: lift it to the birth.
+    # A date-only event on the day of birth stands at that day's midnight: lift it to the birth. Nor was it
+    # known before.
     events = (
         kept.with_columns(
-            pl.when(pl.col("time") < pl.col("birth")).then("birth").otherwise("time").alias("time")
+            pl.when(pl.col(c) < pl.col("birth")).then("birth").otherwise(c).alias(c)
+            for c in ("time", "available_time")
         )
         .rename({"subject": "subject_id"})
         .sort(SORT_BY, nulls_last=False)

@@ -77,7 +77,7 @@ def write_splits(
 
 
 def roster_keys(spec: CohortSpec, raw_root: RawRoot | Path, progress: Progress = no_progress) -> pl.DataFrame:
-    """subject_id (int64, unique, sorted), raw_id, and key (the person key, or the id where there is none)."""
+    """subject_id (int64, unique, sorted), raw_id, key: the first person key in its rows, or its id."""
     root = RawRoot.of(raw_root)
     table, column, person = spec.roster, spec.subjects.column, spec.subjects.person_key
     files = require_files(root, table.file, key=f"table '{table.name}'")
@@ -89,21 +89,18 @@ def roster_keys(spec: CohortSpec, raw_root: RawRoot | Path, progress: Progress =
         raw = texts[column]
         ids = raw_ids(raw, spec)
         key = texts[person] if person else pl.Series("key", [None] * len(raw), dtype=pl.String)
-        part = pl.DataFrame({"subject_id": ids, "raw_id": raw, "key": key})
+        part = pl.DataFrame({"subject_id": ids, "raw_id": raw, "key": key}).drop_nulls("subject_id")
         # Of a table with many rows per subject, what is held grows with the subjects only.
-        parts.append(
-            part.drop_nulls("subject_id").unique(["subject_id", "raw_id"], keep="first", maintain_order=True)
-        )
+        parts.append(_first_keys(part, spec))
         if len(parts) >= _PARTS_HELD:
-            parts = [_first_rows(parts)]
-    frame = _first_rows(parts)
+            parts = [_first_keys(pl.concat(parts), spec)]
+    frame = _first_keys(pl.concat(parts), spec)
     if spec.subjects.ids == "text" and frame["subject_id"].is_duplicated().any():
         raise DatasetError(
             "Two different text ids got the same subject id (a collision of 63-bit hashes).",
             where=f"table '{table.name}', column '{column}'",
             do="Number the subjects in the raw tables, and use integer ids.",
         )
-    frame = frame.unique("subject_id", keep="first", maintain_order=True)
     own = pl.col("raw_id") if spec.subjects.ids == "text" else pl.col("subject_id").cast(pl.String)
     return frame.with_columns(pl.col("key").fill_null(own)).sort("subject_id")
 
@@ -115,8 +112,11 @@ def raw_ids(raw: pl.Series, spec: CohortSpec) -> pl.Series:
     return pl.DataFrame({"raw": raw}).select(whole_number(pl.col("raw"))).to_series()
 
 
-def _first_rows(parts: list[pl.DataFrame]) -> pl.DataFrame:
-    return pl.concat(parts).unique(["subject_id", "raw_id"], keep="first", maintain_order=True)
+def _first_keys(rows: pl.DataFrame, spec: CohortSpec) -> pl.DataFrame:
+    """A row per subject, with the first key that any of its rows has: a null says nothing of who it is."""
+    ids = ["subject_id", "raw_id"] if spec.subjects.ids == "text" else ["subject_id"]
+    first = (pl.col(c).drop_nulls().first() for c in ("raw_id", "key") if c not in ids)
+    return rows.group_by(ids, maintain_order=True).agg(first).select("subject_id", "raw_id", "key")
 
 
 def _as_given(dealt: pl.DataFrame, given: GivenSplits, spec: CohortSpec, root: RawRoot) -> pl.DataFrame:

@@ -1,8 +1,8 @@
-"""Events on disk between reading the tables and writing the shards, dealt so that no one need hold them all.
+"""Rows on disk, dealt into parts so that no one need hold them all: staged events, and joined tables.
 
 Files are Arrow streams one after the other, one file per process and part: they only ever grow, and nothing
-must be closed in the end. A part is dealt further until what must be held at once, some whole subjects,
-is small.
+must be closed in the end. A part of staged events is dealt further until what must be held at once, some
+whole subjects, is small.
 """
 
 import os
@@ -31,55 +31,87 @@ STAGED = pl.Schema(
 RECORD = ["table", "file", "row"]
 """What identifies a raw record."""
 
-_ARROW = pl.DataFrame(schema=STAGED).to_arrow().schema
 _LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
 _BATCH_ROWS = 1 << 17
 
 
-class Stage:
-    """Staged events in a folder, in numbered parts."""
+def dealt(frame: pl.DataFrame, parts: np.ndarray) -> dict[int, pl.DataFrame]:
+    """The rows of each part that has any, in their order; `parts`: int, one per row."""
+    if parts.size and parts.min() == parts.max():
+        return {int(parts[0]): frame}
+    numbered = frame.with_columns(pl.Series("__part__", parts, dtype=pl.Int64))
+    found = numbered.partition_by("__part__", as_dict=True, include_key=False)
+    return {int(part): rows for (part,), rows in found.items()}
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+
+class Parts:
+    """Rows of one schema in a folder, in numbered parts."""
+
+    def __init__(self, folder: Path, schema: pl.Schema) -> None:
+        self.folder, self.schema = folder, schema
+        self._arrow = schema.to_frame().to_arrow().schema
         folder.mkdir(exist_ok=True)
 
-    def add(self, events: pl.DataFrame, parts: np.ndarray) -> None:
-        """Appends `STAGED` events to the files of their parts (int, one per event)."""
-        dealt = events.select(list(STAGED)).with_columns(pl.Series("__part__", parts, dtype=pl.Int64))
-        for (part,), rows in dealt.partition_by("__part__", as_dict=True, include_key=False).items():
+    def add(self, rows: pl.DataFrame, parts: np.ndarray) -> None:
+        """Appends rows to the files of their parts (int, one per row)."""
+        for part, members in dealt(rows.select(self.schema.names()), parts).items():
             path = self.folder / f"{part:05d}-{os.getpid()}.arrows"
-            with path.open("ab") as sink, pa.ipc.new_stream(sink, _ARROW, options=_LZ4) as stream:
-                stream.write_table(rows.to_arrow().cast(_ARROW), _BATCH_ROWS)
-
-    def deal(self, part: int, folder: Path, to: np.ndarray) -> "Stage":
-        """Moves a part's events to a stage in `folder`, by subject: int [subjects], its part there."""
-        dealt = Stage(folder)
-        for batch in self.batches(part):
-            dealt.add(batch, to[batch["subject"].to_numpy()])
-        self.drop(part)
-        return dealt
+            with path.open("ab") as sink, pa.ipc.new_stream(sink, self._arrow, options=_LZ4) as stream:
+                stream.write_table(members.to_arrow().cast(self._arrow), _BATCH_ROWS)
 
     def files(self, part: int) -> list[Path]:
         return sorted(self.folder.glob(f"{part:05d}-*.arrows"))
 
     def batches(self, part: int, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
-        """The part's events, some at a time."""
+        """The part's rows, some at a time; those that one process added, in the order in which it did."""
+        held, rows = [], 0
+        for batch in self._written(part, columns):
+            held.append(batch)
+            rows += batch.num_rows
+            # Of a large table, each batch adds a few rows to each part: one by one they would cost most of
+            # the time.
+            if rows >= _BATCH_ROWS:
+                yield _together(held)
+                held, rows = [], 0
+        if held:
+            yield _together(held)
+
+    def _written(self, part: int, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+        wanted = [self._arrow.get_field_index(name) for name in columns] if columns else None
+        options = pa.ipc.IpcReadOptions(included_fields=wanted)
         for path in self.files(part):
             with pa.OSFile(str(path), "rb") as source:
                 while source.tell() < path.stat().st_size:  # one stream after the other
-                    with pa.ipc.open_stream(source) as stream:
-                        for batch in stream:
-                            chosen = batch.select(columns) if columns else batch
-                            yield pl.DataFrame(pl.from_arrow(chosen))
+                    with pa.ipc.open_stream(source, options=options) as stream:
+                        yield from stream
 
     def read(self, part: int) -> pl.DataFrame:
-        """All of the part's events."""
-        return pl.concat([pl.DataFrame(schema=STAGED), *self.batches(part)])
+        """All of the part's rows."""
+        return pl.concat([self.schema.to_frame(), *self.batches(part)])
 
     def drop(self, part: int) -> None:
         """Frees the disk."""
         for path in self.files(part):
             path.unlink()
+
+
+def _together(batches: list[pa.RecordBatch]) -> pl.DataFrame:
+    return pl.DataFrame(pl.from_arrow(pa.Table.from_batches(batches)))
+
+
+class Stage(Parts):
+    """Staged events (`STAGED`) in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, STAGED)
+
+    def deal(self, part: int, folder: Path, to: np.ndarray) -> "Stage":
+        """Moves a part's events to a stage in `folder`, by subject: int [subjects], its part there."""
+        stage = Stage(folder)
+        for batch in self.batches(part):
+            stage.add(batch, to[batch["subject"].to_numpy()])
+        self.drop(part)
+        return stage
 
     def rows(self, part: int, subjects: int) -> np.ndarray:
         """Events of each subject, by position: int64 [subjects]."""

@@ -18,9 +18,17 @@ _NOT_ASKED = "Not asked: the files do not have the columns of a MEDS frame."
 
 
 def validate(
-    meds_dir: Path, quality: QualitySpec, machine: Machine, previous: Path | None = None
+    meds_dir: Path,
+    quality: QualitySpec,
+    machine: Machine,
+    previous: Path | None = None,
+    scratch: Path | None = None,
 ) -> list[Verdict]:
-    """Validates a meds_events directory; `previous`: the last materialization before it, if any.
+    """Validates a meds_events directory.
+
+    Args:
+        previous: the last materialization before it, if any.
+        scratch: a private folder for what does not fit into memory.
 
     Raises:
         DatasetError: there is nothing to validate, or an expectation could not be evaluated.
@@ -28,7 +36,7 @@ def validate(
     from ehr_assets.meds.facts import measure
 
     suite = meds_suite(quality)
-    with workbench(machine) as bench:
+    with workbench(machine, scratch) as bench:
         if measure(bench, meds_dir, quality, previous):
             return run_suite(bench, suite)
         found = {v.name: v for v in run_suite(bench, [e for e in suite if e.name == COLUMN_TYPES])}

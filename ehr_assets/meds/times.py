@@ -1,26 +1,30 @@
 """When an event happened and when it was known: the times of the cohort spec language as polars expressions.
 
 `Parse` says which columns are parsed, once each; `moments` puts them together. Unparsable text counts as null
-here; `rows.py` quarantines it.
+here; `problems.py` says so of it.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import polars as pl
 
-from ehr_assets.cohorts.event_spec import EventSpec, TimeSpec
+from ehr_assets.cohorts.event_spec import EventSpec, TimeSpec, When
+from ehr_assets.cohorts.time_formats import has_clock
 from ehr_assets.contracts import BIRTH
 from ehr_assets.meds.expressions import condition, number, parsed
 
 TIME = pl.Datetime("us")
-DAY_END = pl.duration(days=1) - pl.duration(microseconds=1)
-_MICROSECOND = pl.duration(microseconds=1)
+_MICROSECOND = pl.lit(timedelta(microseconds=1))
+DAY_END = pl.lit(timedelta(days=1) - timedelta(microseconds=1))
 # ISO 8601; a zone is understood only where the cohort declares its own.
-_ISO = r"^\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::[0-5]\d(?:\.\d{1,9})?)?)?$"
-_ZONED = (
-    r"^(\d{4}-\d{2}-\d{2}[ T]\d{2}:\d{2}(?::[0-5]\d(?:\.\d{1,9})?)?) ?(Z|UTC|[+-]\d{2}:?\d{2}|[+-]\d{2})$"
-)
-_CLOCK = r"^(\d{1,4}):([0-5]\d)(?::([0-5]\d)(?:\.\d+)?)?$"
+# Not \d: that has the digits of all scripts.
+_DAY, _TIME = "[0-9]{4}-[0-9]{2}-[0-9]{2}", r"[0-9]{2}:[0-9]{2}(?::[0-5][0-9](?:\.[0-9]{1,9})?)?"
+_ISO = f"^{_DAY}(?:[ T]{_TIME})?$"
+_ZONED = f"^({_DAY}[ T]{_TIME}) ?(Z|UTC|[+-](?:0[0-9]|1[0-4])(?::?[0-5][0-9])?)$"
+_CLOCK = r"^([0-9]{1,4}):([0-5][0-9])(?::([0-5][0-9])(?:\.[0-9]+)?)?$"
+_FIRST = pl.lit(datetime(1, 1, 1), dtype=TIME)  # there is no year 0
 _NULL = pl.lit(None, dtype=TIME)
 _SECONDS = {"days": 86_400, "hours": 3_600, "minutes": 60, "seconds": 1}
 # No record is this far from what it is counted from; further would leave the range of the calendar.
@@ -48,9 +52,26 @@ class Parse:
         return (formatted(text, given) if given else timestamp(text, zone)).alias(self.name)
 
 
-def parses(event: EventSpec) -> list[Parse]:
-    """What must be parsed for the event's times."""
-    return [parse for step in event.times() for parse in _parses(step)]
+def steps(event: EventSpec) -> Iterator[tuple[TimeSpec, tuple[When, ...]]]:
+    """All ways to read the event's times, anchors included, each with what must hold for it to be read."""
+    for way in [*(event.time or []), *(event.available or [])]:
+        yield from _steps(way, ())
+
+
+def _steps(step: TimeSpec, outer: tuple[When, ...]) -> Iterator[tuple[TimeSpec, tuple[When, ...]]]:
+    under = outer if step.when == When() else (*outer, step.when)
+    for since in step.since or []:
+        yield from _steps(since, under)
+    yield step, under
+
+
+def parses(event: EventSpec) -> dict[Parse, list[tuple[When, ...]]]:
+    """What must be parsed for the event's times → under which conditions: all of one of these groups."""
+    found: dict[Parse, list[tuple[When, ...]]] = {}
+    for step, under in steps(event):
+        for parse in _parses(step):
+            found.setdefault(parse, []).append(under)
+    return found
 
 
 def _parses(step: TimeSpec) -> list[Parse]:
@@ -79,9 +100,8 @@ def timestamp(text: pl.Expr, zone: str | None = None) -> pl.Expr:
         return local
     instant, offset = text.str.extract(_ZONED, 1), text.str.extract(_ZONED, 2)
     offset = pl.when(offset.is_in(["Z", "UTC"])).then(pl.lit("+00:00")).otherwise(offset)
-    minutes = offset.str.slice(1, 2).cast(pl.Int64) * 60 + offset.str.slice(3).str.strip_chars(":").cast(
-        pl.Int64, strict=False
-    ).fill_null(0)
+    hours, rest = offset.str.slice(1, 2), offset.str.slice(3).str.strip_chars(":")
+    minutes = hours.cast(pl.Int64, strict=False) * 60 + rest.cast(pl.Int64, strict=False).fill_null(0)
     east = pl.when(offset.str.starts_with("-")).then(-minutes).otherwise(minutes)
     utc = _iso(instant) - pl.duration(minutes=east)
     there = (
@@ -89,7 +109,7 @@ def timestamp(text: pl.Expr, zone: str | None = None) -> pl.Expr:
         .dt.convert_time_zone(zone)
         .dt.replace_time_zone(None, ambiguous="latest")
     )
-    return pl.coalesce(local, there)
+    return pl.coalesce(local, pl.when(there >= _FIRST).then(there))
 
 
 def has_zone(text: pl.Expr) -> pl.Expr:
@@ -106,14 +126,12 @@ def _iso(text: pl.Expr) -> pl.Expr:
 
 
 def formatted(text: pl.Expr, form: str) -> pl.Expr:
-    """Datetime[us] of text in a strptime format."""
-    if _only_day(form):
-        return text.str.to_date(form, strict=False).cast(TIME)
-    return text.str.to_datetime(form, time_unit="us", strict=False)
-
-
-def _only_day(form: str | None) -> bool:
-    return form is not None and not any(f in form for f in ("%H", "%I", "%T", "%R", "%r", "%s", "%c", "%X"))
+    """Datetime[us] of text in a format that `time_formats.checked_format` lets through."""
+    if has_clock(form):
+        time = text.str.to_datetime(form, time_unit="us", strict=False)
+    else:
+        time = text.str.to_date(form, strict=False).cast(TIME)
+    return pl.when(time >= _FIRST).then(time)
 
 
 def clock(text: pl.Expr) -> pl.Expr:
@@ -143,9 +161,12 @@ def moments(event: EventSpec) -> Moments:
     default = when.available
     if event.code == BIRTH:
         default = when.time  # a year or day of birth is nothing one learns at its end
-    known = pl.coalesce(_first(event.available or [], "end_of_day").time, default)
-    # A record known before it happened contradicts itself: then as if nothing had been given.
-    return Moments(when.time, pl.when(known >= when.time).then(known).otherwise(default), when.by_day)
+    known = default
+    for way in reversed(event.available or []):
+        told = moment(way, "end_of_day").time
+        # What was known before it happened contradicts itself: as if this way had found nothing.
+        known = pl.when((told >= when.time) & condition(way.when)).then(told).otherwise(known)
+    return Moments(when.time, known, when.by_day)
 
 
 def _first(sources: list[TimeSpec], day_as: str) -> Moments:
@@ -163,18 +184,29 @@ def _first(sources: list[TimeSpec], day_as: str) -> Moments:
 def moment(source: TimeSpec, day_as: str) -> Moments:
     """Reads the parsed columns. What is known to the day, month or year is available at its end."""
     if source.year:
-        return _calendar(source)
-    if source.elapsed:
-        return _elapsed(source, day_as)
-    later = pl.duration(days=source.plus_days, hours=source.plus_hours)
-    if source.fixed:
-        at = pl.lit(source.fixed.replace("T", " ")).str.to_datetime(time_unit="us") + later
-        return Moments(at, at, pl.lit(False))
+        found = _calendar(source)
+    elif source.elapsed:
+        found = _elapsed(source, day_as)
+    elif source.fixed:
+        at = pl.lit(datetime.fromisoformat(source.fixed), dtype=TIME)
+        found = Moments(at, at, pl.lit(False))
+    else:
+        found = _column(source, day_as)
+    if not (source.plus_days or source.plus_hours):
+        return found
+    later = pl.lit(timedelta(days=source.plus_days, hours=source.plus_hours))
+    return Moments(found.time + later, found.available + later, found.by_day)
+
+
+def _column(source: TimeSpec, day_as: str) -> Moments:
     assert source.column is not None
-    time = pl.col(parsed(source.column, _time_kind(source))) + later
+    time = pl.col(parsed(source.column, _time_kind(source)))
     if source.kind == "date":
         return _of_day(source, time.dt.truncate("1d"), day_as)
-    is_day = pl.lit(True) if _only_day(source.format) else pl.col(source.column).str.len_bytes() == 10
+    if source.format:
+        is_day = pl.lit(not has_clock(source.format))
+    else:
+        is_day = pl.col(source.column).str.len_bytes() == len("2020-12-31")
     if source.midnight_is_day:
         is_day = is_day | (time == time.dt.truncate("1d"))
     end = pl.when(is_day).then(time + DAY_END).otherwise(time)
@@ -199,16 +231,23 @@ def _of_day(source: TimeSpec, day: pl.Expr, day_as: str) -> Moments:
 def _elapsed(source: TimeSpec, day_as: str) -> Moments:
     assert source.elapsed
     assert source.unit
-    anchor = _first(source.since or [], "start_of_day")
+    since = anchor(source)
     count = pl.col(parsed(source.elapsed, "clock" if source.unit == "clock" else "number"))
     seconds = count * _SECONDS.get(source.unit, 1)
     near = pl.when(seconds.abs() <= _FAR_SECONDS).then(seconds)
-    time = anchor.time + (near * 1_000_000).round(0).cast(pl.Duration("us"))
+    passed = (near * 1_000_000).round(0).cast(pl.Duration("us"))
+    time = since.time + passed
     time = pl.when(time.dt.year().is_between(1, 9998)).then(time)
-    later = pl.duration(days=source.plus_days, hours=source.plus_hours)
     if source.unit == "days":
-        return _of_day(source, time.dt.truncate("1d") + later, day_as)
-    return Moments(time + later, time + later, anchor.by_day)
+        return _of_day(source, time.dt.truncate("1d"), day_as)
+    # Hours after some moment of a day: they may have passed as late as counted from the day's end.
+    end = pl.when(since.by_day & time.is_not_null()).then(since.available + passed).otherwise(time)
+    return Moments(end if day_as == "end_of_day" else time, end, since.by_day)
+
+
+def anchor(source: TimeSpec) -> Moments:
+    """What an elapsed time is counted from."""
+    return _first(source.since or [], "start_of_day")
 
 
 def _calendar(source: TimeSpec) -> Moments:

@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 from ehr_assets.contracts import BIRTH, DEATH, SECTIONS, SPLITS
 from ehr_assets.expectations import parquet, quoted, workbench
 from ehr_assets.fanout import Machine
-from ehr_assets.meds.facts import UNITS_FILE
-from ehr_assets.meds.frames import event_files
+from ehr_assets.meds.frames import UNITS_FILE, event_files
 
 FEWEST = 11
 """Subjects behind a code that is shown: the smallest cell that is commonly published (CMS)."""
@@ -48,7 +47,8 @@ class Profile:
         measurements: what measurement events lack → share of them; `unit` only where it is known.
         follow_up: split → subjects per bin of years from first to last event (births left out); the bins lie
             between `follow_up_edges`.
-        ages: sex → subjects per ten years of age at the first event, the last from 90 on.
+        ages: sex → subjects per ten years of age at the first event, the last from 90 on; sexes of fewer than
+            `FEWEST` subjects together.
         splits: split → subjects.
         quarantine: reason → rows, most first.
         lags: section → events per delay of `LAGS` until they were known.
@@ -209,10 +209,14 @@ def _histogram(db: Any, edges: list[float], split: str) -> list[int]:
 
 
 def _ages(db: Any) -> dict[str, list[int]]:
+    """Sexes are raw texts: those of few subjects are shown as "other"."""
     rows = db.execute(
-        f"""SELECT coalesce(sex, 'not recorded'),
-          greatest(least(floor(date_diff('day', birth, first) / 3652.5), {OLDEST // 10}), 0)::INT, count(*)
-        FROM subjects WHERE birth IS NOT NULL AND first IS NOT NULL GROUP BY ALL ORDER BY ALL"""
+        f"""WITH aged AS (SELECT sex,
+            greatest(least(floor(date_diff('day', birth, first) / 3652.5), {OLDEST // 10}), 0)::INT AS age
+          FROM subjects WHERE birth IS NOT NULL AND first IS NOT NULL),
+        known AS (SELECT sex FROM aged GROUP BY sex HAVING count(*) >= {FEWEST})
+        SELECT CASE WHEN sex IS NULL THEN 'not recorded' WHEN sex IN (SELECT sex FROM known) THEN sex
+          ELSE 'other' END AS shown, age, count(*) FROM aged GROUP BY ALL ORDER BY ALL"""
     ).fetchall()
     return {
         sex: [sum(n for s, b, n in rows if (s, b) == (sex, i)) for i in range(OLDEST // 10 + 1)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ehr_assets.errors import SpecError
@@ -44,7 +45,7 @@ def check(
     doubts = concerns(preview)
     for table in preview.tables:
         _show_table(table, doubts[table.spec.name], events)
-    console.rule(f"{spec.name}: {spec.title}", align="left")
+    console.rule(f"{spec.name}: {escape(spec.title)}", align="left")
     _show_doubts(doubts[""])
     if roster := preview.roster:
         console.print(f"{roster.subjects:,} subjects; {len(preview.tables)} tables.")
@@ -176,7 +177,7 @@ def _show_table(table: "TablePreview", doubts: list[str], events: int) -> None:
     if table.reasons:
         shown = _grid("rows", "column", "reason")
         for (column, reason), n in sorted(table.reasons.items(), key=lambda item: -item[1]):
-            shown.add_row(f"{n:,}", column, reason)
+            shown.add_row(f"{n:,}", _cell(column), reason)
         console.print(shown)
     for join in table.joins:
         if not join.absent:
@@ -201,8 +202,6 @@ def _first_events(made: "list[EventPreview]", count: int) -> Table:
 
 
 def _cell(value: object) -> str:
-    from rich.markup import escape
-
     text = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
     return escape(text if len(text) <= 60 else f"{text[:59]}…")
 

@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
+from ehr_assets.corpora.piece_tokenizer import PieceTokenizer
 from ehr_assets.corpora.reader import TokenCorpus
-from ehr_assets.corpora.tokenizer import PieceTokenizer
 from ehr_assets.embeddings.encoder import Encoder, workers
 from ehr_assets.embeddings.extract import embed_nodes
 from ehr_assets.embeddings.plan import Pass, batches, plan_passes, read_all_nodes
@@ -42,16 +42,18 @@ def per_snapshot(checkpoint: Path, world: World, max_tokens: int) -> np.ndarray:
     """Every node's window through the encoder by itself, in batches of windows of like length."""
     encoder, corpus = Encoder(checkpoint, "auto"), TokenCorpus(world.corpus)
     nodes = read_all_nodes({NAME: world.nodes})
+    times = nodes["time"].to_numpy().astype("datetime64[us]")
     windows = [
-        Pass(p.token_ids[:end], [node], [end])
+        Pass(p.cohort, p.subject_id, times[node], end, [node], [end])
         for p in plan_passes(corpus, nodes, max_tokens)
         for end, node in zip(p.ends, p.nodes, strict=True)
     ]
+    windows.sort(key=lambda w: -w.length)  # as `batches` takes them, with little padding
     states = np.zeros((nodes.height, encoder.hidden_size), np.float32)
     groups = list(batches(windows, BATCH_TOKENS))
 
     def encode(batch: list[Pass]) -> list[np.ndarray]:
-        return encoder.encode([w.token_ids for w in batch], [w.ends for w in batch], "last")
+        return encoder.encode([w.tokens(corpus, max_tokens) for w in batch], [w.ends for w in batch], "last")
 
     with workers(encoder.device) as pool:
         for batch, found in zip(groups, pool.map(encode, groups), strict=True):

@@ -84,7 +84,8 @@ def main(console: Console, folder: Path) -> None:
     console.print(table)
     last, before = rows[-1].size, rows[-2].size
     console.print(
-        f"growth with records: n^{growth(rows, lambda r: r.ours):.2f}; "
+        f"growth with records: n^{growth(rows, lambda r: r.ours):.2f}; from {before} to {last}, where "
+        f"starting the workers counts for little: n^{growth(rows[-2:], lambda r: r.ours):.2f}; "
         f"peak of {last} / peak of {before}: {peaks[last] / peaks[before]:.2f}\n",
         style="dim",
     )

@@ -1,5 +1,6 @@
 """A small cohort of raw tables and its spec, for the tests of reading and extraction."""
 
+import os
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from ehr_assets.meds.extract import extract_meds
 from ehr_assets.meds.splits import write_splits
 from ehr_assets.specs import parse_spec
 from ehr_assets.yamls import parse_yaml
+
+# Real cohorts lie beside the clone, or where EHR_SHARED_DATA says.
+SHARED = Path(os.environ.get("EHR_SHARED_DATA") or Path(__file__).parents[3] / "shared" / "data")
 
 SPEC: dict[str, Any] = parse_yaml("""
 name: tiny

@@ -21,6 +21,7 @@ from ehr_assets.nodes.triggers import find_nodes
 
 SPECS = Path(__file__).parents[2] / "ehr_assets" / "cohorts" / "specs"
 SEED = 20260101
+SUBJECTS = {"oncology": 100, "pe": 500, "icu": 250}
 TIMED = {  # table: (time column, filing column)
     "visit_occurrence": ("visit_start_datetime", None),
     "visit_detail": ("visit_detail_start_datetime", None),

@@ -8,7 +8,8 @@ import yaml
 from cohorts_support import LABS, PEOPLE, SPEC, tiny, write_tables
 from typer.testing import CliRunner
 
-from ehr_assets.meds import preview
+from ehr_assets.cohorts import csv_files
+from ehr_assets.meds import samples
 from ehr_assets.meds.concerns import concerns
 from ehr_assets.meds.preview import preview_cohort
 from jobs.cli.cohort import app
@@ -135,7 +136,7 @@ def test_doubts_about_the_cohort(folder):
 
 
 def test_a_join_that_finds_little_is_told(folder, monkeypatch):
-    monkeypatch.setattr(preview, "JOINED_ROWS", 2)
+    monkeypatch.setattr(samples, "JOINED_ROWS", 2)
     root = folder()
     (root / "items.csv").write_text("item,name\n1,a\n2,b\n")
     labs = concerns(preview_cohort(tiny(), root))["labs"]
@@ -150,6 +151,25 @@ def test_a_table_in_many_files_is_sampled_over_all(tmp_path):
     labs = table_of(preview_cohort(lab(file="lab/ward_{ward}"), root))
     assert (len(labs.files), labs.looked_at, labs.read) == (40, 8, 8)
     assert labs.events[0].events["code"][-1] == "LAB//39//mg"
+
+
+def test_a_column_that_few_of_many_files_have_is_not_missing(tmp_path):
+    root = write_tables(tmp_path / "raw", PEOPLE + FOLK, LABS)
+    (root / "lab" / "labs.csv").unlink()
+    for i in range(40):
+        head = LABS if i == 1 else LABS.replace("filed,", "")
+        (root / "lab" / f"ward_{i:02d}.csv").write_text(head)
+    assert not preview_cohort(lab(file="lab/ward_{ward}"), root).problems
+    assert preview_cohort(lab({"available": "field"}, file="lab/ward_{ward}"), root).problems
+
+
+def test_a_roster_of_many_batches_is_read_whole(folder, monkeypatch):
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(samples, "_IDS_HELD", 3)
+    people = "".join(f"{i % 40},F,1950,\n" for i in range(1, 61))
+    found = preview_cohort(tiny(), folder(people=people)).roster
+    assert found
+    assert (found.rows, found.subjects, found.whole) == (60, 40, True)
 
 
 def test_only_the_beginning_of_a_table_is_read(folder, tmp_path):
@@ -180,6 +200,19 @@ def test_the_command_shows_and_judges(folder, tmp_path):
     bad = run(written(tmp_path, tables=[{**SPEC["tables"][0], "file": "persons"}]), "--root", str(root))
     assert bad.exit_code == 1
     assert "A raw table is missing: persons" in bad.output
+
+
+def test_brackets_in_titles_and_columns_are_shown_as_they_are(folder, tmp_path):
+    people = {
+        **SPEC["tables"][0],
+        "events": [{**SPEC["tables"][0]["events"][1], "time": {"year": "born [/x]"}}],
+    }
+    root = folder()
+    (root / "people.csv").write_text("pid,born [/x]\n1,x\n")
+    found = run(written(tmp_path, title="A [/cohort] [mg]", tables=[people]), "--root", str(root))
+    assert found.exit_code == 0, found.output
+    assert "tiny: A [/cohort] [mg]" in found.output
+    assert "born [/x]" in found.output
 
 
 def test_a_simulated_cohort_is_simulated_to_be_looked_at():

@@ -5,11 +5,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import language_support
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cohorts_support import Extracted
+from cohorts_support import SHARED, Extracted
+from language_support import EVENT, cohort, timed
 from meds import CodeMetadataSchema, DataSchema, SubjectSplitSchema
 
 from ehr_assets.cohorts.spec import CohortSpec, load_cohort
@@ -20,7 +22,7 @@ from ehr_assets.specs import parse_spec
 
 REPOSITORY = Path(__file__).parents[2]
 SPECS = REPOSITORY / "ehr_assets" / "cohorts" / "specs"
-MIMIC = Path(os.environ.get("EHR_MIMIC_IV_ROOT") or REPOSITORY.parent / "shared" / "data" / "mimic_iv_demo")
+MIMIC = Path(os.environ.get("EHR_MIMIC_IV_ROOT") or SHARED / "mimic_iv_demo")
 DAY_END = timedelta(days=1) - timedelta(microseconds=1)
 
 BIRTH, LAB, DEATH = datetime(1950, 1, 1), datetime(2020, 1, 1, 10, 30), datetime(2020, 1, 5)
@@ -235,3 +237,31 @@ def test_an_export_that_is_only_like_meds_is_a_table(tmp_path):
     assert got.stats["subjects"] == raw["subject_id"].n_unique() == 100
     assert got.events.height == raw.height == 916_166
     assert got.events["numeric_value"].count() == raw["value"].count()
+
+
+def test_any_meds_dataset_as_it_is(raw, tmp_path):
+    """Our own output, read as a foreign dataset, comes back event by event; and one without extensions."""
+    event = {
+        **EVENT,
+        "code": "LAB//{k}",
+        "section": "measurements",
+        "time": "at",
+        "value": "v",
+        "available": "late",
+    }
+    rows = "1,2020-01-01 10:00:00,a,1.1,2020-01-02\n2,2020-01-01,b,text,\n2,2020-01-05 00:00:00,b,0.333333,\n"
+    first = language_support.run(raw(**{"t.csv": "id,at,k,v,late\n" + rows}), cohort(event))
+    meds = {"name": "again", "title": "Again", "source": {"kind": "meds", "root_env": "EHR_M"}}
+    again = language_support.run(first.out, parse_spec(CohortSpec, meds, "again.yaml"))
+    assert again.events.equals(first.events)
+    plain = tmp_path / "plain"
+    for path in first.out.glob("data/*/*.parquet"):
+        (plain / path.relative_to(first.out)).parent.mkdir(parents=True, exist_ok=True)
+        old = pl.read_parquet(path).drop("available_time", "section", "text_value")
+        old.write_parquet(plain / path.relative_to(first.out))
+    meds["source"]["sections"] = {"^LAB//": "measurements"}
+    bare = language_support.run(plain, parse_spec(CohortSpec, meds, "again.yaml"))
+    expected = [(datetime(2020, 1, 1), datetime(2020, 1, 1) + DAY_END)]
+    expected += [(datetime(2020, 1, 1, 10),) * 2, (datetime(2020, 1, 5), datetime(2020, 1, 5) + DAY_END)]
+    assert sorted(timed(bare)) == expected
+    assert set(bare.events.filter(pl.col("time").is_not_null())["section"]) == {"measurements"}

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from cohorts_support import Extracted
+from cohorts_support import SHARED, Extracted
 
 from ehr_assets.cohorts.spec import load_cohort
 from ehr_assets.meds.extract import extract_meds
 from ehr_assets.meds.splits import write_splits
 
 REPOSITORY = Path(__file__).parents[2]
-ARCHIVE = REPOSITORY.parent / "shared" / "data" / "physionet2012_set_a.tar.gz"
+ARCHIVE = SHARED / "physionet2012_set_a.tar.gz"
 SPEC = REPOSITORY / "ehr_assets" / "cohorts" / "specs" / "physionet2012.yaml"
 GIVEN = os.environ.get("EHR_PHYSIONET2012_ROOT")
 START = datetime(2000, 1, 1)

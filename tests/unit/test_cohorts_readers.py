@@ -65,14 +65,25 @@ def test_parquet_gives_the_same_text_as_csv(tmp_path):
     }
 
 
-def test_endings_are_tried_in_order(tmp_path):
-    def found(file):
-        return [f.path for f in find_files(RawRoot.of(tmp_path), file)]
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_ending_is_found_by_itself(tmp_path, ending):
+    (tmp_path / f"t{ending}").touch()
+    assert [f.path for f in find_files(RawRoot.of(tmp_path), "t")] == [f"t{ending}"]
 
-    for ending in reversed(ENDINGS):
-        (tmp_path / f"t{ending}").touch()
-        assert found("t") == [f"t{ending}"]
-    assert found("t.parquet") == ["t.parquet"]
+
+@pytest.mark.parametrize("packed", [e for e in ENDINGS if e != ".csv"])
+@pytest.mark.parametrize(
+    ("file", "stem"), [("t", "t"), ("t_{site}", "t_a"), ("**", "d/t"), ("d", "d/part-0")]
+)
+def test_a_table_that_is_there_packed_and_unpacked_is_refused(tmp_path, packed, file, stem):
+    """Read both, and every event counts twice; take one, and nobody knows which."""
+    for ending in (".csv", packed):
+        (tmp_path / f"{stem}{ending}").parent.mkdir(exist_ok=True)
+        (tmp_path / f"{stem}{ending}").touch()
+    with pytest.raises(RawTableError, match=f"twice: {stem}.csv and {stem}{packed}"):
+        find_files(RawRoot.of(tmp_path), file)
+    if file in ("t", "t_{site}"):  # the ending says which
+        assert [f.path for f in find_files(RawRoot.of(tmp_path), f"{file}{packed}")] == [f"{stem}{packed}"]
 
 
 def test_a_missing_table_names_the_files_tried_and_its_neighbour(tmp_path):

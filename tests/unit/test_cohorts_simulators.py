@@ -1,31 +1,25 @@
-"""What all simulators promise, and the science of the pulmonary embolism and intensive care cohorts.
+"""What all simulators promise of files, time, truth and persons.
 
-More of the oncology cohort is in test_cohorts_oncology.py.
+The science is in test_simulators_science.py and, of the oncology cohort, in test_cohorts_oncology.py.
 """
 
 import csv
+import gc
 import re
+import weakref
 from collections import Counter
 from datetime import datetime, timedelta
 
 import numpy as np
 import polars as pl
 import pytest
-from simulators_support import TIMED, Simulated, linear_r2, stamp
+from simulators_support import SUBJECTS, TIMED, Simulated, stamp
 
 from ehr_assets.cohorts.synthetic import icu_catalog, pe_catalog, simulate, writer
 from ehr_assets.cohorts.synthetic.engine import Course, Dynamics, Traits, truth_columns
 from ehr_assets.cohorts.synthetic.registry import SIMULATORS, simulator
 from ehr_assets.cohorts.synthetic.tables import HEADERS, concept_ids
 from ehr_assets.errors import SpecError
-
-SUBJECTS = {"oncology": 100, "pe": 500, "icu": 250}
-
-
-@pytest.fixture(scope="module")
-def worlds(tmp_path_factory) -> dict[str, Simulated]:
-    root = tmp_path_factory.mktemp("worlds")
-    return {name: Simulated.run(name, root / name, SUBJECTS[name]) for name in SIMULATORS}
 
 
 @pytest.fixture(params=SIMULATORS)
@@ -58,29 +52,31 @@ def test_a_larger_cohort_begins_with_the_same_subjects(world, tmp_path):
     assert world.truth.head(few.truth.height).equals(few.truth)
 
 
-def test_no_more_than_a_batch_of_subjects_is_held(tmp_path, monkeypatch):
-    """Everything written goes through batches, each let go before the next is made."""
+def test_no_more_than_two_batches_of_subjects_are_held(tmp_path, monkeypatch):
+    """Everything written goes through batches: the one being made, and the one written last."""
     monkeypatch.setattr(simulate, "BATCH", 4)
-    alive: list[int] = []
-    most = 0
+    live: weakref.WeakSet[writer.Batch] = weakref.WeakSet()
+    held: list[int] = []
 
     class Watched(writer.Batch):
+        __hash__ = object.__hash__
+
         def add(self, *given):
             super().add(*given)
-            nonlocal most
-            most = max(most, sum(alive) + self.subjects)
+            live.add(self)
+            gc.collect()
+            held.append(sum(batch.subjects for batch in live))
 
     class Tables(writer.CohortWriter):
         def add(self, batch):
-            alive.append(batch.subjects)
             super().add(batch)
-            alive.clear()
             assert sum(len(times) for _, times, _ in self._waiting) < 20_000 + 4 * 2_000
 
     monkeypatch.setattr(simulate, "Batch", Watched)
     monkeypatch.setattr(simulate, "CohortWriter", Tables)
     assert Simulated.run("oncology", tmp_path, 18).counts["subjects"] == 18
-    assert most == 4
+    assert len(held) == 18
+    assert max(held) <= 2 * 4
 
 
 def test_tables_have_the_omop_columns_and_the_counted_rows(world):
@@ -275,155 +271,3 @@ def test_nobody_dies_in_one_cohort_and_falls_ill_in_another_later(worlds, other)
     assert shared
     for there, here in shared.items():
         assert ends[there] < begins[here]
-
-
-# ---- science
-
-
-def _views(world: Simulated, codes: list[str], within: timedelta, before: timedelta = timedelta(0)):
-    """Per node: last value, mean and slope of each code known by then, missing ones at the median."""
-    nodes = pl.read_parquet(world.nodes / "nodes.parquet").select("node_id", "subject_id", t="time")
-    events = pl.scan_parquet(world.meds[0] / "data" / "**" / "*.parquet").filter(pl.col("code").is_in(codes))
-    seen = (
-        events.collect()
-        .join(nodes, on="subject_id")
-        .filter(pl.col("available_time") <= pl.col("t") - before, pl.col("time") > pl.col("t") - within)
-        .with_columns(h=(pl.col("time") - pl.col("t")).dt.total_minutes() / 60)
-        .sort("node_id", "time")
-        .group_by("node_id", "code")
-        .agg(
-            last=pl.col("numeric_value").last(),
-            mean=pl.col("numeric_value").mean(),
-            slope=pl.cov("h", "numeric_value") / pl.col("h").var(),
-        )
-        .pivot(on="code", index="node_id", values=["last", "mean", "slope"])
-    )
-    wide = nodes.join(seen, on="node_id", how="left", maintain_order="left").fill_nan(None)
-    return wide.with_columns(
-        pl.col(pl.Float64, pl.Float32).fill_null(pl.col(pl.Float64, pl.Float32).median())
-    )
-
-
-def _latent(world: Simulated, column: str, after: timedelta, tolerance: str) -> pl.Series:
-    """The state at each node + `after`; null where the subject is no longer followed."""
-    nodes = pl.read_parquet(world.nodes / "nodes.parquet").with_row_index()
-    states = world.truth.select("subject_id", "time", column).sort("time")
-    return (
-        nodes.with_columns(pl.col("time") + after)
-        .sort("time")
-        .join_asof(states, on="time", by="subject_id", tolerance=tolerance, check_sortedness=False)
-        .sort("index")[column]
-    )
-
-
-def test_in_the_icu_the_future_is_in_the_trend_and_not_in_the_last_values(worlds):
-    """Severity a day after the node less severity now: monitors and laboratory of the day before it."""
-    world = worlds["icu"]
-    codes = [f"LOINC/{c}" for c in ("8867-4", "8478-0", "9279-1", "59408-5", "2160-0", "9187-6", "777-3")]
-    views = _views(world, codes, timedelta(hours=24))
-    ahead = _latent(world, "z_severity", timedelta(hours=24), "2h")
-    change = (ahead - _latent(world, "z_severity", timedelta(0), "2h")).to_numpy()
-    there = np.isfinite(change)
-    assert there.sum() > 150
-    groups = views["subject_id"].to_numpy()[there]
-    last = views.select(pl.col("^last_.*$")).to_numpy()[there]
-    trend = views.select(pl.col("^slope_.*$")).to_numpy()[there]
-    now = linear_r2(last, change[there], groups)
-    history = linear_r2(np.column_stack([last, trend]), change[there], groups)
-    assert now < 0.1
-    assert history > now + 0.08
-
-
-def test_after_an_embolism_history_tells_of_the_reserve_to_come(worlds):
-    """The reserve four months on: with what was usual for the person before, it is better foreseen."""
-    world = worlds["pe"]
-    codes = [f"LOINC/{c}" for c in ("8867-4", "8480-6", "59408-5", "33762-6", "718-7", "2160-0")]
-    stay = _views(world, codes, timedelta(days=3)).select("subject_id", pl.col("^last_.*$"))
-    years = _views(world, codes, timedelta(days=800), timedelta(days=16)).select(
-        pl.col("^mean_.*$").name.suffix("_before")
-    )
-    reserve = _latent(world, "z_reserve", timedelta(days=120), "8d").to_numpy()
-    there = np.isfinite(reserve)
-    groups = stay["subject_id"].to_numpy()[there]
-    now = stay.drop("subject_id").to_numpy()[there]
-    history = np.column_stack([now, years.to_numpy()[there]])
-    assert linear_r2(history, reserve[there], groups) > linear_r2(now, reserve[there], groups) + 0.03
-
-
-def test_the_embolism_cohort_has_plausible_outcomes(worlds):
-    world = worlds["pe"]
-    stats = world.meds[1]
-    assert stats["quarantined"] == sum(n for k, n in world.counts.items() if k.startswith("defects_"))
-    assert 300 < stats["events"] / SUBJECTS["pe"] < 800
-    nodes = pl.read_parquet(world.nodes / "nodes.parquet")
-    assert nodes.height >= 0.98 * SUBJECTS["pe"]
-    assert nodes["subject_id"].is_unique().all()
-    rate = world.rates()
-    assert set(rate) == {
-        *(f"{what}_{days}d" for what in ("mortality", "readmission") for days in (30, 180, 365)),
-        "pulmonary_hypertension_365d",
-    }
-    died = {int(r["person_id"]): datetime.fromisoformat(r["death_date"]) for r in world.rows("death")}
-    soon = [died[s] - t < timedelta(days=30) for s, t in nodes["subject_id", "time"].iter_rows() if s in died]
-    assert 0.04 < sum(soon) / nodes.height < 0.11
-    assert 0.02 < rate["mortality_30d"] < rate["mortality_180d"] < rate["mortality_365d"] < 0.30
-    assert 0.11 < rate["readmission_30d"] < 0.23
-    assert rate["readmission_30d"] < rate["readmission_180d"] < rate["readmission_365d"] < 0.65
-    assert 0.005 < rate["pulmonary_hypertension_365d"] < 0.06
-    notes = [r["note_text"] for r in world.rows("note")]
-    assert 0.05 < sum(n.startswith("No pulm") for n in notes) / len(notes) < 0.3
-
-
-def test_the_icu_cohort_has_plausible_stays_support_and_outcomes(worlds):
-    world, n = worlds["icu"], SUBJECTS["icu"]
-    assert 500 < world.meds[1]["events"] / n < 1500
-    assert world.meds[1]["quarantined"] == sum(x for k, x in world.counts.items() if k.startswith("defects_"))
-    ids = {i: key for key, i in concept_ids(icu_catalog.concepts()).items()}
-    assert 0.06 < world.counts["deaths"] / n < 0.17
-    ventilated = {
-        r["person_id"]
-        for r in world.rows("device_exposure")
-        if ids[int(r["device_concept_id"])] == icu_catalog.VENTILATOR
-    }
-    assert 0.3 < len(ventilated) / n < 0.6
-    pressed = {
-        r["person_id"]
-        for r in world.rows("drug_exposure")
-        if ids[int(r["drug_concept_id"])] == icu_catalog.DRUG_KEY["norepinephrine"]
-    }
-    assert 0.12 < len(pressed) / n < 0.4
-    hours = [
-        (datetime.fromisoformat(r["visit_detail_end_datetime"]) - datetime.fromisoformat(
-            r["visit_detail_start_datetime"])) / timedelta(hours=1)
-        for r in world.rows("visit_detail")
-    ]  # fmt: skip
-    assert 30 < np.median(hours) < 80
-    rate = world.rates()
-    assert 0.04 < rate["in_hospital_mortality_30d"] < 0.18
-    assert 0.01 < rate["vasopressor_start_2d"] < 0.15
-    assert 0 < rate["intubation_1d"] <= rate["intubation_2d"] < 0.15
-    assert rate["vasopressor_start_1d"] <= rate["vasopressor_start_2d"]
-
-
-def test_the_sicker_are_looked_at_more_often(worlds):
-    """Heart rates charted in an hour of the ICU, by the severity that only the truth knows."""
-    world = worlds["icu"]
-    charted = (
-        pl.scan_parquet(world.meds[0] / "data" / "**" / "*.parquet")
-        .filter(pl.col("code") == "LOINC/8867-4")
-        .select("subject_id", "time", seen=pl.lit(1))
-        .collect()
-        .sort("time")
-    )
-    hours = world.truth.filter(pl.col("z_in_icu") == 1).sort("time")
-    joined = hours.join_asof(
-        charted, on="time", by="subject_id", strategy="forward", tolerance="59m", check_sortedness=False
-    )
-    sick = (
-        joined.group_by(pl.col("z_severity") > 0.9)
-        .agg(pl.col("seen").is_not_null().mean())
-        .sort("z_severity")
-    )
-    stable, ill = sick["seen"]
-    assert ill > 0.8
-    assert ill > stable + 0.2

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from cohorts_support import SPEC, tiny
+from language_support import EVENT
 
 from ehr_assets.cohorts.spec import CohortSpec, load_cohort
 from ehr_assets.cohorts.templates import Part, parse_template
@@ -80,6 +81,12 @@ def test_template_parts():
         (lambda d: lab(d).update(time={"column": "a", "year": "b"}), "exactly one of `column`"),
         (lambda d: lab(d).update(time={"column": "a", "at": "end_of_day"}), "kind: date"),
         (lambda d: lab(d).update(available={"year": "a"}), "neither from a year"),
+        (lambda d: lab(d).update(time={"column": "a", "format": "%Y-%m"}), "tells no day"),
+        (lambda d: lab(d).update(when={"matches": {"a": "("}}), "not a regular expression"),
+        (lambda d: lab(d).update(when={"matches": {"a": "x(?=y)"}}), "look-around"),
+        (lambda d: lab(d).update(when={"matches": {"a": r"x\Z"}}), r"the end of a text is $, not \Z"),
+        (lambda d: lab(d).update(when={"matches": {"a": r"x\z"}}), r"x\z"),
+        (lambda d: lab(d).update(when={"matches": {"a": "x{,3}"}}), "where tables are searched"),
         (lambda d: lab(d).update(when={"equals": {"a": True}}), "when.equals.a"),
         (lambda d: d["subjects"].update(table="persons"), "'persons' is not one of the tables"),
         (lambda d: d["subjects"].update(column="id"), "subject_id: pid"),
@@ -110,9 +117,79 @@ def test_conditions_are_on_text():
     assert when.is_in == {"kind": ["2", "x"]}
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda d: lab(d).update(when={"equals": {"form": 4.10}}), "put 4.1 in quotes"),
+        (lambda d: lab(d).update(when={"not_in": {"form": [1, 2.0]}}), "put 2.0 in quotes"),
+        (lambda d: d["tables"][1].update(missing=[-1.0]), "put -1.0 in quotes"),
+        (lambda d: d["tables"][1].update(recode={"unit": {0: "A", "0": "B"}}), "key 0 is given twice"),
+        (lambda d: d["tables"][1].update(recode={"unit": {"0": 1.5}}), "put 1.5 in quotes"),
+        (lambda d: d["tables"][1].update(recode={"unit": {1.5: "a"}}), "put 1.5 in quotes"),
+        (
+            lambda d: d["tables"][1].update(upper=["unti"]),
+            "'unti', which no event reads. Did you mean 'unit'?",
+        ),
+        (
+            lambda d: d["tables"][1].update(recode={"x": {"a": "b"}}),
+            "table 'labs': `recode` names the column 'x'",
+        ),
+        (lambda d: d["tables"][1].update(aliases={"x": "y"}), "table 'labs': `aliases` names the column 'x'"),
+        (lambda d: d["tables"][1]["joins"][0].update(upper=["label"]), "`upper` names the column 'label'"),
+        (lambda d: lab(d).update(convert={1: {"to": "g"}, "1": {"to": "mg"}}), "key 1 is given twice"),
+    ],
+)
+def test_numbers_that_would_not_stay_as_they_are_written_are_refused(change, why):
+    assert why in refusal(change)
+
+
 def test_loading_specs_imports_nothing_heavy():
     code = (
         "import sys, ehr_assets.cohorts.spec;"
         "print([m for m in ('polars', 'pyarrow', 'numpy', 'pandas', 'dagster', 'torch') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_a_cohort_that_extends_another(tmp_path):
+    """It says only what differs; tables are laid over those of the same name."""
+    base = {
+        "name": "base",
+        "title": "Base",
+        "source": {"kind": "tables", "root_env": "EHR_B"},
+        "subjects": {"table": "people", "column": "id"},
+        "joins": {"concept": {"file": "concept", "on": ["c"], "columns": {"label": "name"}}},
+        "tables": [
+            {"name": "people", "file": "people", "subject_id": "id", "events": [{**EVENT, "time": "born"}]},
+            {
+                "name": "t",
+                "file": "t",
+                "subject_id": "id",
+                "joins": ["concept"],
+                "events": [{**EVENT, "time": "at"}],
+            },
+            {"name": "u", "file": "u", "subject_id": "id", "events": [{**EVENT, "time": "at"}]},
+        ],
+    }
+    own = {
+        "extends": "base",
+        "name": "own",
+        "subjects": {"person_key": "who"},
+        "joins": {"concept": {"file": "my_concept"}},
+        "tables": [
+            {"name": "u", "drop": True},
+            {"name": "t", "file": "mine/t"},
+            {"name": "v", "file": "v", "subject_id": "id", "events": [{**EVENT, "time": "at"}]},
+        ],
+    }
+    for name, spec in (("base", base), ("own", own), ("circle", {**own, "extends": "circle"})):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(spec))
+    got = load_cohort(tmp_path / "own.yaml")
+    assert [(t.name, t.file) for t in got.tables] == [("people", "people"), ("t", "mine/t"), ("v", "v")]
+    assert (got.title, got.subjects.column, got.subjects.person_key) == ("Base", "id", "who")
+    assert got.tables[1].joins[0].file == "my_concept"
+    with pytest.raises(SpecError, match=r"in a circle: circle extends circle"):
+        load_cohort(tmp_path / "circle.yaml")
+    (tmp_path / "lost.yaml").write_text(yaml.safe_dump({**own, "extends": "bass"}))
+    with pytest.raises(SpecError, match=r"no cohort 'bass'\. Did you mean 'base'"):
+        load_cohort(tmp_path / "lost.yaml", search=[])

@@ -1,11 +1,10 @@
 """`ehr cohort new`: what is guessed of a folder of tables, and that the result loads and fits them."""
 
-import os
 from pathlib import Path
 
 import polars as pl
 import pytest
-from cohorts_support import extract
+from cohorts_support import SHARED, extract
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -64,7 +63,7 @@ def test_a_hand_made_hospital(tmp_path):
     assert (spec.subjects.table, spec.subjects.column, spec.subjects.ids) == ("patients", "PatientID", "text")
     patients = table(spec, "patients")
     assert patients.delimiter == ";"
-    assert [e.code for e in patients.events] == ["MEDS_BIRTH", "MEDS_DEATH", "SEX//{Sex}"]
+    assert [e.code for e in patients.events] == ["MEDS_BIRTH", "MEDS_DEATH", "GENDER//{Sex}"]
     assert patients.events[0].time
     assert patients.events[0].time[0].format == "%d.%m.%Y"
     stays = table(spec, "stays")
@@ -84,6 +83,36 @@ def test_a_hand_made_hospital(tmp_path):
     found = preview_cohort(spec, root)
     assert not found.problems
     assert [t.quarantined for t in found.tables] == [0, 0, 0, 0]
+
+
+def test_nothing_is_left_out_without_a_word(tmp_path):
+    """Not every column of a roster is an event; who lives where is none."""
+    root = tmp_path / "raw"
+    root.mkdir()
+    rows = "".join(f"{i},19{40 + i},F,{150 + i},2020-01-0{i},D-0{i},\n" for i in range(1, 9))
+    (root / "patients.csv").write_text("patient_id,birth_year,sex,height,enrolled,zip,ward\n" + rows)
+    rows = "".join(f"{i},2020-01-0{i},K,{i % 3},tube {i}\n" for i in range(1, 9))
+    (root / "labs.csv").write_text("patient_id,drawn_at,item,value,remark\n" + rows)
+    text, spec = begun(root)
+    assert [e.code for e in spec.tables[0].events] == ["MEDS_BIRTH", "GENDER//{sex}"]
+    assert "    # CHECK: not used: height, enrolled, zip, ward\n" in text
+    assert "    # CHECK: not used: remark\n" in text
+
+
+def test_a_dictionary_is_read_as_it_is_written(tmp_path):
+    """Its quotes, further header lines and signs for missing as well."""
+    root = tmp_path / "raw"
+    root.mkdir()
+    (root / "patients.csv").write_text("patient_id\n1\n2\n")
+    rows = "".join(f"{i % 2 + 1},2020-01-01 10:0{i % 9}:00,K{i % 3},{i}\n" for i in range(30))
+    (root / "labs.csv").write_text("patient_id,drawn_at,item,value\n" + rows)
+    head = "item|name|low|high\nitem|name|limit|limit\n"
+    (root / "items.txt").write_text(head + "".join(f'K{i}|"{i} x|{i}|{i or "NA"}\n' for i in range(9)))
+    _, spec = begun(root)
+    (join,) = table(spec, "labs").joins
+    told = (join.delimiter, join.quote, join.skip_rows, join.missing)
+    assert told == ("|", None, 1, ["NA"])
+    assert "LABS//K0" in extract(root, tmp_path, spec).codes["code"].to_list()
 
 
 def test_what_it_guesses_can_be_extracted(tmp_path):
@@ -256,9 +285,6 @@ def test_whatever_the_tables_what_is_written_loads_and_can_be_checked(tmp_path_f
         raise AssertionError(f"{e}\n{(root.parent / 'mine.yaml').read_text()}") from None
     found = preview_cohort(spec, root)
     assert not found.problems, (root.parent / "mine.yaml").read_text()
-
-
-SHARED = Path(os.environ.get("EHR_SHARED_DATA", "shared/data"))
 
 
 @pytest.mark.parametrize("folder", ["mimic_iv_demo/hosp", "mimic_iv_demo_omop/tables"])

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from cohorts_support import Extracted
+from cohorts_support import SHARED, Extracted
 
 from ehr_assets.cohorts.spec import load_cohort
 from ehr_assets.meds.extract import extract_meds
 from ehr_assets.meds.splits import write_splits
 
 REPOSITORY = Path(__file__).parents[2]
-SHARED = REPOSITORY.parent / "shared" / "data" / "tcga"
+TCGA = SHARED / "tcga"
 SPEC = REPOSITORY / "ehr_assets" / "cohorts" / "specs" / "tcga.yaml"
 GIVEN = os.environ.get("EHR_TCGA_ROOT")
 PATIENT = "bcr_patient_barcode"
 
 pytestmark = pytest.mark.skipif(
-    not (Path(GIVEN) / "biotab" if GIVEN else SHARED / "biotab.tar.gz").exists(),
+    not (Path(GIVEN) / "biotab" if GIVEN else TCGA / "biotab.tar.gz").exists(),
     reason="no TCGA tables: set EHR_TCGA_ROOT to a directory with biotab/*.txt and cdr.csv.gz",
 )
 
@@ -33,9 +33,9 @@ def root(tmp_path_factory) -> Path:
     if GIVEN:
         return Path(GIVEN)
     unpacked = tmp_path_factory.mktemp("tcga")
-    with tarfile.open(SHARED / "biotab.tar.gz") as archive:
+    with tarfile.open(TCGA / "biotab.tar.gz") as archive:
         archive.extractall(unpacked, filter="data")
-    (unpacked / "cdr.csv.gz").symlink_to(SHARED / "cdr.csv.gz")
+    (unpacked / "cdr.csv.gz").symlink_to(TCGA / "cdr.csv.gz")
     return unpacked
 
 
@@ -221,8 +221,25 @@ def test_nothing_of_a_form_precedes_what_it_tells(tcga):
     """Facts of a form that tells a death stand on that day, though its last contact was earlier."""
     deaths = having(tcga, "^MEDS_DEATH$").select("subject_id", death="time")
     causes = having(tcga, "^CAUSE_OF_DEATH//").join(deaths, on="subject_id", how="left")
-    assert causes.height > 200
+    assert causes.height > 340  # 143 of them from the enrolment form
     assert (causes["time"].dt.date() == causes["death"].dt.date()).all()
     pathology = having(tcga, "^(STAGE|PATHOLOGIC_[TNM]|GRADE|NODES_POSITIVE|RESIDUAL_TUMOR)")
     waited = (pathology["available_time"] - pathology["time"]).dt.total_days()
     assert (waited == 30).all()
+
+
+def test_only_prior_malignancies_are_told_at_the_diagnosis(tcga, raw):
+    """A synchronous one may be found years later; of an undated one nobody knows when."""
+    rows = [(r["malignancy_type"].upper(), r["other_malignancy_dx_days_to"]) for r in raw.rows("omf_v4.0")]
+    told = having(tcga, "^OTHER_MALIGNANCY//")
+    undated, history = "^OTHER_MALIGNANCY//HISTORY//", having(tcga, "^OTHER_MALIGNANCY//HISTORY//")
+    prior = [day for kind, day in rows if kind == "PRIOR MALIGNANCY" and not re.fullmatch(r"-?\d+", day)]
+    assert history.height == len(prior) == 586
+    dated = told.filter(pl.col("code").str.count_matches("//") == 2, ~pl.col("code").str.contains(undated))
+    assert dated.height == sum(bool(re.fullmatch(r"-?\d+", day)) for _, day in rows)
+    answers = told.filter(pl.col("code").str.count_matches("//") == 1)
+    contact = having(tcga, "^FOLLOW_UP$").select("subject_id", "time").unique()
+    later = answers.filter(pl.col("code") != "OTHER_MALIGNANCY//YES, HISTORY OF PRIOR MALIGNANCY")
+    assert answers.height - later.height == 148
+    assert set(later["code"]) > {"OTHER_MALIGNANCY//YES", "OTHER_MALIGNANCY//NO"}
+    assert later.join(contact, on=["subject_id", "time"], how="anti").is_empty()

@@ -10,10 +10,11 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers.processors import TemplateProcessing
 
 from ehr_assets.corpora.phrases import TAGS
+from ehr_assets.corpora.piece_tokenizer import PieceTokenizer
 from ehr_assets.corpora.reader import TokenCorpus, text_until
 from ehr_assets.corpora.shards import write_corpus
 from ehr_assets.corpora.spec import CorpusSpec
-from ehr_assets.corpora.tokenizer import PieceTokenizer, train_tokenizer
+from ehr_assets.corpora.tokenizer import train_tokenizer
 from ehr_assets.errors import SpecError
 
 TEXTS = [

@@ -13,7 +13,8 @@ from corpora_support import CODES, SPEC, T0, frame, known_at, random_rows, read_
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_assets.corpora import shards, statistics, tokenizer
+from ehr_assets.corpora import statistics, tokenizer
+from ehr_assets.corpora.audit import records_out_of_order, texts_that_saw_the_future
 from ehr_assets.corpora.reader import TokenCorpus, known_demographics, text_until, window
 from ehr_assets.corpora.serialize import in_availability_order, serialize
 from ehr_assets.corpora.shards import SCHEMA, write_corpus
@@ -69,7 +70,7 @@ def test_decoded_tokens_are_the_records_text(made):
 
 
 def test_tokens_know_their_events(made):
-    from ehr_assets.corpora.tokenizer import PieceTokenizer
+    from ehr_assets.corpora.piece_tokenizer import PieceTokenizer
 
     pieces_of = PieceTokenizer(made[1])
     names = {"DX//C34": "\nMalignant neoplasm of lung", "LAB//hb": "\nHemoglobin", "NOTE": "\nNOTE"}
@@ -145,8 +146,14 @@ def test_before_the_first_event_there_is_no_age(made):
 
 
 def test_small_chunks_give_the_same_corpus(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "_READ_ROWS", 7)
-    monkeypatch.setattr(shards, "CHUNK_ROWS", 10)
+    """A chunk ends by its bytes, so that long texts come in few rows, and only between two subjects."""
+    file = made[0] / "data" / "train" / "0.parquet"
+    (whole,) = reading.iter_file(file)
+    monkeypatch.setattr(reading, "_CHUNK_BYTES", 1_000)
+    chunks = list(reading.iter_file(file))
+    assert len(chunks) >= 4
+    assert pl.concat(chunks).equals(whole)
+    assert sum(chunk["subject_id"].n_unique() for chunk in chunks) == whole["subject_id"].n_unique()
     write_corpus(SPEC, {"here": made[0]}, made[1], tmp_path)
     for split in reading.SPLITS:
         ours, theirs = list(TokenCorpus(tmp_path).subjects(split)), list(TokenCorpus(made[2]).subjects(split))
@@ -157,6 +164,23 @@ def test_small_chunks_give_the_same_corpus(made, tmp_path, monkeypatch):
 def test_equal_inputs_give_equal_bytes(made, tmp_path):
     write_corpus(SPEC, {"here": made[0]}, made[1], tmp_path)
     assert contents(tmp_path) == contents(made[2])
+
+
+@pytest.mark.parametrize("layout", ["tagged", "smb"])
+def test_a_text_that_saw_the_future_is_found(made, tmp_path, layout):
+    """Planted: a corpus that takes what happened for known, and asks nothing about when it was."""
+    spec = SPEC.model_copy(update={"format": layout})
+    early = {s: [(*row[:5], row[1], row[6]) for row in rows] for s, rows in ROWS.items()}
+    wrong = {}
+    for name, rows in (("honest", ROWS), ("early", early)):
+        meds, _ = write_meds(tmp_path / name, rows)
+        (out := tmp_path / name / "corpus").mkdir()
+        write_corpus(spec, {"here": meds}, made[1], out)
+        compared, wrong[name] = texts_that_saw_the_future(spec, out, made[1], {"here": made[0]})
+        assert compared == 13 * 4
+        assert records_out_of_order(out) == (13, 0)
+    assert wrong["honest"] == 0
+    assert wrong["early"] > 5
 
 
 def test_statistics_count_what_is_there(made):

@@ -20,13 +20,15 @@ from hypothesis import strategies as st
 from smb_support import CODES, CUTS, RECORDS
 
 from ehr_assets.contracts import SECTIONS
-from ehr_assets.corpora.reader import TokenCorpus, shown_at, text_until, unrolled, window
+from ehr_assets.corpora import smb_whole
+from ehr_assets.corpora.piece_tokenizer import PieceTokenizer
+from ehr_assets.corpora.reader import Record, TokenCorpus, shown_at, text_until, unrolled, window
 from ehr_assets.corpora.serialize import serialize
 from ehr_assets.corpora.shards import write_corpus
 from ehr_assets.corpora.spec import CorpusSpec
-from ehr_assets.corpora.tokenizer import PieceTokenizer, train_tokenizer
-from ehr_assets.training.examples import cut_example
-from ehr_assets.training.recipe import DataSpec
+from ehr_assets.corpora.tokenizer import train_tokenizer
+from ehr_assets.training.cutting import Example, cut_example, possible_cuts
+from ehr_assets.training.recipe_parts import DataSpec
 from tests.benchmarks.plain import known, smb_text
 
 GOLDEN = json.loads((Path(__file__).parent / "smb_golden.json").read_text(encoding="utf-8"))
@@ -37,6 +39,11 @@ END = datetime(2100, 1, 1)
 
 def smb(**changes) -> CorpusSpec:
     return CorpusSpec.model_validate({**SPEC.model_dump(), "format": "smb", "smb": changes})
+
+
+def drawn(record: Record, data: DataSpec, seed: int) -> Example:
+    rng = np.random.default_rng(seed)
+    return cut_example(record, rng.choice(possible_cuts(record, data)), data, rng)
 
 
 def texts_at(events: pl.DataFrame, t: datetime | None, spec: CorpusSpec, codes=CODES) -> list[str]:
@@ -90,6 +97,28 @@ def test_codes_of_one_description_and_several_units_show_the_last_unit():
     ]
 
 
+@pytest.mark.parametrize(
+    ("description", "unit"),
+    [("Same", ["u", "v"]), ("Rate", ["u", "u"])],
+    ids=["one name, two units", "one name begins as another"],
+)
+def test_a_line_that_is_compared_is_written_once_for_each_of_its_own_rows(monkeypatch, description, unit):
+    """Counted, for on a dense day the lines beside it are many: they cost nothing."""
+    other = description if unit[0] != unit[1] else f"{description} (Total)"
+    codes = pl.DataFrame({"code": ["X", "Y"], "description": [description, other], "unit": unit})
+    rows = [
+        (1, T0 + i * H / 60, f"LAB{i % 30}", i, None, T0 + i * H / 50, "measurements") for i in range(600)
+    ]
+    for i, code in enumerate("XYXXYX"):
+        rows.append((1, T0 + i * H, code, i, None, T0 + (2 * i + 1) * H, "measurements"))
+    written = []
+    write = smb_whole._Cell._text
+    monkeypatch.setattr(smb_whole._Cell, "_text", lambda *a: written.append(a) or write(*a))
+    (text,) = texts_at(frame(rows), None, smb(names="description"), codes)
+    assert f"{description} (u): " in text
+    assert 1 < len(written) <= 6
+
+
 hours = st.sampled_from([0, 0.5, 1, 2, 5, 20, 30, 100])
 event = st.builds(
     lambda s, t, late, code, section, number, words: (
@@ -104,15 +133,16 @@ event = st.builds(
     st.integers(1, 3),
     hours,
     st.sampled_from([0, 0, 0, 1, 3, 30, 100]),
-    st.sampled_from(["LAB//hb", "LAB//hb", "A", "A (u)", "A: 1.00", "Stillbirth"]),
+    st.sampled_from(["LAB//hb", "LAB//hb", "A", "A (u)", "A: 1.00", "Stillbirth", "Birth"]),
     st.sampled_from(["measurements"] * 4 + list(SECTIONS)),
     st.none() | st.sampled_from([1.0, 2.5, 0.125, -0.001, float("nan"), float("inf")]),
     st.none() | st.sampled_from(["pos", "", ", ", "two\nlines", "<drugs>"]),
 )
 static = st.builds(
-    lambda s, c: (s, None, c, None, None, None, "demographics"),
+    lambda s, c, words: (s, None, c, None, words, None, "demographics"),
     st.integers(1, 3),
-    st.sampled_from(["GENDER//F", "LAB//hb"]),
+    st.sampled_from(["GENDER//F", "LAB//hb", "Stillbirth", "Birth"]),
+    st.sampled_from([None, "2020-03-01"]),
 )
 records = st.tuples(st.lists(event, max_size=30), st.lists(static, max_size=3)).map(lambda p: [*p[0], *p[1]])
 
@@ -209,8 +239,7 @@ def test_an_example_reads_the_text_of_a_day_and_goes_on_with_the_days_after(made
     tokenizer = PieceTokenizer(made[2])
     data = DataSpec(max_tokens=20_000, min_context_tokens=8, continuation_fraction=(0.9, 0.95))
     for record in TokenCorpus(made[3]).subjects("train"):
-        example = cut_example(record, data, np.random.default_rng(3))
-        assert example is not None
+        example = drawn(record, data, 3)
         context = tokenizer.decode(example.token_ids[: example.n_context])
         days = np.unique(record.token_time[record.n_demographics :].astype("datetime64[D]"))
         # Days of which nothing was known at their end leave the text as it was the day before.
@@ -223,6 +252,42 @@ def test_an_example_reads_the_text_of_a_day_and_goes_on_with_the_days_after(made
         after = tokenizer.decode(example.token_ids[example.n_context :])
         assert any(after.startswith(f"\n\n[{days[days > day][0]}]\n") for day in asked)
         assert after in text_until(made[2], record, END)
+
+
+@pytest.mark.parametrize("least", [1, 8, 60])
+def test_a_cut_leaves_enough_text_before_it_and_some_after(made, least):
+    data = DataSpec(max_tokens=96, min_context_tokens=least, continuation_fraction=(0.2, 0.3))
+    found = 0
+    for record in TokenCorpus(made[3]).subjects("train"):
+        cuts = possible_cuts(record, data)
+        days = np.unique(record.token_time[record.n_demographics :].astype("datetime64[D]"))
+        ends = (days + 1).astype("datetime64[us]") - np.timedelta64(1, "us")
+        read = [(t, len(shown_at(record, t))) for t in ends]
+        wanted = [t for t, n in read if n >= least and len(unrolled(record, t)[0]) > n]
+        assert cuts.tolist() == [t.item() for t in wanted]
+        found += len(cuts)
+    assert found > 10
+
+
+def test_the_context_of_an_example_is_the_newest_that_fits(made):
+    data = DataSpec(max_tokens=48, min_context_tokens=30, continuation_fraction=(0.2, 0.3))
+    cut_short = 0
+
+    def has(whole: list[int], context: list[int]) -> bool:
+        """Whether the context is a beginning of the text followed by its end."""
+        ends = (len(whole) - len(context) + head for head in range(len(context)))
+        return any(whole[:head] + whole[end:] == context for head, end in enumerate(ends))
+
+    for record in TokenCorpus(made[3]).subjects("train"):
+        texts = [record.token_ids[shown_at(record, t)].tolist() for t in possible_cuts(record, data)]
+        for seed in range(5 if texts else 0):
+            example = drawn(record, data, seed)
+            context = example.token_ids[: example.n_context].tolist()
+            assert len(example.token_ids) <= 48
+            assert 1 <= len(example.token_ids) - len(context) <= 0.3 * 48
+            assert any(has(whole, context) for whole in texts)
+            cut_short += all(len(whole) > len(context) for whole in texts)
+    assert cut_short > 5
 
 
 def test_what_is_unrolled_knows_nothing_between_t_and_the_next_day(made):

@@ -35,6 +35,11 @@ def test_a_tokenizer_may_be_brought_along():
         ({"cohorts": []}, "cohorts"),
         ({"cohorts": ["a", "a"]}, "named twice"),
         ({"format": "xml"}, "format"),
+        ({"smb": {"names": "description"}}, "format 'tagged' does not read smb"),
+        (
+            {"format": "smb", "max_text_chars": 5, "max_name_chars": 9},
+            "read max_text_chars, max_name_chars",
+        ),
     ],
 )
 def test_mistakes_are_named(overrides, says):

@@ -7,6 +7,7 @@ from corpora_support import CODES, SPEC, T0, frame, known_at, random_rows, write
 from typer.testing import CliRunner
 
 from ehr_assets.corpora.serialize import serialize
+from ehr_assets.corpora.spec import CorpusSpec
 from ehr_assets.corpora.text import known_events, text_of, window_text
 from ehr_assets.corpora.tokenizer import train_tokenizer
 from ehr_assets.errors import DatasetError, SpecError
@@ -68,17 +69,52 @@ def test_a_time_that_is_none_is_refused(text):
 
 def test_stdout_holds_the_text_and_nothing_else(monkeypatch):
     asked = []
-    monkeypatch.setattr(corpus, "known_text", lambda *args: asked.append(args) or "\n[2020-03-01]\nA: 1.00")
+    answer = ("As in the corpus c.", "\n[2020-03-01]\nA: 1.00")
+    monkeypatch.setattr(corpus, "known_text", lambda *args: asked.append(args) or answer)
     done = CliRunner().invoke(app, [*ASKED, "--format", "smb", "--tokens", "9"])
-    assert done.stdout == "\n[2020-03-01]\nA: 1.00"
-    assert asked == [("synthetic_oncology", 7, "2020-03-01", "smb", 9)]
+    assert done.stdout == answer[1]
+    assert done.stderr == answer[0] + "\n"
+    assert asked == [("synthetic_oncology", 7, "2020-03-01", "smb", None, 9)]
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "meant"),
+    [
+        ("smb", None, "only"),
+        (None, "short", "short"),
+        ("tagged", "long", "long"),
+        (None, "only", "only"),
+        (None, None, "Several corpora .*: long, short"),
+        ("smb", "long", "no corpus on cohort 'here' of format 'smb' named 'long'"),
+        (None, "elsewhere", "no corpus on cohort 'here' named 'elsewhere'"),
+    ],
+)
+def test_a_corpus_is_named_or_the_only_one(layout, name, meant):
+    plain = SPEC.model_dump()
+    corpora = {
+        c: CorpusSpec.model_validate({**plain, "name": c, "format": f, "cohorts": [where]})
+        for c, f, where in (
+            ("long", "tagged", "here"),
+            ("short", "tagged", "here"),
+            ("only", "smb", "here"),
+            ("elsewhere", "tagged", "there"),
+        )
+    }
+    if " " in meant:
+        with pytest.raises(SpecError, match=meant):
+            corpus.corpus_for(corpora, "here", layout, name)
+    else:
+        found = corpus.corpus_for(corpora, "here", layout, name)
+        assert found is not None
+        assert found.name == meant
+    assert corpus.corpus_for(corpora, "there", "smb", None) is None
 
 
 def test_the_cohort_and_its_events_must_be_there(monkeypatch, tmp_path):
     monkeypatch.setenv("EHR_HOME", str(tmp_path))
     with pytest.raises(SpecError, match="synthetic_oncology"):
-        corpus.known_text("synthetic_oncologi", 7, "2020-03-01", "smb", None)
+        corpus.known_text("synthetic_oncologi", 7, "2020-03-01", "smb", None, None)
     with pytest.raises(SpecError, match="--tokens"):
-        corpus.known_text("mimic_iv", 7, "2020-03-01", "smb", 64)
+        corpus.known_text("mimic_iv", 7, "2020-03-01", "smb", None, 64)
     with pytest.raises(DatasetError, match="synthetic_oncology/meds_events"):
-        corpus.known_text("synthetic_oncology", 7, "2020-03-01", "smb", None)
+        corpus.known_text("synthetic_oncology", 7, "2020-03-01", "smb", None, None)

@@ -9,8 +9,9 @@ from corpora_support import SPEC, T0, frame, random_rows, read_json, write_meds
 
 from ehr_assets.contracts import SPLITS
 from ehr_assets.corpora.phrases import TAGS
+from ehr_assets.corpora.piece_tokenizer import PieceTokenizer
 from ehr_assets.corpora.spec import CorpusSpec
-from ehr_assets.corpora.tokenizer import PieceCounts, PieceTokenizer, train_tokenizer
+from ehr_assets.corpora.tokenizer import PieceCounts, train_tokenizer
 from ehr_assets.errors import DatasetError, SpecError
 from ehr_assets.leakage.subjects import subjects_hash
 

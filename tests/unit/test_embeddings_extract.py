@@ -256,9 +256,14 @@ def test_a_folder_that_is_no_checkpoint_is_named(made, tmp_path):
 
 def test_batches_hold_every_pass_once_within_the_budget(made):
     nodes = pl.DataFrame(pq.read_table(made.nodes / "nodes.parquet"))
-    passes = plan_passes(TokenCorpus(made.root / "corpus"), nodes, MAX_TOKENS)
+    corpus = TokenCorpus(made.root / "corpus")
+    passes = plan_passes(corpus, nodes, MAX_TOKENS)
     assert sorted(n for p in passes for n in p.nodes) == list(range(nodes.height))
-    assert all(1 <= end <= len(p.token_ids) <= MAX_TOKENS for p in passes for end in p.ends)
+    assert all(1 <= end <= p.length <= MAX_TOKENS for p in passes for end in p.ends)
+    assert all(len(p.tokens(corpus, MAX_TOKENS)) == p.length == max(p.ends) for p in passes)
+    assert not any(isinstance(getattr(p, name), np.ndarray) for p in passes for name in p.__slots__), (
+        "a plan of a million nodes must not hold their tokens"
+    )
     groups = list(batches(passes, 200))
     assert [id(p) for g in groups for p in g] == [id(p) for p in passes]
-    assert all(len(g) * max(len(p.token_ids) for p in g) <= 200 or len(g) == 1 for g in groups)
+    assert all(len(g) * max(p.length for p in g) <= 200 or len(g) == 1 for g in groups)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ehr_assets.cohorts import csv_files
 from ehr_assets.cohorts.files import RawRoot
 from ehr_assets.cohorts.spec import JoinSpec
 from ehr_assets.errors import RawTableError
@@ -46,6 +47,24 @@ def test_it_answers_as_a_left_join_to_the_first_row_of_each_key(tmp_path, there,
     expected = frame.join(unique, on=["k", "j"], how="left", maintain_order="left")
     assert found.equals(expected)
     assert counts == {"rows": len(there), "ragged": 0, "duplicate_keys": right.height - unique.height}
+
+
+def test_a_part_is_one_growing_file_however_many_batches_there_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(dimensions, "PART_BYTES", 500)
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 64)
+    files = []
+    sort = dimensions._sorted_part
+    monkeypatch.setattr(
+        dimensions,
+        "_sorted_part",
+        lambda rows, out: files.append([*out.parent.rglob("*-*")]) or sort(rows, out),
+    )
+    table = "k,v\n" + "".join(f"{k % 200},{k}\n" for k in range(300))
+    dimension, counts = build(tmp_path, table)
+    assert len(files[0]) == dimension.parts == len(files) > 3
+    assert counts == {"rows": 300, "ragged": 0, "duplicate_keys": 100}
+    asked = pl.DataFrame({"k": [str(k) for k in range(201)]})
+    assert dimension.add_to(asked)["v"].to_list() == [*(str(k) for k in range(200)), None]
 
 
 def test_keys_that_share_a_hash_are_told_apart(tmp_path, monkeypatch):

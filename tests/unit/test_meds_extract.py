@@ -175,7 +175,7 @@ def test_the_first_time_that_is_there_counts(tmp_path):
 @pytest.mark.parametrize(
     ("number", "reason"),
     [
-        ("1,5", None),
+        ("1,5", "unparsable number"),
         ("high", "unparsable number"),
         ("nan", "unparsable number"),
         ("1e39", "number out of range"),
@@ -184,7 +184,7 @@ def test_the_first_time_that_is_there_counts(tmp_path):
 def test_a_number_that_is_none_is_quarantined(tmp_path, number, reason):
     quoted = f'"{number}"'
     got = run(tmp_path, labs=f"1,50,mg,2020-01-01,,{quoted},x\n")
-    assert got.reasons == [("labs", 1, "number", reason or "unparsable number")]
+    assert got.reasons == [("labs", 1, "number", reason)]
 
 
 def test_a_value_is_a_number_where_it_is_one_and_text_elsewhere(tmp_path):
@@ -256,10 +256,15 @@ def test_a_record_of_the_day_of_birth_is_not_before_it(tmp_path):
         "events": [{"code": "MEDS_BIRTH", "time": "born", "section": "demographics"}],
     }
     spec = tiny(tables=[people, SPEC["tables"][1]])
-    labs = "1,50,mg,2000-01-01,,1,\n1,50,mg,2000-01-01 13:59:59,,1,\n"
+    filed = "1,50,mg,2000-01-01,2000-01-01 10:00,2,\n"
+    labs = "1,50,mg,2000-01-01,,1,\n1,50,mg,2000-01-01 13:59:59,,1,\n" + filed
     got = run(tmp_path, people="1,F,2000-01-01 14:00:00,\n", labs=labs, spec=spec)
     assert got.reasons == [("labs", 2, None, "before birth")]
-    assert got.events["time"].unique().to_list() == [datetime(2000, 1, 1, 14)]
+    birth = datetime(2000, 1, 1, 14)
+    assert got.events["time"].unique().to_list() == [birth]
+    assert dict(got.events.select("numeric_value", "available_time").rows()) == {
+        None: birth, 1: datetime(2000, 1, 1, 23, 59, 59, 999999), 2: birth
+    }  # fmt: skip
 
 
 def test_ragged_rows_and_nul_bytes_are_quarantined(tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from cohorts_support import SHARED
 
 from ehr_assets.cohorts.spec import load_cohort
 from ehr_assets.meds.extract import extract_meds
@@ -12,7 +13,7 @@ from ehr_assets.meds.frames import validate_meds
 from ehr_assets.meds.splits import write_splits
 
 REPOSITORY = Path(__file__).parents[2]
-ROOT = Path(os.environ.get("EHR_MIMIC_IV_ROOT") or REPOSITORY.parent / "shared" / "data" / "mimic_iv_demo")
+ROOT = Path(os.environ.get("EHR_MIMIC_IV_ROOT") or SHARED / "mimic_iv_demo")
 SPEC = REPOSITORY / "ehr_assets" / "cohorts" / "specs" / "mimic_iv.yaml"
 
 pytestmark = pytest.mark.skipif(

@@ -13,9 +13,10 @@ SPEC = Path(__file__).parents[2] / "ehr_assets" / "cohorts" / "specs" / "mimic_i
 DAY_END = timedelta(days=1) - timedelta(microseconds=1)
 ROWS = {
     "hosp/patients": "subject_id,gender,anchor_age,anchor_year,dod\n1,F,50,2180,\n",
-    "hosp/admissions": "subject_id,hadm_id,deathtime\n",
+    "hosp/admissions": "subject_id,hadm_id,dischtime,deathtime\n1,22,2180-06-07 10:00:00,\n",
     "ed/edstays": """subject_id,hadm_id,stay_id,intime,outtime,gender,race,arrival_transport,disposition
 1,,7,2180-05-06 19:17:00,2180-05-06 23:30:00,F,WHITE,AMBULANCE,HOME
+1,22,8,2180-06-01 10:00:00,2180-06-01 20:00:00,F,WHITE,WALK IN,ADMITTED
 """,
     "ed/triage": """subject_id,stay_id,temperature,heartrate,resprate,o2sat,sbp,dbp,pain,acuity,chiefcomplaint
 1,7,98.4,70,16,,106,63,unable,3,"Abd pain, n/v"
@@ -25,6 +26,7 @@ ROWS = {
 """,
     "ed/diagnosis": """subject_id,stay_id,seq_num,icd_code,icd_version,icd_title
 1,7,1,78959,9,OTHER ASCITES
+1,8,1,5712,9,ALCOHOL CIRRHOSIS LIVER
 """,
     "ed/medrecon": """subject_id,stay_id,charttime,name,gsn,ndc,etc_rn,etccode,etcdescription
 1,7,2180-05-06 19:30:00,furosemide,8205,33342,1,3750,Diuretic - Loop
@@ -86,6 +88,12 @@ def test_a_stay_in_the_emergency_department(got):
     assert found(got, "ED_DISPOSITION//HOME") == [(end, end, None)]
     # What was coded for billing is known when the stay is over.
     assert found(got, "ED_DIAGNOSIS//ICD//9//78959") == [(end, end, None)]
+
+
+def test_diagnoses_of_who_was_admitted_wait_for_the_discharge_from_the_hospital(got):
+    end, discharged = datetime(2180, 6, 1, 20), datetime(2180, 6, 7, 10)
+    assert found(got, "ED_DISPOSITION//ADMITTED") == [(end, end, None)]
+    assert found(got, "ED_DIAGNOSIS//ICD//9//5712") == [(end, discharged, None)]
 
 
 def test_triage_is_known_an_hour_after_arrival(got):

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from cohorts_support import Extracted, extract
+from cohorts_support import SHARED, Extracted, extract
 
 from ehr_assets.cohorts.spec import CohortSpec, load_cohort
 from ehr_assets.nodes.triggers import find_nodes
 
 REPOSITORY = Path(__file__).parents[2]
-DATA = REPOSITORY.parent / "shared" / "data"
-NATIVE = Path(os.environ.get("EHR_MIMIC_IV_ROOT") or DATA / "mimic_iv_demo")
-OMOP = Path(os.environ.get("EHR_MIMIC_IV_OMOP_ROOT") or DATA / "mimic_iv_demo_omop" / "tables")
+NATIVE = Path(os.environ.get("EHR_MIMIC_IV_ROOT") or SHARED / "mimic_iv_demo")
+OMOP = Path(os.environ.get("EHR_MIMIC_IV_OMOP_ROOT") or SHARED / "mimic_iv_demo_omop" / "tables")
 DAY_END = timedelta(days=1) - timedelta(microseconds=1)
 
 CONCEPTS = """concept_id,concept_name,vocabulary_id,concept_code
@@ -29,6 +28,10 @@ CONCEPTS = """concept_id,concept_name,vocabulary_id,concept_code
 5,Positive,SNOMED,10828004
 32821,EHR billing record,Type Concept,OMOP4976890
 32840,EHR problem list,Type Concept,OMOP4976909
+32824,EHR discharge summary,Type Concept,OMOP4976893
+32903,Primary discharge diagnosis,Condition Status,OMOP4822266
+32891,Cause of death,Condition Status,OMOP4822254
+4171756,<,SNOMED,276139006
 6,Disease episode,Episode,first
 7,Pathology report,Note Class,path
 """
@@ -110,6 +113,63 @@ def test_billing_records_are_known_when_the_visit_is_over(small):
     assert found(small, "CONDITION/999") == [(datetime(2020, 3, 1), datetime(2020, 3, 1) + DAY_END)]
 
 
+@pytest.mark.parametrize("vocabulary", [True, False])
+@pytest.mark.parametrize(
+    ("type_", "status", "late"),
+    [
+        (32840, 0, False),
+        (32840, 32907, False),  # secondary admission diagnosis
+        (32824, 0, True),
+        (32823, "", True),  # discharge record, not in this extract's vocabulary
+        (32840, 32903, True),
+        (32840, 32896, True),
+        (32840, 4230359, True),
+        (38000199, 0, True),  # inpatient header - primary
+        (38000245, 0, False),  # problem list entry
+        (32840, 32891, "by its name"),
+    ],
+)
+def test_a_discharge_diagnosis_is_known_at_the_discharge(tmp_path, vocabulary, type_, status, late):
+    head = (
+        "person_id,visit_occurrence_id,condition_concept_id,condition_start_date,condition_type_concept_id,"
+    )
+    rows = f"-5,10,0,2020-01-01,{type_},{status},C1\n-5,,0,2020-01-01,{type_},{status},C2\n"
+    condition = f"{head}condition_status_concept_id,condition_source_value\n{rows}"
+    files = {"visit_occurrence": VISIT.format(from_="a", to="b"), "condition_occurrence": condition}
+    if not vocabulary:
+        files["concept"] = CONCEPTS.splitlines()[0] + "\n"
+    got = extract(tables(tmp_path / "raw", **files), tmp_path, omop())
+    late = vocabulary if late == "by its name" else late
+    known = [datetime(2020, 1, 5), datetime(2020, 1, 31)] if late else [datetime(2020, 1, 1)] * 2
+    assert found(got, "CONDITION/C1") == [(datetime(2020, 1, 1), known[0] + DAY_END)]
+    assert found(got, "CONDITION/C2") == [(datetime(2020, 1, 1), known[1] + DAY_END)]
+
+
+def test_a_limit_is_no_value(tmp_path):
+    head = "person_id,measurement_concept_id,measurement_date,value_as_number,operator_concept_id\n"
+    operators = ("", 0, 4172703, 4171756, 4172704)
+    rows = "".join(f"6,3,2020-03-0{i},0.0{i},{operator}\n" for i, operator in enumerate(operators, 1))
+    got = extract(tables(tmp_path / "raw", measurement=head + rows), tmp_path, omop())
+    values = got.events.filter(pl.col("section") == "measurements").sort("time")
+    assert values["code"].to_list() == [
+        *["LOINC/718-7"] * 3,
+        "LOINC/718-7//<",
+        "LOINC/718-7//4172704",  # not in this extract's vocabulary
+    ]
+    assert values["numeric_value"].round(2).to_list() == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.05])
+
+
+def test_what_was_given_out_has_not_the_unit_of_the_dose(tmp_path):
+    head = "person_id,drug_concept_id,drug_exposure_start_date,drug_source_value,quantity,"
+    drugs = (
+        head
+        + "dose_unit_source_value,quantity_unit\n6,0,2020-03-01,D,30,mg,tablet\n6,0,2020-03-01,E,30,mg,\n"
+    )
+    got = extract(tables(tmp_path / "raw", drug_exposure=drugs), tmp_path, omop())
+    units = pl.read_parquet(got.out / "quality" / "units.parquet")
+    assert units.select("code", "unit").rows() == [("DRUG/D", "tablet")]
+
+
 def test_visits_begin_and_end(small):
     assert found(small, "VISIT_START//Visit/IP") == [(datetime(2020, 1, 1, 10),) * 2]
     assert found(small, "VISIT_END//Visit/IP") == [(datetime(2020, 1, 5) + DAY_END,) * 2]
@@ -123,7 +183,7 @@ def test_values_and_units(small):
     rows = small.events.filter(pl.col("code") == "LOINC/718-7").select("numeric_value", "text_value").rows()
     assert rows == [(13.5, None), (None, "Positive"), (None, "++")]
     units = pl.read_parquet(small.out / "quality" / "units.parquet")
-    assert units.select("unit", "rows").sort("unit").rows() == [("g", 1), ("g/dL", 1)]
+    assert units.select("unit", "rows").sort("unit").rows() == [(None, 1), ("g", 1), ("g/dL", 1)]
 
 
 def test_birth_and_death(small):

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from meds import SubjectSplitSchema
 from pyarrow import parquet as pq
 
+from ehr_assets.cohorts import csv_files
 from ehr_assets.errors import DatasetError
-from ehr_assets.meds.splits import assign_splits, read_splits, write_splits
+from ehr_assets.meds.splits import assign_splits, read_splits, roster_keys, write_splits
 
 IDS = st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=200)
 FRACTION = st.floats(0, 0.99)
@@ -83,6 +84,18 @@ def test_a_subject_without_person_key_falls_back_to_the_id(tmp_path):
     root = write_tables(tmp_path / "raw", PEOPLE + "".join(f"{i},,1950,\n" for i in range(50)), LABS)
     write_splits(spec, root, tmp_path)
     assert [s for _, s in read_splits(tmp_path).rows()] == assign_splits(range(50), "ehr-assets", 0.15, 0.15)
+
+
+@pytest.mark.parametrize("ids", ["integer", "text"])
+@pytest.mark.parametrize("block", [32, 1 << 20])
+def test_the_first_person_key_that_a_subject_has_counts(tmp_path, monkeypatch, ids, block):
+    """Also where its first row, or a whole batch, has none."""
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", block)
+    subjects = {"table": "people", "column": "pid", "person_key": "sex", "one_row_each": False, "ids": ids}
+    rows = "1,,1950,\n2,B,1950,\n2,C,1950,\n3,,1950,\n1,,1950,\n1,A,1950,\n1,B,1950,\n"
+    root = write_tables(tmp_path / "raw", PEOPLE + rows, LABS)
+    keys = roster_keys(tiny(subjects=subjects), root).sort("raw_id")
+    assert keys.select("raw_id", "key").rows() == [("1", "A"), ("2", "B"), ("3", "3")]
 
 
 @pytest.mark.parametrize("splits", [["train", "test"], ["train", None]])

@@ -14,9 +14,9 @@ from ehr_assets.contracts import SPLITS
 from ehr_assets.errors import DatasetError
 from ehr_assets.fanout import Machine
 from ehr_assets.meds.audit import schema_problems
-from ehr_assets.meds.facts import UNITS_FILE, bundles
+from ehr_assets.meds.facts import bundles
 from ehr_assets.meds.footers import outline
-from ehr_assets.meds.frames import MEDS_SCHEMA, SORT_BY, validate_meds
+from ehr_assets.meds.frames import MEDS_SCHEMA, SORT_BY, UNITS_FILE, validate_meds
 from ehr_assets.meds.quality_spec import QualitySpec
 from ehr_assets.meds.suites import meds_suite, validate
 
@@ -99,7 +99,7 @@ def test_each_planted_violation_is_caught_by_its_own_expectation_alone(tmp_path,
     PLANTED[name](frame)
     found = failed(frame.write(tmp_path))
     assert list(found) == [name]
-    assert found[name]["unexpected"] == {"values_in_train_range": 1}.get(name, 1)
+    assert found[name]["unexpected"] == 1
 
 
 def test_an_event_before_birth_is_caught(tmp_path):
@@ -218,6 +218,25 @@ def test_a_month_that_collapsed_or_exploded_since_last_time_is_flagged(tmp_path)
         found["volume_like_last_time"]["unexpected"],
     ) == (1, 1)
     assert failed(before, spec, previous=root)["volume_like_last_time"]["months_exploded"] == 1
+
+
+def test_a_month_that_vanished_since_last_time_is_flagged(tmp_path):
+    """But for those before the first there is now, and the last there was."""
+
+    def frame(name: str, *months: int) -> Path:
+        kept = Frame()
+        for file, rows in kept.files.items():
+            kept.files[file] = [r for r in rows if not r[1] or r[1].year < 2020 or r[1].month in months]
+        kept.add(*(row(2, 70 + i / 100) for i in range(100 if 3 in months else 0)))
+        return kept.write(tmp_path / name)
+
+    whole = frame("whole", 1, 2, 3)
+    spec = SPEC.model_copy(update={"volume": SPEC.volume.model_copy(update={"min_events": 50})})
+    found = failed(frame("no_february", 1, 3), spec, previous=whole)
+    assert list(found) == ["volume_like_last_time"]
+    assert found["volume_like_last_time"]["months_collapsed"] == 1
+    assert failed(frame("no_january", 2, 3), spec, previous=whole) == {}
+    assert failed(frame("no_march", 1, 2), spec, previous=whole) == {}
 
 
 def test_no_value_code_or_id_comes_out(tmp_path):

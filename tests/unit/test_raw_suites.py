@@ -1,6 +1,7 @@
 """Promises about raw tables: kept by clean tables; each broken one is caught by its own check alone."""
 
 import gzip
+import re
 from copy import deepcopy
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import pytest
 from cohorts_support import SPEC, tiny
 from dagster import AssetCheckSeverity, DagsterInstance, materialize
 
+from ehr_assets.cohorts import raw_suites
 from ehr_assets.cohorts.assets import cohort_assets
 from ehr_assets.cohorts.checks import cohort_checks
 from ehr_assets.cohorts.expect_spec import ExpectSpec
 from ehr_assets.cohorts.promises import promises, raw_suite
 from ehr_assets.cohorts.raw_suites import validate_raw
 from ehr_assets.errors import RawTableError, SpecError
+from ehr_assets.expectations import workbench
 from ehr_assets.fanout import Machine
 from resources.storage import Datasets
 
@@ -90,7 +93,8 @@ def test_promises_that_are_kept(tmp_path):
         ([], ["1,51,mg,2020-01-01,,5,"], "labs__unique__pid__item"),
         ([], ["11,51,mg,2020-01-01,,5,"], "labs__references__pid"),
         ([], ["1,5,mg,2020-01-01,,-0.1,"], "labs__between__number"),
-        ([], ["1,5,mg,2020-01-01,,high,"], "labs__between__number"),
+        *(([], [f"1,5,mg,2020-01-01,,{n},"], "labs__between__number") for n in ("high", "nan", "inf", "1_0")),
+        *(([f"10,F,1950,{day}"], [], "people__between__died") for day in ("infinity", "-infinity", "epoch")),
         ([], ["1,5,mg,2020-01-01,,,", "1,6,mg,2020-01-01,,,"], "labs__not_null__number"),
     ],
 )
@@ -184,7 +188,12 @@ def test_names_are_unique_and_promises_shape_no_code_version():
         ({"between": {"a": {}}}, "`min`, `max` or both"),
         ({"between": {"a": {"min": 2, "max": 1}}}, "greater"),
         ({"between": {"a": {"min": 2, "max": "2020-01-01"}}}, "both be numbers or both be dates"),
-        ({"matches": {"a": "("}}, "regular expression"),
+        *(
+            ({"matches": {"a": p}}, reason)
+            for p, reason in (("(", "regular expression"), ("^(?!x)F", "look-around"))
+        ),
+        ({"matches": {"a": r"(F)\1"}}, "back references"),
+        ({"one_of": {"a": [4.10]}}, "in quotes"),
         ({"row_count": {"min": 2}, "mostly": 0.5}, "does not go with"),
         ({"references": {"a": "people"}}, "pattern"),
     ],
@@ -192,6 +201,20 @@ def test_names_are_unique_and_promises_shape_no_code_version():
 def test_promises_that_cannot_be_are_refused(entry, reason):
     with pytest.raises(ValueError, match=reason):
         ExpectSpec.model_validate(entry)
+
+
+def test_a_pattern_that_only_python_reads_fails_its_promise_alone(tmp_path):
+    spec = cohort([{"matches": {"sex": "(?a)F"}}, {"unique": "pid"}], [])
+    verdicts = validate_raw(spec, write(tmp_path), Machine(), tmp_path)
+    assert [(v.passed, bool(v.note)) for v in verdicts] == [(False, True), (True, False)]
+
+
+@pytest.mark.parametrize("column", ["größe", "体重", "a b", "..."])
+def test_names_of_checks_are_ascii_whatever_the_columns(column):
+    spec = cohort([{"not_null": [column, "größe "]}], [])
+    assert all(re.fullmatch("[A-Za-z0-9_]+", p.name) for p in promises(spec))
+    assert len({p.name for p in promises(spec)}) == 2
+    assert cohort_checks(spec)
 
 
 def test_a_damaged_table_is_an_error_without_its_content(tmp_path):
@@ -214,6 +237,8 @@ def test_no_raw_value_comes_out(tmp_path):
 def test_as_dagster_checks_promises_warn_unless_they_block(tmp_path, monkeypatch):
     root = write(tmp_path / "raw", [*PEOPLE, "10,X,1950,"])
     monkeypatch.setenv("EHR_TINY_ROOT", str(root))
+    scratch = []
+    monkeypatch.setattr(raw_suites, "workbench", lambda m, s: scratch.append(s) or workbench(m, s))
     instance = DagsterInstance.ephemeral()
 
     def run(spec):
@@ -229,6 +254,8 @@ def test_as_dagster_checks_promises_warn_unless_they_block(tmp_path, monkeypatch
     assert broken.metadata["unexpected"].value == 1
     assert found["people__unique__pid"].severity is AssetCheckSeverity.ERROR
     assert found["people__unique__pid"].passed
+    assert scratch[0].is_relative_to(tmp_path / "home"), "raw columns stay in the store"
+    assert not scratch[0].exists()
     success, found = run(cohort([{"one_of": {"sex": ["F", "M"]}, "blocking": True}]))
     assert not success
     assert found["people__one_of__sex"].severity is AssetCheckSeverity.ERROR

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from cohorts_support import LABS, PEOPLE, extract, write_tables
 from meds_support import Frame, record, row, static
 
 from ehr_assets.contracts import SPLITS
 from ehr_assets.fanout import Machine
-from ehr_assets.meds.facts import UNITS_FILE
+from ehr_assets.meds.frames import UNITS_FILE
 from ehr_assets.reports.profile import NUMBERS, PAGE, picture_png, read_profile, write_profile
 from ehr_assets.reports.profile_tables import FEWEST, LAGS, count_profile
 
@@ -67,12 +68,23 @@ def test_codes_of_few_subjects_are_not_shown(tmp_path):
         assert "SECRET" not in (tmp_path / "out" / file).read_text()
 
 
-def test_units_are_counted_where_they_are_kept(tmp_path):
-    root = cohort(tmp_path)
-    (root / UNITS_FILE).parent.mkdir()
-    rows = [("LAB//0", "mg", 60), ("LAB//0", None, 30), ("LAB//1", None, 10), ("ENOUGH", None, 99)]
-    pl.DataFrame(rows, schema=["code", "unit", "rows"], orient="row").write_parquet(root / UNITS_FILE)
-    assert count_profile(root, Machine()).measurements["unit"] == pytest.approx(0.4)
+def test_units_are_counted_as_the_extraction_left_them(tmp_path):
+    people = PEOPLE + "".join(f"{i},F,1950,\n" for i in range(1, 4))
+    labs = LABS + "1,50,mg,2020-01-01,,1,\n2,50,,2020-01-01,,1,\n3,60,,2020-01-01,,1,\n3,60,,2020-01-02,,1,\n"
+    got = extract(write_tables(tmp_path / "raw", people, labs), tmp_path)
+    assert count_profile(got.out, Machine()).measurements["unit"] == pytest.approx(3 / 4)
+    assert dict(got.codes.select("code", "unit").rows())["LAB//60//UNK"] is None
+    (got.out / UNITS_FILE).unlink()
+    assert count_profile(got.out, Machine()).measurements["unit"] is None
+
+
+def test_rare_texts_for_a_sex_are_not_shown(tmp_path):
+    frame = Frame()
+    for (_, rows), more in zip(frame.files.items(), ((1, 2, 3), (21, 22), ()), strict=True):
+        for at in [i for i, r in enumerate(rows) if r[0] in more and r[2].startswith("GENDER")]:
+            rows[at] = [*rows[at][:2], f"GENDER//Jane Roe 1950-01-0{rows[at][0] % 9}", *rows[at][3:]]
+    p = count_profile(frame.write(tmp_path), Machine())
+    assert {sex: sum(n) for sex, n in p.ages.items()} == {"F": 23, "other": 5}
 
 
 def test_the_page_stands_alone_repeats_and_names_nobody(tmp_path):

@@ -124,7 +124,8 @@ class Patient(Life):
         self.chart.end_visit(self.visit, at)
         self.chart.observation(f"DISCHARGE/{to}", at, at + timedelta(minutes=1), self.visit)
         for code, (_, site, bound) in COMPLICATIONS.items():
-            if self.worst[site] > bound and self.rng.random() < 0.9:
+            seen = self.worst[site] + JUDGEMENT * float(self.rng.standard_normal())
+            if seen > bound and self.rng.random() < 0.9:
                 self.chart.condition(f"ICD10CM/{code}", at.date(), self.visit)
 
     def _die(self, at: datetime) -> None:
@@ -132,7 +133,7 @@ class Patient(Life):
         if self.icu:
             self._leave_icu(at)
         self._end_visit(at, "EXPIRED")
-        self.chart.person(self.profile.person_if(alive=False))
+        self.chart.person(self.profile.who.roster(alive=False))
         self.chart.period(self.first_day, at.date())
         self.chart.death(at.date(), at)
 
@@ -141,9 +142,9 @@ class Patient(Life):
         self._stop_all(at)
         if self.icu:
             self._leave_icu(at)
-        frail = self.course.reserve < -0.5
+        frail = self.course.reserve + JUDGEMENT * float(self.rng.standard_normal()) < -0.5
         self._end_visit(at, "FACILITY" if frail or self.rng.random() < 0.12 else "HOME")
-        self.chart.person(self.profile.person_if(alive=True))
+        self.chart.person(self.profile.who.roster(alive=True))
         day = int(self.rng.integers(10, 45))
         last = at
         while day <= self.profile.follow_up:

@@ -4,7 +4,7 @@ What belongs here: drawing one subject's profile, traits and initial state. What
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 
 import numpy as np
@@ -20,12 +20,11 @@ from ehr_assets.cohorts.synthetic.icu_catalog import (
     SITES,
     Reason,
 )
-from ehr_assets.cohorts.synthetic.oncology_subjects import shared_person
-from ehr_assets.cohorts.synthetic.persons import DAYS_PER_YEAR, Person, draw_person, record_number
+from ehr_assets.cohorts.synthetic.oncology_subjects import perhaps_shared
+from ehr_assets.cohorts.synthetic.persons import DAYS_PER_YEAR, Candidate, draw_person, record_number
 
 FIRST_PERSON = 30_000_001
 FIRST_DAY, LAST_DAY = date(2008, 1, 7), date(2022, 10, 31)
-SHARED = 0.25  # may be persons of the oncology cohort; those who live are
 # Years before the cancer: earlier than anything the pulmonary embolism cohort tells of a shared person.
 YEARS_BEFORE_CANCER = (7.0, 9.0)
 LONGEST_STAY = 35 * 24
@@ -35,8 +34,7 @@ LONGEST_STAY = 35 * 24
 class Profile:
     """A subject at admission to hospital. `before`: hours until the ICU; `ward`: there, not in the ED."""
 
-    person: Person
-    own_key: str
+    who: Candidate
     admission: datetime
     reason: Reason
     before: int
@@ -44,15 +42,10 @@ class Profile:
     comorbidities: tuple[str, ...]
     follow_up: int  # days after discharge
 
-    def person_if(self, *, alive: bool) -> Person:
-        """The person that the roster tells: the shared one only if it is still alive for its cancer."""
-        return self.person if alive else replace(self.person, key=self.own_key)
-
 
 def draw_profile(seed: int, index: int, rng: np.random.Generator) -> Profile:
     """Who subject `index` is, when and why it was admitted."""
-    own_key = record_number(FIRST_PERSON + index)
-    shared = shared_person(seed, index) if rng.random() < SHARED else None
+    shared = perhaps_shared(seed, index, rng)
     day = FIRST_DAY + timedelta(days=int(rng.integers((LAST_DAY - FIRST_DAY).days)))
     if shared:
         years = float(rng.uniform(*YEARS_BEFORE_CANCER))
@@ -64,8 +57,7 @@ def draw_profile(seed: int, index: int, rng: np.random.Generator) -> Profile:
     reason = REASONS[int(rng.choice(len(REASONS), p=[r.share for r in REASONS]))]
     ward = bool(rng.random() < 0.3)
     return Profile(
-        person=person,
-        own_key=own_key,
+        who=Candidate(person, record_number(FIRST_PERSON + index)),
         admission=datetime.combine(day, time()) + timedelta(minutes=int(rng.integers(24 * 60))),
         reason=reason,
         before=int(rng.integers(20, 90)) if ward else int(rng.integers(2, 11)),
@@ -77,7 +69,7 @@ def draw_profile(seed: int, index: int, rng: np.random.Generator) -> Profile:
 
 def draw_course(profile: Profile, rng: np.random.Generator) -> Course:
     """The latent course from admission. On the ward it is milder at first and rises."""
-    age = (profile.admission.date() - profile.person.birth).days / DAYS_PER_YEAR
+    age = (profile.admission.date() - profile.who.person.birth).days / DAYS_PER_YEAR
     setpoint = float(
         0.4 * rng.standard_normal() - 0.012 * (age - 62) - 0.12 * (len(profile.comorbidities) - 1.3)
     )

@@ -105,18 +105,15 @@ class Charting:
 
     def draw(self, panel: dict[str, float], now: datetime, visit: int | None) -> None:
         """One draw of a panel, within the hour."""
-        state, rng = levels(self.course, self.support, self.fever), self.bedside.rng
-        at = now + timedelta(minutes=int(rng.integers(2, 30)))
-        for (key, chance), luck in zip(panel.items(), rng.random(len(panel)), strict=True):
-            if luck < chance:
-                self.bedside.read(key, state[key], at, visit, lab.REPORTED)
+        at = now + timedelta(minutes=int(self.bedside.rng.integers(2, 30)))
+        self.bedside.panel(panel, self._levels(), at, visit, lab.REPORTED)
 
     def _signs(self, keys: tuple[str, ...], now: datetime, visit: int | None, seen: float) -> None:
-        state, rng = levels(self.course, self.support, self.fever), self.bedside.rng
-        at = now + timedelta(minutes=int(rng.integers(0, 20)))
-        for key, there in zip(keys, rng.random(len(keys)) < seen, strict=True):
-            if there:
-                self.bedside.read(key, state[key], at, visit, lab.CHARTED)
+        at = now + timedelta(minutes=int(self.bedside.rng.integers(0, 20)))
+        self.bedside.panel(dict.fromkeys(keys, seen), self._levels(), at, visit, lab.CHARTED)
+
+    def _levels(self) -> dict[str, float]:
+        return levels(self.course, self.support, self.fever)
 
     def clinic(self, at: datetime, visit: int) -> None:
         """What is looked at outside hospital."""

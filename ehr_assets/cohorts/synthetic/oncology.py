@@ -26,7 +26,7 @@ from ehr_assets.cohorts.synthetic.oncology_catalog import (
 )
 from ehr_assets.cohorts.synthetic.oncology_subjects import FIRST_PERSON, STREAM, draw_course, draw_profile
 from ehr_assets.cohorts.synthetic.tables import HEADERS, Chart
-from ehr_assets.cohorts.synthetic.views import filed
+from ehr_assets.cohorts.synthetic.views import Reported, filed
 
 OPERABLE = {"I": 0.92, "II": 0.85, "III": 0.5, "IV": 0.0}
 ADJUVANT = {"I": 0.05, "II": 0.45, "III": 0.7, "IV": 0.0}
@@ -52,7 +52,9 @@ class Patient(Life):
         self.next_line: int | None = None  # the week a planned line starts
         self.surgery: int | None = None
         self.supportive = False
-        self.metastases: list[str] = []  # seen on a scan, not yet in the problem list
+        self.scan: Reported[views.Reading] | None = None  # read, not yet acted upon
+        self.scanned_line = 0  # how many lines had been given by then
+        self.metastases: list[str] = []  # reported, not yet in the problem list
 
     def live(self) -> None:
         self._diagnosis()
@@ -101,14 +103,17 @@ class Patient(Life):
             seen = [k for k, x in enumerate(self.course.sites) if k != LOCAL and x > NEW_LESION]
             self.imaging.involved.update(seen)
             self.metastases = [SITES[k] for k in seen]
+        known = (staged - self.start).days // STEP_DAYS + 1  # the first week in which the stage is known
         if rng.random() < OPERABLE[p.stage]:
-            self.surgery = int(rng.integers(2, 7))
+            self.surgery = max(int(rng.integers(2, 7)), known)
         else:
-            self.next_line = int(rng.integers(2, 6))
+            self.next_line = max(int(rng.integers(2, 6)), known)
         self.next_clinic = 1
         self.next_scan = int(rng.integers(8, 12))
 
     def _week(self, week: int) -> None:
+        if self.scan and self.scan.filed <= self.now:
+            self._read_scan(week, self.scan.found)
         if week == self.surgery:
             self._operate(week)
         elif week == self.next_line and self.regimen is None:
@@ -254,17 +259,22 @@ class Patient(Life):
 
     def _scan(self, week: int) -> None:
         treated = self.regimen is not None
-        reading = self.imaging.read(self.chart, self.course, self._moment(), self.rng, treated=treated)
-        # Diagnoses are coded at a later visit, and some never are.
-        self.metastases += [s for s in reading.new if s in METASTASIS and self.rng.random() < 0.9]
+        self.scan = self.imaging.read(self.chart, self.course, self._moment(), self.rng, treated=treated)
+        self.scanned_line = self.lines_given
         gap = (8, 11) if treated else (11, 15) if self.course.burden > 0.0 else (16, 27)
         self.next_scan = week + int(self.rng.integers(*gap))
-        if reading.response != "PD" or self.supportive:
+
+    def _read_scan(self, week: int, reading: views.Reading) -> None:
+        """What a scan showed is acted upon from the first week on that begins with its report."""
+        self.scan = None
+        # Diagnoses are coded at a later visit, and some never are.
+        self.metastases += [s for s in reading.new if s in METASTASIS and self.rng.random() < 0.9]
+        if reading.response != "PD" or self.supportive or self.lines_given != self.scanned_line:
             return
         if self.regimen is not None:
             self._end_regimen(week)
         if self.next_line is None:
-            self._plan_line(week, (1, 6))
+            self._plan_line(week, (0, 5))
 
 
 SIMULATOR = Simulator(

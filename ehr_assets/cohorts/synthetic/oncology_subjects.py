@@ -30,6 +30,7 @@ from ehr_assets.cohorts.synthetic.persons import (
 )
 
 FIRST_PERSON = 10_001
+SHARED = 0.25  # of another cohort's subjects may be persons of this one; those who live are
 STREAM = 0
 FIRST_DAY, LAST_DAY = date(2010, 1, 4), date(2023, 12, 31)
 # Mean and spread of the burden at diagnosis.
@@ -68,6 +69,11 @@ def shared_person(seed: int, index: int) -> Shared:
     """The person that subject `index` of the oncology cohort of this seed is."""
     profile = draw_profile(index, np.random.default_rng([seed, index, STREAM]))
     return Shared(profile.person, profile.diagnosis)
+
+
+def perhaps_shared(seed: int, index: int, rng: np.random.Generator) -> Shared | None:
+    """That person for a share of another cohort's subjects, drawn by their generator; None for the others."""
+    return shared_person(seed, index) if rng.random() < SHARED else None
 
 
 def draw_course(profile: Profile, rng: np.random.Generator) -> Course:

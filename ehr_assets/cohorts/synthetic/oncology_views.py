@@ -25,7 +25,7 @@ from ehr_assets.cohorts.synthetic.oncology_catalog import (
     Indication,
 )
 from ehr_assets.cohorts.synthetic.tables import Chart
-from ehr_assets.cohorts.synthetic.views import filed
+from ehr_assets.cohorts.synthetic.views import Reported, filed
 
 # Changes of log sum of diameters: RECIST 1.1 asks -30 % from baseline for a partial response, +20 % from the
 # nadir for progression. One site needs more, as it has fewer lesions to average the reading error over.
@@ -159,7 +159,7 @@ class Imaging:
 
     def read(
         self, chart: Chart, course: Course, at: datetime, rng: np.random.Generator, *, treated: bool
-    ) -> Reading:
+    ) -> Reported[Reading]:
         """One scan: a note with sizes, and mostly a response (on treatment) and the sites that progressed."""
         seen = course.burden + READING_ERROR * rng.standard_normal()
         sites = [x + SITE_READING_ERROR * rng.standard_normal() for x in course.sites]
@@ -189,7 +189,7 @@ class Imaging:
         for k in progressing:
             if rng.random() < 0.9:
                 chart.observation(f"ONC/PROGRESSION/{SITES[k]}", at, assessed)
-        return Reading(response, [SITES[k] for k in new])
+        return Reported(Reading(response, [SITES[k] for k in new]), when)
 
 
 def _response(seen: float, baseline: float, *, progressed: bool) -> str:

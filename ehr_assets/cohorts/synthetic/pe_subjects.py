@@ -5,13 +5,13 @@ embolism. What then happens to it is `pe.py`.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, timedelta
 
 import numpy as np
 
 from ehr_assets.cohorts.synthetic.engine import Course, Traits
-from ehr_assets.cohorts.synthetic.oncology_subjects import shared_person
+from ehr_assets.cohorts.synthetic.oncology_subjects import perhaps_shared
 from ehr_assets.cohorts.synthetic.pe_catalog import (
     AFFINITY,
     CANCER_SHARE,
@@ -23,19 +23,17 @@ from ehr_assets.cohorts.synthetic.pe_catalog import (
     POTENCY,
     PRIMARY_ADMISSIONS,
 )
-from ehr_assets.cohorts.synthetic.persons import DAYS_PER_YEAR, Person, draw_person, record_number
+from ehr_assets.cohorts.synthetic.persons import DAYS_PER_YEAR, Candidate, draw_person, record_number
 
 FIRST_PERSON = 20_000_001
 FIRST_DAY, LAST_DAY = date(2008, 1, 7), date(2023, 12, 31)
-SHARED = 0.25  # may be persons of the oncology cohort; those who live are
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
     """A subject at its index study. Days count from it: `start` to `days`, the embolism at `onset` < 0."""
 
-    person: Person
-    own_key: str
+    who: Candidate
     index: date
     start: int
     onset: int
@@ -55,17 +53,12 @@ class Profile:
         """The day from which there is something to tell every day."""
         return min(self.onset, self.admitted)
 
-    def person_if(self, *, alive: bool) -> Person:
-        """The person that the roster tells: the shared one only if it is still alive for its cancer."""
-        return self.person if alive else replace(self.person, key=self.own_key)
-
 
 def draw_profile(seed: int, index: int, rng: np.random.Generator) -> Profile:
     """Who subject `index` is, when its study was, and for how long it will be followed."""
-    own_key = record_number(FIRST_PERSON + index)
     days = int((0.35 + 2.9 * rng.beta(1.3, 1.5)) * DAYS_PER_YEAR)
     start = -int(rng.integers(150, 720))
-    shared = shared_person(seed, index) if rng.random() < SHARED else None
+    shared = perhaps_shared(seed, index, rng)
     if shared:
         study = shared.diagnosis - timedelta(days=days + int(rng.integers(30, 365)))
         person = shared.person
@@ -81,8 +74,7 @@ def draw_profile(seed: int, index: int, rng: np.random.Generator) -> Profile:
     onset = -int(rng.integers(2, 15))
     admitted = onset - int(rng.integers(1, 6)) if rng.random() < 0.3 else 0
     return Profile(
-        person=person,
-        own_key=own_key,
+        who=Candidate(person, record_number(FIRST_PERSON + index)),
         index=study,
         start=start,
         onset=onset,
@@ -101,7 +93,7 @@ def draw_profile(seed: int, index: int, rng: np.random.Generator) -> Profile:
 
 def draw_course(profile: Profile, rng: np.random.Generator) -> Course:
     """The latent course; at rest until the embolism strikes."""
-    age = (profile.index - profile.person.birth).days / DAYS_PER_YEAR
+    age = (profile.index - profile.who.person.birth).days / DAYS_PER_YEAR
     burden_of_age = 0.016 * (age - 62) + 0.12 * (len(profile.comorbidities) - 1.5) + 0.35 * profile.cancer
     setpoint = float(0.45 * rng.standard_normal() - burden_of_age)
     traits = Traits(

@@ -7,10 +7,12 @@ import math
 from dataclasses import dataclass
 from datetime import datetime
 
+import numpy as np
+
 from ehr_assets.cohorts.synthetic import analytes as lab
 from ehr_assets.cohorts.synthetic.engine import Course
-from ehr_assets.cohorts.synthetic.pe_catalog import CENTRAL, ECHO, PERIPHERAL, RVSP, TAPSE
-from ehr_assets.cohorts.synthetic.views import Bedside, Delay
+from ehr_assets.cohorts.synthetic.pe_catalog import CENTRAL, CTPA, ECHO, PERIPHERAL, RVSP, TAPSE
+from ehr_assets.cohorts.synthetic.views import Bedside, Delay, Reported
 
 VITALS = (lab.HEART_RATE, lab.SYSTOLIC, lab.RESPIRATION, lab.SATURATION, lab.TEMPERATURE)
 # At arrival; every morning on the ward; in clinic. With the chance of each to be drawn.
@@ -21,7 +23,8 @@ MORNING = {lab.TROPONIN: 0.3, lab.BNP: 0.15, lab.CREATININE: 0.8, lab.HEMOGLOBIN
 CLINIC = {lab.BNP: 0.35, lab.D_DIMER: 0.2, lab.CREATININE: 0.6, lab.HEMOGLOBIN: 0.6, lab.PLATELETS: 0.4}
 SYMPTOMS = CLINIC | {lab.BNP: 0.7, lab.D_DIMER: 0.6, lab.TROPONIN: 0.3}
 IMAGING = Delay(3.0, 0.05, 1.0)
-REPORT = Delay(0.8, 0.02, 0.5)
+REPORT = Delay(0.8, 0.0, 0.0)  # an embolism does not wait for tomorrow
+READING_ERROR = 0.12  # of what an angiogram shows, in logs
 
 
 def levels(course: Course, female: bool) -> dict[str, float]:
@@ -48,6 +51,43 @@ def levels(course: Course, female: bool) -> dict[str, float]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a radiologist sees on one CT angiogram: the state, each part of it with an error of its own."""
+
+    clot: float
+    central: float
+    peripheral: float
+    organization: float
+
+    @classmethod
+    def of(cls, course: Course, rng: np.random.Generator) -> "Scan":
+        state = [course.burden, course.sites[CENTRAL], course.sites[PERIPHERAL], course.resistance]
+        errors = READING_ERROR * rng.standard_normal(len(state))
+        return cls(*(x + float(e) for x, e in zip(state, errors, strict=True)))
+
+    @property
+    def embolism(self) -> bool:
+        return self.clot > 0.0
+
+    @property
+    def strain(self) -> float:
+        """The ratio of the ventricles' diameters, right by left."""
+        return 0.82 + 0.22 * max(self.central, 0.0)
+
+    def report(self) -> str:
+        """Sizes only, compared with nothing."""
+        if not self.embolism:
+            return "No pulmonary embolism."
+        where = "central" if self.central > 1.0 else "segmental"
+        webs = " Peripheral webs." if self.peripheral > 1.0 and self.organization > 0.5 else ""
+        index = 100 * (1 - math.exp(-0.45 * self.clot))
+        return (
+            f"Pulmonary embolism, {where}. Obstruction index {index:.0f} %. "
+            f"RV/LV ratio {self.strain:.1f}.{webs}"
+        )
+
+
 @dataclass(slots=True)
 class Views:
     """The views of one subject."""
@@ -58,44 +98,24 @@ class Views:
 
     def signs(self, at: datetime, visit: int, *, seen: float = 0.93) -> None:
         """One round of vital signs, of which each is written down with chance `seen`."""
-        state, rng = levels(self.course, self.female), self.bedside.rng
-        for key, there in zip(VITALS, rng.random(len(VITALS)) < seen, strict=True):
-            if there:
-                self.bedside.read(key, state[key], at, visit, lab.CHARTED)
+        state = levels(self.course, self.female)
+        self.bedside.panel(dict.fromkeys(VITALS, seen), state, at, visit, lab.CHARTED)
 
     def blood(self, panel: dict[str, float], at: datetime, visit: int) -> None:
         """One draw of a panel."""
-        state, rng = levels(self.course, self.female), self.bedside.rng
-        for (key, chance), luck in zip(panel.items(), rng.random(len(panel)), strict=True):
-            if luck < chance:
-                self.bedside.read(key, state[key], at, visit, lab.REPORTED)
+        self.bedside.panel(panel, levels(self.course, self.female), at, visit, lab.REPORTED)
 
-    def echo(self, at: datetime, visit: int) -> float:
+    def echo(self, at: datetime, visit: int) -> Reported[float]:
         """One echocardiogram; returns the right ventricular systolic pressure that it shows (mm Hg)."""
         state = levels(self.course, self.female)
         self.bedside.chart.procedure(ECHO, at.date(), visit)
         self.bedside.read(TAPSE, state[TAPSE], at, visit, IMAGING)
         return self.bedside.read(RVSP, state[RVSP], at, visit, IMAGING)
 
-    def angiogram(self, at: datetime, visit: int) -> float:
-        """One CT angiogram with its report; returns the log burden that the radiologist sees."""
-        chart, rng, course = self.bedside.chart, self.bedside.rng, self.course
-        seen = course.burden + 0.12 * float(rng.standard_normal())
-        chart.procedure("CPT4/71275", at.date(), visit)
-        chart.note(
-            "NOTE/CTPA", at, "CT pulmonary angiogram", _report(seen, course), REPORT.after(at, rng), visit
-        )
-        return seen
-
-
-def _report(seen: float, course: Course) -> str:
-    """Sizes only, compared with nothing."""
-    if seen < 0.0:
-        return "No pulmonary embolism."
-    where = "central" if course.offsets[CENTRAL] + seen > 1.0 else "segmental"
-    ratio = 0.82 + 0.22 * max(course.sites[CENTRAL], 0.0)
-    webs = " Peripheral webs." if course.offsets[PERIPHERAL] + seen > 1.0 and course.resistance > 0.5 else ""
-    return (
-        f"Pulmonary embolism, {where}. Obstruction index {100 * (1 - math.exp(-0.45 * seen)):.0f} %. "
-        f"RV/LV ratio {ratio:.1f}.{webs}"
-    )
+    def angiogram(self, at: datetime, visit: int) -> Reported[Scan]:
+        """One CT angiogram with its report."""
+        chart, rng = self.bedside.chart, self.bedside.rng
+        seen, filed = Scan.of(self.course, rng), REPORT.after(at, rng)
+        chart.procedure(CTPA, at.date(), visit)
+        chart.note("NOTE/CTPA", at, "CT pulmonary angiogram", seen.report(), filed, visit)
+        return Reported(seen, filed)

@@ -9,7 +9,7 @@ What happened to it in the other cohort lies before its cancer was found, and it
 dies twice, and no course is bent to make it so (see `Shared`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 
 import numpy as np
@@ -38,6 +38,18 @@ class Shared:
 
     person: Person
     diagnosis: date
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Who a subject of a cohort that shares persons is, and the key it has if it cannot be that person."""
+
+    person: Person
+    own_key: str
+
+    def roster(self, *, alive: bool) -> Person:
+        """The person that the roster tells: the shared one only if it is still alive for its cancer."""
+        return self.person if alive else replace(self.person, key=self.own_key)
 
 
 def record_number(number: int) -> str:

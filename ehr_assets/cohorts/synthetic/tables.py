@@ -118,7 +118,7 @@ def demographics() -> list[Concept]:
 class Chart:
     """The rows of one subject, by table. The first column of a row is its id, filled in by the writer.
 
-    Times are naive local times. `filed` defaults to the time of the record itself.
+    Times are naive local times. `filed` is when a record could first be known.
     """
 
     person_id: int

@@ -4,12 +4,24 @@ What belongs here: what the views of all diseases share. Which values a state ha
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from ehr_assets.cohorts.synthetic.tables import Chart
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Reported(Generic[T]):
+    """What somebody found, and when it was filed: before that nobody can act on it."""
+
+    found: T
+    filed: datetime
 
 
 def filed(at: datetime, rng: np.random.Generator, *, hours: float, late: float, late_days: float) -> datetime:
@@ -67,9 +79,23 @@ class Bedside:
         offsets = dict(zip(analytes, rng.standard_normal(len(analytes)).tolist(), strict=True))
         return cls(chart, analytes, offsets, rng)
 
-    def read(self, key: str, level: float, at: datetime, visit: int | None, delay: Delay) -> float:
+    def read(self, key: str, level: float, at: datetime, visit: int | None, delay: Delay) -> Reported[float]:
         """Records one reading and returns it."""
         analyte = self.analytes[key]
         value = analyte.value(level, self.offsets[key], self.rng)
-        self.chart.measurement(key, at, value, analyte.unit, delay.after(at, self.rng), visit)
-        return value
+        known = delay.after(at, self.rng)
+        self.chart.measurement(key, at, value, analyte.unit, known, visit)
+        return Reported(value, known)
+
+    def panel(
+        self,
+        chances: Mapping[str, float],
+        levels: Mapping[str, float],
+        at: datetime,
+        visit: int | None,
+        delay: Delay,
+    ) -> None:
+        """Records what is taken together: each analyte of `chances` is there with its chance."""
+        for (key, chance), luck in zip(chances.items(), self.rng.random(len(chances)), strict=True):
+            if luck < chance:
+                self.read(key, levels[key], at, visit, delay)
