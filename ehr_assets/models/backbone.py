@@ -134,11 +134,6 @@ def hidden_states(model: nn.Module, input_ids: Tensor) -> Tensor:
     return decoder(input_ids=input_ids, use_cache=False).last_hidden_state
 
 
-def token_logits(model: nn.Module, hidden: Tensor) -> Tensor:
-    """Next-token logits ``[..., vocabulary]`` of hidden states ``[..., hidden]``."""
-    return _head(causal_lm(model))(hidden)
-
-
 def causal_lm(model: nn.Module) -> PreTrainedModel:
     """The causal LM itself, without what peft wraps around it."""
     return model.get_base_model() if isinstance(model, PeftModel) else model  # type: ignore[return-value]
