@@ -162,6 +162,7 @@ def test_a_pretrained_backbone_gets_the_delimiters_and_is_only_named(job, tmp_pa
     sizes = recipe_data()["backbone"]
     del sizes["kind"]
     build_backbone(vocab_size=40, **sizes).save_pretrained(pretrained)
+    write_tokenizer(pretrained)
     recipe = recipe_data(
         backbone={"kind": "pretrained", "path": str(pretrained)},
         adapter={"r": 4, "trainable_tokens": "delimiters"},
@@ -266,6 +267,41 @@ def test_a_corpus_of_text_with_versions_trains_as_well(tmp_path):
         assert sum(r["losses"][name] for r in steps[-3:]) < sum(r["losses"][name] for r in steps[:3])
     with pytest.raises(TrainingError, match="those of here were not given"):
         train({**job, "nodes": {}, "out_dir": str(tmp_path / "out")})
+
+
+class Rows(list):
+    """Hooks that keep the history."""
+
+    def on_step(self, row, i, steps):
+        self.append(row)
+
+    def on_tuning(self, row): ...
+
+    def on_state(self, progress, engine, *, best): ...
+
+
+def test_full_fine_tuning_moves_every_weight_and_the_average_follows_them_all(tmp_path):
+    job = make_job(
+        tmp_path,
+        SUBJECTS,
+        adapter={"kind": "full"},
+        jepa={"predictor": {"heads": 2}, "momentum": 0.9},
+        phases=[{"name": "both", "objectives": {"sft": 1.0, "jepa": 1.0}, "steps": 20}],
+    )
+    torch.manual_seed(1)
+    training = process.prepare(TrainingJob.model_validate(job), 0, 1)
+    model, rows = training.model, Rows()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    progress = loop.train(training, loop.Progress(), rows)
+    for name in ("sft", "jepa"):
+        assert sum(r["losses"][name] for r in rows[-3:]) < sum(r["losses"][name] for r in rows[:3])
+    assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert progress.target is not None
+    encoder = {name for name in before if name.startswith("backbone.")}
+    assert progress.target.average.keys() == encoder
+    for name, average in progress.target.average.items():
+        now = model.get_parameter(name)
+        assert 0 < (average - before[name]).norm() < (now - before[name]).norm() * 2
 
 
 def test_without_tuning_subjects_there_is_no_tuning_loss(tmp_path):
