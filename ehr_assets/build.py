@@ -69,7 +69,7 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
         checks += corpus_checks(corpus)
     for name, recipe in catalog.recipes.items():
         corpus = catalog.corpus_of(name)
-        assets += [*training_assets(recipe), *embedding_assets(recipe, corpus)]
+        assets += [*training_assets(recipe, corpus), *embedding_assets(recipe, corpus)]
         assets += recipe_probe_assets(recipe, corpus)
         checks += [*training_checks(recipe), *embedding_checks(recipe, corpus)]
         checks += recipe_probe_checks(recipe, corpus)

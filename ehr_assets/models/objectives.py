@@ -11,7 +11,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from ehr_assets.models.batch import CONTINUATION, Batch
 from ehr_assets.models.predictor import Predictor
@@ -25,12 +24,12 @@ class States:
         online: ``[T, hidden]``: final hidden states of the batch, after the last norm.
         target: ``[T', hidden]``: the target encoder's, of the batch's [x, y]; without gradient. None where no
             objective asks for them.
-        logits: ``[..., hidden]`` to ``[..., vocabulary]``.
+        nll: states ``[n, hidden]`` and labels ``[n]`` to ``-log p(label)``, ``[n]`` float32.
     """
 
     online: Tensor
     target: Tensor | None
-    logits: Callable[[Tensor], Tensor]
+    nll: Callable[[Tensor, Tensor], Tensor]
 
 
 class Objective(nn.Module):
@@ -63,11 +62,9 @@ class SFT(Objective):
     name = "sft"
 
     def forward(self, states: States, batch: Batch) -> Tensor:
-        # Token i is predicted from position i - 1. Only the positions that predict y go through the output
-        # head: its logits are the largest tensor of the step.
+        # Token i is predicted from position i - 1. Only those that predict y go through the output head.
         at = (batch.part == CONTINUATION).nonzero().squeeze(1)
-        logits = states.logits(states.online[at - 1])
-        nll = cross_entropy(logits.float(), batch.token_ids[at], reduction="none")
+        nll = states.nll(states.online[at - 1], batch.token_ids[at])
         return mean_by_example(nll, batch.example[at], len(batch.spans))
 
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ehr_assets.models.attention import attention_arguments
-from ehr_assets.models.backbone import causal_lm, token_logits
+from ehr_assets.models.backbone import causal_lm
 from ehr_assets.models.batch import Batch
 from ehr_assets.models.objectives import JEPA, SFT, Objective, States
 from ehr_assets.models.predictor import Predictor, new_mask_token
+from ehr_assets.models.vocabulary import Vocabulary
 
 _ENCODER = "backbone."
 
@@ -42,6 +43,7 @@ class WorldModel(nn.Module):
     def __init__(self, backbone: nn.Module, predictor: Predictor | None = None) -> None:
         super().__init__()
         self.backbone = backbone
+        self.vocabulary = Vocabulary(causal_lm(backbone))
         objectives: list[Objective] = [SFT(), *([JEPA(predictor)] if predictor else [])]
         self.hidden_size: int = causal_lm(backbone).config.hidden_size
         self.objectives = nn.ModuleDict({o.name: o for o in objectives})
@@ -60,7 +62,7 @@ class WorldModel(nn.Module):
     def encode(self, batch: Batch) -> Tensor:
         """f_θ: the final hidden states ``[T, hidden]``, after the last norm; hidden tokens read as m."""
         model = causal_lm(self.backbone)
-        embedded = model.get_input_embeddings()(batch.token_ids)
+        embedded = self.vocabulary.embed(batch.token_ids)
         if self.mask_token is not None and batch.copied:
             embedded = torch.where(batch.hidden[:, None], self.mask_token.to(embedded.dtype), embedded)
         return model.base_model(
@@ -78,7 +80,7 @@ class WorldModel(nn.Module):
             weights: objective → λ; those of weight zero are not computed.
             target: the target encoder's states of the batch's [x, y]; where `hides(weights)`.
         """
-        states = States(self.encode(batch), target, lambda hidden: token_logits(self.backbone, hidden))
+        states = States(self.encode(batch), target, self.vocabulary.nll)
         losses = {name: self.objectives[name](states, batch) for name in _weighed(weights)}
         total = torch.stack([weights[name] * loss.sum() for name, loss in losses.items()]).sum()
         return Losses(total, {name: loss.detach() for name, loss in losses.items()})

@@ -40,10 +40,10 @@ def _fitted_on_train_only(key: AssetKey, cohorts: Sequence[str]) -> AssetChecksD
         from ehr_assets.probes.frames import CohortDirs, load_nodes
 
         dataset = datasets.latest(context.instance, key)
-        train: list[int] = []
+        train: dict[str, list[int]] = {}
         for cohort, keys in parts.items():
             dirs = CohortDirs(*(datasets.used(context.instance, dataset, k).path for k in keys))
-            train += load_nodes(cohort, dirs).labelled_subjects("train").tolist()
+            train[cohort] = load_nodes(cohort, dirs).labelled_subjects("train").tolist()
         finding = fitted_on_subjects(read_fitted_on(dataset.path), train)
         return datasets.judge(dataset, finding.ok, finding.counts, description=finding.problem)
 

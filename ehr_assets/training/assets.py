@@ -2,9 +2,11 @@
 
 from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, MaterializeResult, MetadataValue, asset
 
-from ehr_assets.corpora.assets import token_corpus_key, tokenizer_key
+from ehr_assets.corpora.assets import input_dirs, token_corpus_key, tokenizer_key
+from ehr_assets.corpora.spec import CorpusSpec
 from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version, git_revision
+from ehr_assets.nodes.assets import decision_nodes_key
 from ehr_assets.training.recipe import RecipeSpec
 from resources.launcher import DeepSpeedLauncher
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
@@ -15,13 +17,14 @@ def checkpoint_key(recipe: str) -> AssetKey:
     return AssetKey([recipe, "checkpoint"])
 
 
-def training_assets(recipe: RecipeSpec) -> list[AssetsDefinition]:
-    corpus, tokenizer = token_corpus_key(recipe.corpus), tokenizer_key(recipe.corpus)
+def training_assets(recipe: RecipeSpec, on: CorpusSpec) -> list[AssetsDefinition]:
+    corpus, tokenizer = token_corpus_key(on.name), tokenizer_key(on.name)
+    cut_at = on.cohorts if recipe.data.cuts.nodes else []
     continued = [checkpoint_key(recipe.continues)] if recipe.continues else []
 
     @asset(
         key=checkpoint_key(recipe.name),
-        deps=[corpus, tokenizer, *continued],
+        deps=[corpus, tokenizer, *map(decision_nodes_key, cut_at), *continued],
         group_name=recipe.name,
         kinds={"torch", "deepspeed", "huggingface"},
         pool="gpu",
@@ -46,6 +49,7 @@ def training_assets(recipe: RecipeSpec) -> list[AssetsDefinition]:
                     "recipe": recipe.model_dump(mode="json"),
                     "token_corpus": str(step.inputs[asset_name(corpus)].path),
                     "tokenizer": str(step.inputs[asset_name(tokenizer)].path),
+                    "nodes": {c: str(d) for c, d in input_dirs(step, cut_at, decision_nodes_key).items()},
                     "out_dir": str(step.out),
                     "start_from": str(step.inputs[asset_name(continued[0])].path) if continued else None,
                     "tracking": {"uri": tracking.uri, "run_id": run_id},

@@ -1,10 +1,11 @@
 """Cutting a record into context x and continuation y, and hiding tokens of y.
 
-A record is cut at an event boundary or at a decision node, as its subject's care was cut into what was known
-and what came. Which cut an example gets is drawn by `examples.py`; what becomes of it is `models/`' matter.
+A record is cut between two moments at which something became known, or at a decision node: into what was
+known then, and what became known later. Which cut an example gets is drawn by `examples.py`; what becomes of
+it is `models/`' matter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -76,10 +77,13 @@ def event_boundaries(record: Record) -> np.ndarray:
 
 
 def possible_cuts(record: Record, data: DataSpec) -> np.ndarray:
-    """Where the context may end: boundaries, or, of a record with versions, the last instants of days."""
+    """Where the context may end: between two moments at which something became known.
+
+    Positions in the record, or, of a record with versions, the last instants of days.
+    """
     if record.until is None:
-        bounds = event_boundaries(record)
-        return bounds[(bounds >= data.min_context_tokens) & (bounds < len(record))]
+        cuts = np.flatnonzero(record.available[1:] != record.available[:-1]) + 1
+        return cuts[cuts >= max(data.min_context_tokens, record.n_demographics + 1)]
     last = np.isnat(record.until)
     last[: record.n_demographics] = False
     days = np.unique(record.token_time[last].astype("datetime64[D]"))
@@ -91,20 +95,22 @@ def possible_cuts(record: Record, data: DataSpec) -> np.ndarray:
     return ends[:-1][read[:-1] >= data.min_context_tokens]
 
 
-def node_cuts(record: Record, times: Sequence[np.datetime64], data: DataSpec) -> list[np.datetime64]:
+def node_cuts(record: Record, times: Iterable[np.datetime64], data: DataSpec) -> list[np.datetime64]:
     """The prediction times at which enough was known of the subject, and after which something came."""
     return [t for t in times if _split_at(record, t, data) is not None]
 
 
 def _split_at(record: Record, cut: Cut, data: DataSpec) -> tuple[Record, int] | None:
     """The record as it is read at the cut and goes on from there, and the position of the cut in it."""
-    if not isinstance(cut, np.datetime64):
-        at = int(cut)
-    elif record.until is None:
-        at = record.known(cut)
+    least = data.min_context_tokens
+    if record.until is None:
+        at = record.known(cut) if isinstance(cut, np.datetime64) else int(cut)
+        # Before the first event not even all of the demographics is known (the age is not).
+        least = max(least, record.n_demographics + 1)
     else:
+        assert isinstance(cut, np.datetime64)
         record, at = unrolled(record, cut)
-    return (record, at) if data.min_context_tokens <= at < len(record) else None
+    return (record, at) if least <= at < len(record) else None
 
 
 def cut_example(record: Record, cut: Cut, data: DataSpec, rng: np.random.Generator) -> Example:

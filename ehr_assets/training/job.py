@@ -18,9 +18,10 @@ class TrainingJob(Spec):
 
     Attributes:
         recipe: what to train.
-        token_corpus: folder with `{train,tuning}.arrow`.
+        token_corpus: folder with `{train,tuning}/*.arrow`.
         tokenizer: the corpus's tokenizer folder.
         out_dir: where the checkpoint is written; exists and is empty.
+        nodes: cohort → its `decision_nodes`; needed where `data.cuts.nodes` is not zero.
         start_from: checkpoint folder of the recipe that this one continues.
         tracking: where losses also go; None for nowhere.
         facts: what the model card shall say of the origins (data versions, git revision), name to text.
@@ -31,6 +32,7 @@ class TrainingJob(Spec):
     token_corpus: str
     tokenizer: str
     out_dir: str
+    nodes: dict[str, str] = Field(default_factory=dict)
     start_from: str | None = None
     tracking: Tracking | None = None
     facts: dict[str, str] = Field(default_factory=dict)

@@ -23,6 +23,7 @@ from ehr_assets.training.checkpoint import save_checkpoint
 from ehr_assets.training.examples import Examples, trained_rows
 from ehr_assets.training.job import TrainingJob
 from ehr_assets.training.loop import Progress, Training, train
+from ehr_assets.training.node_times import read_node_times
 from ehr_assets.training.recipe import RecipeSpec
 from ehr_assets.training.start import attention_kind, join_ranks, load_tokenizer, prepare_model
 from ehr_assets.training.watch import Watch, pipes_if_launched_by_dagster
@@ -52,10 +53,11 @@ def prepare(job: TrainingJob, rank: int, world: int) -> Training:
     tokenizer = load_tokenizer(job.tokenizer)
     corpus = TokenCorpus(Path(job.token_corpus))
     _shares_the_batch(recipe, world)
-    examples = Examples(
-        corpus, "train", recipe.data, recipe.data.examples_per_subject, vocab_size=len(tokenizer)
+    nodes = read_node_times(job.nodes, corpus, ("train", "tuning")) if recipe.data.cuts.nodes else None
+    examples, tuning = (
+        Examples(corpus, split, recipe.data, per_subject, nodes, vocab_size=len(tokenizer))
+        for split, per_subject in (("train", recipe.data.examples_per_subject), ("tuning", 1))
     )
-    tuning = Examples(corpus, "tuning", recipe.data, 1, vocab_size=len(tokenizer))
     if not examples.rows:
         raise TrainingError(
             f"None of the {examples.too_short} train records can be cut into context and continuation.",
@@ -70,13 +72,13 @@ def prepare(job: TrainingJob, rank: int, world: int) -> Training:
 def write(job: TrainingJob, training: Training, progress: Progress, watch: Watch) -> None:
     """The checkpoint, and the report to whoever launched the training."""
     recipe, examples = job.recipe, training.examples
-    subjects = examples.subject_ids(sorted(trained_rows(examples, progress.step, recipe.batch)))
+    subjects = examples.subject_ids(trained_rows(examples, progress.step, recipe.batch))
     trainable = training.model.trainable()
     stats = {
         "steps": progress.step,
         "examples": progress.step * recipe.batch,
         "tokens": progress.tokens,
-        "subjects": len(set(subjects)),
+        "subjects": sum(map(len, subjects.values())),
         "subjects_too_short": examples.too_short,
         "tuning_subjects": len(training.tuning.rows),
         "first_loss": progress.first_loss,

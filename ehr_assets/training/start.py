@@ -1,7 +1,6 @@
 """What a process needs before its first step: the other processes, and the model."""
 
 import os
-import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -10,23 +9,15 @@ import torch
 from torch import distributed as dist
 from transformers import AutoTokenizer
 
-from ehr_assets.corpora.phrases import TAGS
 from ehr_assets.errors import TrainingError
 from ehr_assets.models.attention import use_attention
-from ehr_assets.models.backbone import (
-    build_backbone,
-    causal_lm,
-    fit_vocabulary,
-    load_backbone,
-    with_lora,
-)
+from ehr_assets.models.backbone import causal_lm
 from ehr_assets.models.predictor import build_predictor
 from ehr_assets.models.world_model import WorldModel
-from ehr_assets.training.checkpoint import BACKBONE, load_checkpoint, save_backbone
+from ehr_assets.training.backbones import prepare_backbone
 from ehr_assets.training.job import TrainingJob
 from ehr_assets.training.lean_deepspeed import import_deepspeed
 from ehr_assets.training.recipe import RecipeSpec
-from ehr_assets.training.recipe_parts import ConfigBackbone, LoraSpec
 
 deepspeed = import_deepspeed()
 
@@ -72,54 +63,6 @@ def prepare_model(job: TrainingJob, tokenizer: Any, save_to: Path | None) -> Wor
         predictor = build_predictor(spec.kind, hidden, spec.size_inside(hidden), spec.layers, spec.heads)
     model = WorldModel(backbone, predictor)
     return (model.bfloat16() if bf16(recipe) else model.float()).to(device())
-
-
-def prepare_backbone(job: TrainingJob, tokenizer: Any, save_to: Path | None) -> Any:
-    """The backbone with its adapter: continued from a checkpoint, built from a configuration, or loaded."""
-    recipe = job.recipe
-    spec, adapter = recipe.backbone, recipe.adapter
-    assert isinstance(adapter, LoraSpec)
-    if job.start_from:
-        model, known = load_checkpoint(Path(job.start_from), trainable=True)
-        was: Any = model.peft_config["default"]
-        if known.get_vocab() != tokenizer.get_vocab() or (was.r, was.lora_alpha) != (
-            adapter.r,
-            adapter.alpha,
-        ):
-            raise TrainingError(
-                f"This recipe cannot continue '{recipe.continues}': its tokenizer or adapter differs.",
-                where="continues",
-                do="Give both recipes the same corpus, adapter.r and adapter.alpha.",
-            )
-        if save_to and isinstance(spec, ConfigBackbone):
-            shutil.copytree(Path(job.start_from) / BACKBONE, save_to / BACKBONE)
-    else:
-        if isinstance(spec, ConfigBackbone):
-            sizes = spec.model_dump(exclude={"kind", "architecture"})
-            backbone = build_backbone(vocab_size=len(tokenizer), **sizes)
-            if save_to:
-                save_backbone(backbone, save_to)
-        else:
-            backbone = load_backbone(spec.path)
-            fit_vocabulary(backbone, len(tokenizer))
-        delimiters = tokenizer.convert_tokens_to_ids(list(TAGS))
-        model = with_lora(
-            backbone,
-            r=adapter.r,
-            alpha=adapter.alpha,
-            dropout=adapter.dropout,
-            trainable_tokens=range(len(tokenizer)) if adapter.trainable_tokens == "all" else delimiters,
-            base_name=BACKBONE if isinstance(spec, ConfigBackbone) else spec.path,
-        )
-    base: Any = model.get_base_model()
-    longest = base.config.max_position_embeddings
-    if recipe.data.max_tokens > longest:
-        raise TrainingError(
-            f"data.max_tokens ({recipe.data.max_tokens}) is more than the backbone can place ({longest}).",
-            where="data.max_tokens",
-            do=f"Lower it to {longest} or less.",
-        )
-    return model
 
 
 def attention_kind(recipe: RecipeSpec) -> str:

@@ -7,6 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen3Config,
+)
 
 from ehr_assets.models.attention import KINDS, use_attention
 from ehr_assets.models.backbone import build_backbone, causal_lm, with_lora
@@ -16,22 +24,37 @@ from ehr_assets.models.target import TargetEncoder
 from ehr_assets.models.world_model import WorldModel
 from ehr_assets.training.collate import collate
 from ehr_assets.training.cutting import Example
+from ehr_assets.training.suitable import unsuitable
 
 HIDDEN, VOCABULARY = 32, 40
 BOTH = {"sft": 1.0, "jepa": 0.7}
 
 
-def make_model(kind: str, attention: str = "segments") -> WorldModel:
-    backbone = build_backbone(
-        vocab_size=VOCABULARY,
-        hidden_size=HIDDEN,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=48,
-        max_position_embeddings=64,
-        seed=1,
-    )
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+}
+HEADS = {"head_dim": 8, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
+FAMILIES = {
+    "llama3": lambda: LlamaConfig(**SIZES, **HEADS, tie_word_embeddings=False, rope_theta=500_000.0),
+    "qwen3 untied": lambda: Qwen3Config(**SIZES, **HEADS, tie_word_embeddings=False),
+    "mistral": lambda: MistralConfig(**SIZES, **HEADS, sliding_window=None),
+    "gemma": lambda: GemmaConfig(**SIZES, **HEADS),
+    "gemma3": lambda: Gemma3TextConfig(**SIZES, **HEADS, sliding_window=64),
+}
+
+
+def make_model(kind: str, attention: str = "segments", family: str | None = None) -> WorldModel:
+    if family is None:
+        backbone = build_backbone(**SIZES, seed=1)
+    else:
+        torch.manual_seed(1)
+        backbone = AutoModelForCausalLM.from_config(FAMILIES[family]())
     torch.manual_seed(2)
     adapted = with_lora(backbone, r=4, alpha=8, dropout=0.0, trainable_tokens=range(1, 17), base_name="none")
     for name, p in adapted.named_parameters():
@@ -116,6 +139,22 @@ def test_losses_and_gradients_are_those_of_two_passes(kind, attention, packed):
     for name, gradient in theirs.items():
         error = (mine[name] - gradient).norm() / gradient.norm()
         assert error < 1e-5, name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_is_so_in_other_families(family):
+    model, examples = make_model("transformer", family=family), make_examples()
+    assert not unsuitable(causal_lm(model.backbone).config.to_dict(), max_tokens=64)
+    target = moved_target(model)
+    losses = fused(model, examples, target)
+    mine = gradients(model, losses.total)
+    want = literal(model, examples, target)
+    theirs = gradients(model, sum(BOTH[name] * loss.sum() for name, loss in want.items()))
+    for name, loss in want.items():
+        torch.testing.assert_close(losses.by_example[name], loss.detach(), rtol=1e-5, atol=1e-6)
+    assert mine.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        assert (mine[name] - gradient).norm() < 1e-5 * gradient.norm(), name
 
 
 def test_the_rule_of_attention_is_as_told():

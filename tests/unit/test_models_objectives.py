@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from ehr_assets.models.attention import use_attention
 from ehr_assets.models.backbone import build_backbone
@@ -63,8 +64,11 @@ def test_sft_learns_from_the_continuation_only(model, examples):
     states = torch.randn(len(batch), 16, requires_grad=True)
     head = nn.Linear(16, 30)
 
+    def nll(hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(head(hidden), labels, reduction="none")
+
     def loss(batch: Batch) -> torch.Tensor:
-        return SFT()(States(states, None, head), batch).sum()
+        return SFT()(States(states, None, nll), batch).sum()
 
     (gradient,) = torch.autograd.grad(loss(batch), states)
     y = batch.part == CONTINUATION

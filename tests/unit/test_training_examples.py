@@ -1,6 +1,7 @@
 """How records are cut into context and continuation."""
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from ehr_assets.training.cutting import (
     with_hidden,
 )
 from ehr_assets.training.examples import FIRST_EPOCH, Examples, trained_subjects
+from ehr_assets.training.node_times import NodeTimes
 from ehr_assets.training.recipe import RecipeSpec
 from ehr_assets.training.recipe_parts import CutsSpec, DataSpec, JepaSpec
 
@@ -53,7 +55,9 @@ specs = st.builds(
 def test_cuts(seed, n_events, n_demographics, data):
     record = made_up_record(seed, n_events, n_demographics)
     bounds, cuts = event_boundaries(record), possible_cuts(record, data)
-    assert set(cuts) == {b for b in bounds if data.min_context_tokens <= b < len(record)}
+    known = record.available
+    between = {b for b in bounds[:-1] if b >= data.min_context_tokens and known[b] > known[b - 1]}
+    assert set(cuts) == between
     if not len(cuts):
         return
     rng = np.random.default_rng(seed)
@@ -65,7 +69,7 @@ def test_cuts(seed, n_events, n_demographics, data):
     body = ids[head:]
     assert (np.diff(body) == 1).all()
     assert body[0] >= n_demographics
-    # x ends where an event ends, and nothing known earlier than its end comes after it.
+    # x ends where an event ends.
     cut = int(ids[example.n_context])
     assert cut in bounds
     assert cut >= data.min_context_tokens
@@ -162,15 +166,16 @@ def test_so_much_is_hidden_and_events_are_hidden_whole(seed, ratio, unit):
 def test_records_are_cut_at_their_decision_nodes(corpus):
     """What is known at the node is the context, what becomes known later the continuation."""
     records = list(corpus.subjects("train"))
-    times = {
-        ("made_up", r.subject_id): [r.available[r.n_demographics + 20], np.datetime64("2000-01-01", "us")]
-        for r in records
-    }
+    before = np.datetime64("2000-01-01", "us")  # nothing known
+    at = {r.subject_id: r.available[r.n_demographics + 20] for r in records}
+    rows = [(s, time) for s, t in at.items() for time in (t, before)]
+    frame = pl.DataFrame({"subject_id": [s for s, _ in rows], "time": np.array([t for _, t in rows])})
+    nodes = NodeTimes({"made_up": frame})
     data = DATA.model_copy(update={"cuts": CutsSpec(nodes=1.0, boundaries=0.0)})
-    examples = Examples(corpus, "train", data, 4, nodes=times)
+    examples = Examples(corpus, "train", data, 4, nodes)
     for row, record in enumerate(records):
-        node = times["made_up", record.subject_id][0]
-        assert node_cuts(record, times["made_up", record.subject_id], data) == [node]  # 2000: nothing known
+        node = at[record.subject_id]
+        assert node_cuts(record, nodes.of("made_up", record.subject_id), data) == [node]
         cut = record.known(node)
         for k in range(4):
             example = examples.example(ExampleId("train", row, 1, k))
@@ -218,9 +223,9 @@ def test_collate_lays_examples_one_behind_the_other(corpus):
 
 def test_trained_subjects_follow_the_recipes_length(corpus):
     everyone = [r.subject_id for r in corpus.subjects("train")]
-    assert trained_subjects(corpus, RecipeSpec.model_validate(recipe_data())) == everyone
+    assert trained_subjects(corpus, RecipeSpec.model_validate(recipe_data())) == {"made_up": everyone}
     short = [{"name": "p", "objectives": {"sft": 1.0}, "steps": 1}]
     few = trained_subjects(corpus, RecipeSpec.model_validate(recipe_data(phases=short)))
-    assert set(few) < set(everyone)
+    assert set(few["made_up"]) < set(everyone)
     first = Examples(corpus, "train", RecipeSpec.model_validate(recipe_data()).data, 2)
-    assert set(few) == {everyone[which.row] for which in first.step(1, 4)}
+    assert set(few["made_up"]) == {everyone[which.row] for which in first.step(1, 4)}

@@ -4,16 +4,20 @@ import itertools
 import json
 import math
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from corpora_support import SPEC, T0, random_rows, write_meds, write_nodes
 from peft import PeftModel
 from training_helpers import FIRST_WORD, make_job, recipe_data, write_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ehr_assets.corpora.reader import TokenCorpus
+from ehr_assets.corpora.shards import write_corpus
+from ehr_assets.corpora.tokenizer import train_tokenizer
 from ehr_assets.errors import TrainingError
 from ehr_assets.leakage.subjects import subjects_hash
 from ehr_assets.models.backbone import build_backbone
@@ -118,7 +122,11 @@ def test_the_checkpoint_says_what_it_is(trained, job):
     assert settings == recipe.training_settings()
     subjects = trained_subjects(TokenCorpus(Path(job["token_corpus"])), recipe)
     fitted_on = json.loads((out / "fitted_on.json").read_text())
-    assert fitted_on == {"split": "train", "n_subjects": 12, "subjects_sha256": subjects_hash(subjects)}
+    assert fitted_on == {
+        "split": "train",
+        "n_subjects": 12,
+        "subjects_sha256": subjects_hash(subjects["made_up"]),
+    }
     card = (out / "model_card.md").read_text()
     assert "12 subjects were trained on" in card
     assert "made by: a test" in card
@@ -154,6 +162,7 @@ def test_a_pretrained_backbone_gets_the_delimiters_and_is_only_named(job, tmp_pa
     sizes = recipe_data()["backbone"]
     del sizes["kind"]
     build_backbone(vocab_size=40, **sizes).save_pretrained(pretrained)
+    write_tokenizer(pretrained)
     recipe = recipe_data(
         backbone={"kind": "pretrained", "path": str(pretrained)},
         adapter={"r": 4, "trainable_tokens": "delimiters"},
@@ -233,6 +242,66 @@ def test_an_empty_corpus_and_a_foreign_tokenizer_are_refused(tmp_path):
     (small / "tokenizer.json").write_text(json.dumps(data))
     with pytest.raises(TrainingError, match="beyond the tokenizer's 20 tokens"):
         train(job, tokenizer=str(small))
+
+
+def test_a_corpus_of_text_with_versions_trains_as_well(tmp_path):
+    """smb, cut at decision nodes and between days, both objectives."""
+    spec = SPEC.model_copy(update={"format": "smb"})
+    rows = {"train": random_rows(range(1, 9), 1), "tuning": random_rows(range(11, 13), 2), "held_out": []}
+    meds, splits = write_meds(tmp_path, rows)
+    for name in ("tokenizer", "corpus", "out"):
+        (tmp_path / name).mkdir()
+    train_tokenizer(spec, {"here": meds}, {"here": splits}, tmp_path / "tokenizer")
+    write_corpus(spec, {"here": meds}, tmp_path / "tokenizer", tmp_path / "corpus")
+    nodes = [(s, T0 + timedelta(days=20 * i)) for s in (*range(1, 9), 11, 12) for i in range(4)]
+    recipe = recipe_data(
+        jepa={"predictor": {"heads": 2}, "mask_unit": "event"},
+        phases=[{"name": "both", "objectives": {"sft": 1.0, "jepa": 1.0}, "epochs": 3}],
+        data={"max_tokens": 100, "min_context_tokens": 8, "cuts": {"nodes": 0.5, "boundaries": 0.5}},
+    )
+    job = {"recipe": recipe, "nodes": {"here": str(write_nodes(tmp_path / "nodes", nodes))}}
+    job |= {"token_corpus": str(tmp_path / "corpus"), "tokenizer": str(tmp_path / "tokenizer")}
+    out, _ = train({**job, "out_dir": str(tmp_path / "out")})
+    steps = [row for row in history(out) if "loss" in row]
+    for name in ("sft", "jepa"):
+        assert sum(r["losses"][name] for r in steps[-3:]) < sum(r["losses"][name] for r in steps[:3])
+    with pytest.raises(TrainingError, match="those of here were not given"):
+        train({**job, "nodes": {}, "out_dir": str(tmp_path / "out")})
+
+
+class Rows(list):
+    """Hooks that keep the history."""
+
+    def on_step(self, row, i, steps):
+        self.append(row)
+
+    def on_tuning(self, row): ...
+
+    def on_state(self, progress, engine, *, best): ...
+
+
+def test_full_fine_tuning_moves_every_weight_and_the_average_follows_them_all(tmp_path):
+    job = make_job(
+        tmp_path,
+        SUBJECTS,
+        adapter={"kind": "full"},
+        jepa={"predictor": {"heads": 2}, "momentum": 0.9},
+        phases=[{"name": "both", "objectives": {"sft": 1.0, "jepa": 1.0}, "steps": 20}],
+    )
+    torch.manual_seed(1)
+    training = process.prepare(TrainingJob.model_validate(job), 0, 1)
+    model, rows = training.model, Rows()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    progress = loop.train(training, loop.Progress(), rows)
+    for name in ("sft", "jepa"):
+        assert sum(r["losses"][name] for r in rows[-3:]) < sum(r["losses"][name] for r in rows[:3])
+    assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert progress.target is not None
+    encoder = {name for name in before if name.startswith("backbone.")}
+    assert progress.target.average.keys() == encoder
+    for name, average in progress.target.average.items():
+        now = model.get_parameter(name)
+        assert 0 < (average - before[name]).norm() < (now - before[name]).norm() * 2
 
 
 def test_without_tuning_subjects_there_is_no_tuning_loss(tmp_path):

@@ -71,6 +71,7 @@ def write_corpus(folder: Path, subjects: dict[str, int], n_events: int = 40, see
             pa.ipc.new_file(sink, SCHEMA) as out,
         ):
             out.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
+    (folder / "statistics.json").write_text(json.dumps({"vocabulary": VOCABULARY}))
     return folder
 
 
