@@ -5,6 +5,7 @@ from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, Materiali
 from ehr_assets.corpora.assets import token_corpus_key, tokenizer_key
 from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version, git_revision
+from ehr_assets.training.history import VOLATILE
 from ehr_assets.training.recipe import RecipeSpec
 from resources.launcher import DeepSpeedLauncher
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
@@ -59,15 +60,15 @@ def training_assets(recipe: RecipeSpec) -> list[AssetsDefinition]:
             build,
             config=recipe.training_settings(),
             seed=recipe.seed,
-            volatile=("timing.jsonl",),
-            shown=Shown(more=_curve),
+            volatile=VOLATILE,
+            shown=Shown(more=_curves),
         )
 
     return [checkpoint]
 
 
-def _curve(dataset: Dataset) -> dict[str, MetadataValue]:
-    from ehr_assets.training.curves import curve_png
+def _curves(dataset: Dataset) -> dict[str, MetadataValue]:
+    from ehr_assets.training.curves import curves_png
 
-    picture = f"![training curve](data:image/png;base64,{curve_png(dataset.path)})"
-    return {"training curve": MetadataValue.md(picture)}
+    picture = f"![course of the training](data:image/png;base64,{curves_png(dataset.path)})"
+    return {"course of the training": MetadataValue.md(picture)}

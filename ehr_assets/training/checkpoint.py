@@ -14,7 +14,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,6 @@ from ehr_assets.training.model_card import model_card
 from ehr_assets.training.recipe import RecipeSpec
 
 BACKBONE = "backbone"
-VOLATILE = ("timing.jsonl",)
-"""Files that hold clock readings: leave them out of a content hash."""
-
 NOT_TOKENIZER = ("fitted_on.json", "_manifest.json")
 
 
@@ -88,12 +85,6 @@ def load_checkpoint(folder: Path, *, trainable: bool = False) -> tuple[PeftModel
     model = PeftModel.from_pretrained(backbone, str(folder), is_trainable=trainable)
     model.train(trainable)
     return model, tokenizer
-
-
-def write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Appends JSON lines."""
-    with file.open("a", encoding="utf-8") as f:
-        f.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def _write_json(file: Path, data: Mapping[str, Any]) -> None:

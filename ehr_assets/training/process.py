@@ -19,13 +19,15 @@ from ehr_assets.corpora.reader import TokenCorpus
 from ehr_assets.errors import EhrError, TrainingError
 from ehr_assets.leakage.fits import fitted_on
 from ehr_assets.models.attention import ROUND
+from ehr_assets.models.backbone import causal_lm
 from ehr_assets.training.checkpoint import save_checkpoint
 from ehr_assets.training.examples import Examples, trained_rows
 from ehr_assets.training.job import TrainingJob
 from ehr_assets.training.loop import Progress, Training, train
 from ehr_assets.training.recipe import RecipeSpec
+from ehr_assets.training.sinks import pipes_if_launched_by_dagster
 from ehr_assets.training.start import attention_kind, join_ranks, load_tokenizer, prepare_model
-from ehr_assets.training.watch import Watch, pipes_if_launched_by_dagster
+from ehr_assets.training.watch import Watch
 
 
 def run(job: TrainingJob, rank: int, world: int, watch: Watch) -> None:
@@ -36,6 +38,7 @@ def run(job: TrainingJob, rank: int, world: int, watch: Watch) -> None:
         f"{len(training.examples):,} examples per epoch of {len(training.examples.rows):,} subjects; "
         f"{world} process(es)"
     )
+    watch.begin(job.recipe, causal_lm(training.model.backbone).config.to_dict(), world)
     progress = train(training, Progress(), watch)
     if rank == 0:
         write(job, training, progress, watch)
