@@ -50,11 +50,11 @@ def train(job: dict, **changes) -> tuple[Path, torch.Tensor]:
     out, logits = Path(parsed.out_dir), []
     save = process.save_checkpoint
 
-    def save_and_look(folder, model, *rest):
+    def save_and_look(folder, model, *rest, **more):
         model.eval()
         with torch.no_grad():
-            logits.append(model(IDS).logits)
-        save(folder, model, *rest)
+            logits.append(model.backbone(IDS).logits)
+        save(folder, model, *rest, **more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process, "save_checkpoint", save_and_look)
