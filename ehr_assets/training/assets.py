@@ -10,6 +10,7 @@ from ehr_assets.errors import TrainingError
 from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version, git_revision
 from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
+from ehr_assets.training.examine import require_usable
 from ehr_assets.training.history import VOLATILE
 from ehr_assets.training.recipe import RecipeSpec
 from ehr_assets.training.tags import run_tags, version_tags
@@ -42,6 +43,7 @@ def training_assets(recipe: RecipeSpec) -> list[AssetsDefinition]:
         tracking: MlflowTracking,
     ) -> MaterializeResult:
         def build(step: Step) -> Stats:
+            require_usable(recipe, step.inputs[asset_name(tokenizer)].path)
             inputs = {name: d.data_version for name, d in step.inputs.items()}
             tags = run_tags(recipe, inputs, step.run_id, git_revision())
             with tracking.run(recipe.name, tags, recipe.training_settings()) as run_id:
