@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dagster import ConfigurableResource
+from dagster import ConfigurableResource, get_dagster_logger
 
 from ehr_assets.errors import TrainingError
 
@@ -78,9 +78,16 @@ class MlflowTracking(ConfigurableResource):
         try:
             yield run_id
         except BaseException as e:
-            self.finish(run_id, "FAILED" if isinstance(e, Exception) else "KILLED")
+            self._finish_if_possible(run_id, "FAILED" if isinstance(e, Exception) else "KILLED")
             raise
-        self.finish(run_id)
+        self._finish_if_possible(run_id, "FINISHED")
+
+    def _finish_if_possible(self, run_id: str, status: str) -> None:
+        """A server that is gone by now takes neither hours of training with it nor the error of a block."""
+        try:
+            self.finish(run_id, status)
+        except TrainingError as e:
+            get_dagster_logger().warning(f"The MLflow run {run_id} could not be closed as {status}. {e}")
 
     def close_abandoned(self, dagster_run_id: str) -> None:
         """Closes as KILLED what a Dagster run left open whose process is gone."""
