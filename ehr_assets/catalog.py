@@ -98,21 +98,53 @@ def _check_references(c: Catalog) -> None:
         _known(f"cohort '{name}', decision_nodes.task_set", "task set", wanted, c.task_sets)
     for name, corpus in c.corpora.items():
         _known(f"corpus '{name}', cohorts", "cohort", corpus.cohorts, c.cohorts)
-    for name, recipe in c.recipes.items():
-        _known(f"recipe '{name}', corpus", "corpus", [recipe.corpus], c.corpora)
-        for cohort in c.corpora[recipe.corpus].cohorts:
-            if cohort in c.cohorts and c.cohorts[cohort].decision_nodes is None:
-                raise SpecError(
-                    f"The cohort '{cohort}' has no decision nodes, and a recipe is evaluated at those.",
-                    where=f"recipe '{name}', corpus '{recipe.corpus}'",
-                    do=f"Give the cohort '{cohort}' `decision_nodes`, or train on another corpus.",
-                )
+    for name in c.recipes:
+        check_recipe(c, name, f"recipe '{name}'")
     for name, corpus in c.corpora.items():
         _one_deal(name, [c.cohorts[cohort] for cohort in corpus.cohorts])
     for name, report in c.reports.items():
         _known(f"report '{name}', recipes", "recipe", report.recipes, c.recipes)
         covered = {cohort for recipe in report.recipes for cohort in c.corpus_of(recipe).cohorts}
         _known(f"report '{name}', cohorts", "cohort of its recipes named", report.cohorts, covered)
+
+
+def check_recipe(c: Catalog, name: str, file: str) -> None:
+    """What a recipe must be to its corpus, its cohorts and the recipe that it continues."""
+    recipe = c.recipes[name]
+    _known(f"{file}, corpus", "corpus", [recipe.corpus], c.corpora)
+    for cohort in c.corpora[recipe.corpus].cohorts:
+        if c.cohorts[cohort].decision_nodes is None:
+            cuts = recipe.data.cuts.nodes > 0
+            raise SpecError(
+                f"The cohort '{cohort}' has no decision nodes, and a recipe is evaluated at those"
+                + (" (this one's records are also cut there)." if cuts else "."),
+                where=f"{file}, {'data.cuts.nodes' if cuts else 'corpus'}",
+                do=f"Give the cohort '{cohort}' `decision_nodes`, or train on another corpus.",
+            )
+    if recipe.continues is not None:
+        _check_continued(c, recipe, f"{file}, continues")
+
+
+def _check_continued(c: Catalog, recipe: RecipeSpec, where: str) -> None:
+    """A recipe goes on from weights that it can take up: of its own backbone, adapter and vocabulary."""
+    chain = [recipe.name]
+    while (before := c.recipes[chain[-1]].continues) is not None:
+        _known(where, "recipe", [before], c.recipes)
+        chain.append(before)
+        if before in chain[:-1]:
+            raise SpecError(
+                f"Recipes continue one another in a circle: {' continues '.join(chain)}.",
+                where=where,
+                do="Let one of them begin from its backbone.",
+            )
+    other = c.recipes[chain[1]]
+    for key in ("corpus", "backbone", "adapter"):
+        if getattr(recipe, key) != getattr(other, key):
+            raise SpecError(
+                f"It continues '{other.name}', whose {key} differs.",
+                where=where,
+                do=f"Give both recipes the same `{key}`.",
+            )
 
 
 def _one_deal(corpus: str, cohorts: Sequence[CohortSpec]) -> None:

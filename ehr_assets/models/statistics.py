@@ -30,9 +30,17 @@ class TargetStatistics:
         self.sums[2 + d :] += (states.T @ states).flatten()
 
     def result(self) -> dict[str, float]:
-        """`std`: of a dimension, the mean over dimensions; `std_min`: the smallest; `effective_rank`: the
-        exponential of the entropy of the normalised singular values of the centred states (Roy & Vetterli
-        2007), between 1 and d; `cosine`: between online and target states, the mean over tokens."""
+        """What there is to know of the states.
+
+        Returns:
+            std: of a dimension, the mean over dimensions; std_min: the smallest.
+            spread: the part of the states' length in which tokens differ, sqrt(E|h - mean|² / E|h|²): 0 where
+            all are the same vector, 1 where their mean is nothing.
+            effective_rank: the exponential of the entropy of the normalised singular values of the centred
+            states (Roy & Vetterli 2007); between 1 and possible_rank, the most that so many states in d
+            dimensions can have.
+            cosine: between online and target states, the mean over tokens.
+        """
         d, n = self._size, self.sums[0].clamp(min=1)
         mean = self.sums[2 : 2 + d] / n
         covariance = self.sums[2 + d :].view(d, d) / n - torch.outer(mean, mean)
@@ -40,9 +48,12 @@ class TargetStatistics:
         singular = torch.linalg.eigvalsh(covariance).clamp(min=0).sqrt()
         share = singular / singular.sum().clamp(min=1e-300)
         entropy = -torch.special.xlogy(share, share).sum()
+        length = self.sums[2 + d :].view(d, d).trace() / n
         return {
             "std": float(std.mean()),
             "std_min": float(std.min()),
+            "spread": float((covariance.trace().clamp(min=0) / length.clamp(min=1e-300)).sqrt()),
             "effective_rank": float(entropy.exp()),
+            "possible_rank": float(max(1, min(d, int(n) - 1))),
             "cosine": float(self.sums[1] / n),
         }

@@ -1,4 +1,4 @@
-"""Dagster checks of this room: trained on train subjects only, finite and falling loss, loadable."""
+"""Dagster checks of this room: trained on train subjects only, finite and falling loss, no collapse."""
 
 from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetChecksDefinition, asset_check
 
@@ -37,14 +37,14 @@ def training_checks(recipe: RecipeSpec) -> list[AssetChecksDefinition]:
     def losses_finite(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
         import math
 
-        from ehr_assets.training.curves import read_history
+        from ehr_assets.training.history import read_history
 
         dataset = datasets.latest(context.instance, key)
         losses = [
             v
             for row in read_history(dataset.path)
-            for k in ("loss", "tuning_loss")
-            if (v := row.get(k)) is not None
+            for v in (row.get("loss"), row.get("tuning_loss"), *row.get("losses", {}).values())
+            if v is not None
         ]
         bad = sum(not math.isfinite(v) for v in losses)
         return datasets.judge(dataset, bool(losses) and not bad, {"losses": len(losses), "not_finite": bad})
@@ -52,15 +52,37 @@ def training_checks(recipe: RecipeSpec) -> list[AssetChecksDefinition]:
     @asset_check(
         asset=key,
         name="tuning_loss_fell",
-        description="The last tuning loss is below the first training loss (a warning only).",
+        description="The last phase's last tuning loss is below its first training loss (a warning only).",
     )
     def tuning_loss_fell(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
-        from ehr_assets.training.curves import read_history
+        from ehr_assets.training.history import read_history, steps, tunings
 
         dataset = datasets.latest(context.instance, key)
-        history = read_history(dataset.path)
-        first = next((row["loss"] for row in history if "loss" in row), float("nan"))
-        last = next((row["tuning_loss"] for row in reversed(history) if "tuning_loss" in row), float("nan"))
-        return datasets.judge(dataset, last < first, {"first_loss": first, "last_tuning_loss": last})
+        # Of one phase: another may weigh its objectives otherwise.
+        rows = [row for row in read_history(dataset.path) if row["phase"] == recipe.phases[-1].name]
+        first = next((row["loss"] for row in steps(rows)), float("nan"))
+        last = next((row["tuning_loss"] for row in reversed(tunings(rows))), float("nan"))
+        return datasets.judge(
+            dataset, last < first, {"first_loss": first, "last_tuning_loss": last}, warns=True
+        )
 
-    return [fitted_on_train_only, losses_finite, tuning_loss_fell]
+    @asset_check(
+        asset=key,
+        name="representations_not_collapsed",
+        blocking=True,
+        description="The target encoder's states differ from token to token, in many directions.",
+    )
+    def representations_not_collapsed(
+        context: AssetCheckExecutionContext, datasets: Datasets
+    ) -> AssetCheckResult:
+        from ehr_assets.training.collapse import judge_collapse
+        from ehr_assets.training.history import read_history
+
+        dataset = datasets.latest(context.instance, key)
+        if recipe.jepa is None:
+            said = "Not applicable: no phase trains towards a target encoder."
+            return datasets.judge(dataset, True, description=said)
+        found = judge_collapse(read_history(dataset.path))
+        return datasets.judge(dataset, found.ok, found.figures, description=found.problem)
+
+    return [fitted_on_train_only, losses_finite, tuning_loss_fell, representations_not_collapsed]

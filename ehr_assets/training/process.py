@@ -10,7 +10,6 @@ import json
 import random
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import distributed as dist
@@ -19,14 +18,17 @@ from ehr_assets.corpora.reader import TokenCorpus
 from ehr_assets.errors import EhrError, TrainingError
 from ehr_assets.leakage.fits import fitted_on
 from ehr_assets.models.attention import ROUND
-from ehr_assets.training.checkpoint import save_checkpoint
+from ehr_assets.models.backbone import causal_lm
+from ehr_assets.training.checkpoint import save_checkpoint, trained_tensors
 from ehr_assets.training.examples import Examples, trained_rows
 from ehr_assets.training.job import TrainingJob
 from ehr_assets.training.loop import Progress, Training, train
+from ehr_assets.training.model_card import write_card
 from ehr_assets.training.node_times import read_node_times
 from ehr_assets.training.recipe import RecipeSpec
+from ehr_assets.training.sinks import pipes_if_launched_by_dagster
 from ehr_assets.training.start import attention_kind, join_ranks, load_tokenizer, prepare_model
-from ehr_assets.training.watch import Watch, pipes_if_launched_by_dagster
+from ehr_assets.training.watch import Watch
 
 
 def run(job: TrainingJob, rank: int, world: int, watch: Watch) -> None:
@@ -37,6 +39,7 @@ def run(job: TrainingJob, rank: int, world: int, watch: Watch) -> None:
         f"{len(training.examples):,} examples per epoch of {len(training.examples.rows):,} subjects; "
         f"{world} process(es)"
     )
+    watch.begin(job.recipe, causal_lm(training.model.backbone).config.to_dict(), world)
     progress = train(training, Progress(), watch)
     if rank == 0:
         write(job, training, progress, watch)
@@ -84,12 +87,24 @@ def write(job: TrainingJob, training: Training, progress: Progress, watch: Watch
         "first_loss": progress.first_loss,
         "last_loss": progress.last_loss,
         "tuning_loss": progress.tuning_loss,
+        "tuning_losses": progress.tuning,
         "parameters": sum(p.numel() for p in training.model.parameters()),
         "trainable_parameters": sum(p.numel() for p in trainable.values()),
+        "predictor_parameters": sum(p.numel() for p in training.model.objectives.parameters()),
     }
-    out, tokenizer = Path(job.out_dir), Path(job.tokenizer)
-    backbone: Any = training.model.backbone
-    save_checkpoint(out, backbone, tokenizer, recipe, fitted_on(subjects), stats, job.facts)
+    if progress.best:
+        stats["best_step"], stats["best_loss"] = progress.best
+    out, fitted = Path(job.out_dir), fitted_on(subjects)
+    save_checkpoint(
+        out,
+        training.model,
+        Path(job.tokenizer),
+        recipe,
+        fitted,
+        tensors=trained_tensors(training.model),
+        target=progress.target.average if progress.target else None,
+    )
+    write_card(out, recipe, fitted, stats, job.facts)
     watch.finish(stats, progress.tokens)
 
 

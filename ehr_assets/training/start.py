@@ -15,6 +15,7 @@ from ehr_assets.models.backbone import causal_lm
 from ehr_assets.models.predictor import build_predictor
 from ehr_assets.models.world_model import WorldModel
 from ehr_assets.training.backbones import prepare_backbone
+from ehr_assets.training.checkpoint import load_predictor
 from ehr_assets.training.job import TrainingJob
 from ehr_assets.training.lean_deepspeed import import_deepspeed
 from ehr_assets.training.recipe import RecipeSpec
@@ -62,6 +63,8 @@ def prepare_model(job: TrainingJob, tokenizer: Any, save_to: Path | None) -> Wor
         spec, hidden = recipe.jepa.predictor, base.config.hidden_size
         predictor = build_predictor(spec.kind, hidden, spec.size_inside(hidden), spec.layers, spec.heads)
     model = WorldModel(backbone, predictor)
+    if job.start_from:
+        load_predictor(Path(job.start_from), model)
     return (model.bfloat16() if bf16(recipe) else model.float()).to(device())
 
 

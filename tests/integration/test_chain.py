@@ -79,8 +79,8 @@ def test_two_ranks_trained_and_streamed_to_mlflow_and_dagster(installation):
         logged = {(key, step) for key, step in db.execute("SELECT key, step FROM metrics")}
         tags = dict(db.execute("SELECT key, value FROM tags"))
         status = {row[0] for row in db.execute("SELECT status FROM runs")}
-    assert {("loss", s) for s in steps} | {("lr", s) for s in steps} <= logged
-    assert any(key == "tokens_per_s" for key, _ in logged)
+    assert {(name, s) for s in steps for name in ("train/loss", "train/sft", "train/lr")} <= logged
+    assert any(key == "speed/tokens_per_s" for key, _ in logged)
     assert status == {"FINISHED"}
     assert tags["dagster.run_id"] == installation.manifest("smb_sft_demo/checkpoint").run_id
     (events,) = (installation.home / "dagster" / "history" / "runs").glob("????????-*.db")

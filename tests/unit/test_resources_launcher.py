@@ -80,11 +80,13 @@ def test_training_on_one_and_two_ranks(tmp_path):
     assert steps[-1]["loss"] < steps[0]["loss"]
     assert stats["last_loss"] == steps[-1]["loss"]
     assert any("step 10/12 (83%), loss" in line and "tokens/s" in line for line in lines)
-    logged = MlflowClient(tracking.uri).get_metric_history(run_id, "loss")
+    logged = MlflowClient(tracking.uri).get_metric_history(run_id, "train/loss")
     assert [m.value for m in logged] == [row["loss"] for row in steps]
     run = MlflowClient(tracking.uri).get_run(run_id)
     assert (run.info.status, run.data.params["optimizer.lr"]) == ("FINISHED", "0.01")
-    assert {"lr", "tuning_loss", "tokens_per_s"} <= set(run.data.metrics)
+    assert {"train/sft", "train/lr", "tuning/loss", "speed/tokens_per_s", "memory/rss_mb"} <= set(
+        run.data.metrics
+    )
 
     assert alone.wait() == 0
     first, second = files(one), files(again)

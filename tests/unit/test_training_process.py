@@ -12,6 +12,7 @@ import torch
 import yaml
 from corpora_support import SPEC, T0, random_rows, write_meds, write_nodes
 from peft import PeftModel
+from safetensors.torch import load_file
 from training_helpers import FIRST_WORD, make_job, recipe_data, write_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -21,8 +22,10 @@ from ehr_assets.corpora.tokenizer import train_tokenizer
 from ehr_assets.errors import TrainingError
 from ehr_assets.leakage.subjects import subjects_hash
 from ehr_assets.models.backbone import build_backbone
+from ehr_assets.models.world_model import WorldModel
 from ehr_assets.training import loop, process
 from ehr_assets.training.checkpoint import load_checkpoint
+from ehr_assets.training.collapse import judge_collapse
 from ehr_assets.training.examples import trained_subjects
 from ehr_assets.training.job import TrainingJob
 from ehr_assets.training.recipe import RecipeSpec
@@ -34,6 +37,10 @@ pytestmark = pytest.mark.slow
 
 SUBJECTS = {"train": 12, "tuning": 3}
 IDS = torch.arange(1, 41).unsqueeze(0)
+
+
+def phase(steps: int) -> dict:
+    return {"name": "sft", "objectives": {"sft": 1.0}, "steps": steps}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,11 +61,11 @@ def train(job: dict, **changes) -> tuple[Path, torch.Tensor]:
     out, logits = Path(parsed.out_dir), []
     save = process.save_checkpoint
 
-    def save_and_look(folder, model, *rest):
+    def save_and_look(folder, model, *rest, **more):
         model.eval()
         with torch.no_grad():
-            logits.append(model(IDS).logits)
-        save(folder, model, *rest)
+            logits.append(model.backbone(IDS).logits)
+        save(folder, model, *rest, **more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process, "save_checkpoint", save_and_look)
@@ -216,6 +223,54 @@ def test_sft_then_both_objectives(job, tmp_path, kind):
     assert 0 < last["target"]["cosine"] < 1  # the target encoder lags behind the online one
 
 
+BOTH = {
+    "jepa": {"predictor": {"heads": 2}},
+    "phases": [{**phase(steps=4), "objectives": {"sft": 1, "jepa": 1}}],
+}
+
+
+def test_continuing_takes_up_the_predictor_and_the_mask_token(job, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    first, _ = train(job, recipe=recipe_data(**BOTH), out_dir=str(tmp_path / "one"))
+    still = recipe_data(name="next", continues="made_up", **BOTH, optimizer={"lr": 1e-12})
+    second, _ = train(job, recipe=still, out_dir=str(tmp_path / "two"), start_from=str(first))
+    before, after = (load_file(out / "predictor.safetensors") for out in (first, second))
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor)
+    # The average begins at the online weights, and stays there while they stand still.
+    online, target = (
+        load_file(out / "adapter_model.safetensors") for out in (second, second / "target_adapter")
+    )
+    for name, tensor in online.items():
+        torch.testing.assert_close(target[name], tensor)
+    was = load_file(first / "target_adapter" / "adapter_model.safetensors")
+    assert any(not torch.allclose(was[name], target[name]) for name in was)
+    card = (second / "model_card.md").read_text()
+    assert "Continues `made_up`." in card
+    assert "effective rank" in card
+    assert "Collapse: none was found." in card
+
+
+def test_a_collapse_planted_in_a_training_is_found(job, tmp_path, monkeypatch):
+    """The encoder's states differ by less than their rounding: losses stay finite, and the check fails."""
+    encode = WorldModel.encode
+
+    def collapsed(self, batch):
+        states = encode(self, batch)
+        return states[:1] + 1e-3 * states
+
+    monkeypatch.setattr(WorldModel, "encode", collapsed)
+    out, _ = train(job, recipe=recipe_data(**BOTH), out_dir=str(tmp_path))
+    found = judge_collapse(history(out))
+    assert not found.ok
+    assert "nearly the same vector" in (found.problem or "")
+    assert (
+        "Collapse: the states of different tokens are nearly the same vector"
+        in (out / "model_card.md").read_text()
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -321,7 +376,3 @@ def test_learning_rate_warms_up_and_follows_a_cosine_to_nothing():
     assert loop.learning_rate(1, 1, 2.0, schedule) == 2.0
     constant = ScheduleSpec(kind="constant", warmup_fraction=0.1, lr_scale=0.5)
     assert [loop.learning_rate(i, 10, 2.0, constant) for i in (1, 2, 10)] == [1.0, 1.0, 1.0]
-
-
-def phase(steps: int) -> dict:
-    return {"name": "sft", "objectives": {"sft": 1.0}, "steps": steps}
