@@ -12,7 +12,7 @@ from ehr_assets.nodes.spec import TaskSet, load_task_set
 from ehr_assets.reports.spec import ReportSpec, load_report
 from ehr_assets.settings import Settings
 from ehr_assets.specs import Spec, closest
-from ehr_assets.training.recipe import RecipeSpec, load_recipe
+from ehr_assets.training.recipe import SHARED, RecipeSpec, load_recipe
 
 PACKAGE = Path(__file__).resolve().parent
 BUILT_IN = {
@@ -61,6 +61,9 @@ def load_catalog(settings: Settings) -> Catalog:
     """
     dirs = {kind: [BUILT_IN[kind], *(d / kind for d in settings.spec_dirs)] for kind in BUILT_IN}
 
+    # What recipes extend that is no recipe itself lies below them, where it is not loaded as one.
+    parents = [folder for d in dirs["recipes"] for folder in (d, d / SHARED.name)]
+
     def load(kind: str, loader: Callable[..., SpecT]) -> dict[str, SpecT]:
         found: dict[str, SpecT] = {}
         for folder in dirs[kind]:
@@ -84,7 +87,7 @@ def load_catalog(settings: Settings) -> Catalog:
         cohorts=load("cohorts", lambda path, overrides: load_cohort(path, overrides, search=dirs["cohorts"])),
         task_sets=load("tasks", load_task_set),
         corpora=load("corpora", load_corpus),
-        recipes=load("recipes", lambda path, overrides: load_recipe(path, overrides, search=dirs["recipes"])),
+        recipes=load("recipes", lambda path, overrides: load_recipe(path, overrides, search=parents)),
         reports=load("reports", load_report),
     )
     _check_references(catalog)
