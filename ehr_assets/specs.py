@@ -144,13 +144,23 @@ def _overridden(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[s
     out = json.loads(json.dumps(data, default=str))
     for dotted, value in overrides.items():
         *parents, last = dotted.split(".")
-        node = out
+        node: Any = out
         for key in parents:
-            node = node.setdefault(key, {})
-            if not isinstance(node, dict):
-                raise SpecError(f"The override '{dotted}' steps into a value that is not a mapping.")
-        node[last] = value
+            node = node.setdefault(key, {}) if isinstance(node, dict) else node[_place(node, key, dotted)]
+        if isinstance(node, dict):
+            node[last] = value
+        else:
+            node[_place(node, last, dotted)] = value
     return out
+
+
+def _place(node: Any, key: str, dotted: str) -> int:
+    """Where the part `key` of a dotted override stands in a list."""
+    if not isinstance(node, list):
+        raise SpecError(f"The override '{dotted}' steps into a value that is neither a mapping nor a list.")
+    if not key.isdecimal() or int(key) >= len(node):
+        raise SpecError(f"The override '{dotted}' steps into a list of {len(node)}, where '{key}' is none.")
+    return int(key)
 
 
 def closest(name: str, known: Iterable[str]) -> str:
