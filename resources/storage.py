@@ -296,7 +296,9 @@ class Datasets(ConfigurableResource):
         except DatasetError:
             return None
         m = last.manifest
-        if partition is not None and m.config != (config or {}):  # not in the code version, as it is elsewhere
+        if partition is not None and m.config != (
+            config or {}
+        ):  # not in the code version, as it is elsewhere
             return None
         same_inputs = {(i.asset, i.data_version) for i in m.inputs} == {
             (i.asset, i.data_version) for i in inputs

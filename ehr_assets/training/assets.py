@@ -7,6 +7,7 @@ from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version, git_revision
 from ehr_assets.training.recipe import RecipeSpec
 from resources.launcher import DeepSpeedLauncher
+from resources.points import Points
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
 from resources.tracking import MlflowTracking
 
@@ -15,7 +16,8 @@ def checkpoint_key(recipe: str) -> AssetKey:
     return AssetKey([recipe, "checkpoint"])
 
 
-def training_assets(recipe: RecipeSpec) -> list[AssetsDefinition]:
+def training_assets(points: Points) -> list[AssetsDefinition]:
+    recipe = points.recipe
     corpus, tokenizer = token_corpus_key(recipe.corpus), tokenizer_key(recipe.corpus)
     continued = [checkpoint_key(recipe.continues)] if recipe.continues else []
 
@@ -27,6 +29,8 @@ def training_assets(recipe: RecipeSpec) -> list[AssetsDefinition]:
         pool="gpu",
         code_version=code_version(["training/process.py"], recipe.training_hash()),
         description=recipe.title,
+        partitions_def=points.partitions,
+        metadata=points.metadata(RecipeSpec.training_settings),
     )
     def checkpoint(
         context: AssetExecutionContext,
@@ -34,6 +38,8 @@ def training_assets(recipe: RecipeSpec) -> list[AssetsDefinition]:
         launcher: DeepSpeedLauncher,
         tracking: MlflowTracking,
     ) -> MaterializeResult:
+        recipe = points.at(context)
+
         def build(step: Step) -> Stats:
             inputs = {name: d.data_version for name, d in step.inputs.items()}
             tags = {
