@@ -127,8 +127,8 @@ def parse_spec(
         SpecError: listing every offending key with its reason.
     """
     if overrides:
-        data = _overridden(data, overrides)
         where = f"{where}, with overrides of {', '.join(overrides)}"
+        data = _overridden(data, overrides, where)
     try:
         return model.model_validate(data)
     except ValidationError as e:
@@ -140,27 +140,30 @@ def parse_spec(
         ) from None
 
 
-def _overridden(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _overridden(data: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> dict[str, Any]:
     out = json.loads(json.dumps(data, default=str))
     for dotted, value in overrides.items():
         *parents, last = dotted.split(".")
         node: Any = out
         for key in parents:
-            node = node.setdefault(key, {}) if isinstance(node, dict) else node[_place(node, key, dotted)]
+            node = (
+                node.setdefault(key, {}) if isinstance(node, dict) else node[_place(node, key, dotted, where)]
+            )
         if isinstance(node, dict):
             node[last] = value
         else:
-            node[_place(node, last, dotted)] = value
+            node[_place(node, last, dotted, where)] = value
     return out
 
 
-def _place(node: Any, key: str, dotted: str) -> int:
+def _place(node: Any, key: str, dotted: str, where: str) -> int:
     """Where the part `key` of a dotted override stands in a list."""
-    if not isinstance(node, list):
-        raise SpecError(f"The override '{dotted}' steps into a value that is neither a mapping nor a list.")
-    if not key.isdecimal() or int(key) >= len(node):
-        raise SpecError(f"The override '{dotted}' steps into a list of {len(node)}, where '{key}' is none.")
-    return int(key)
+    if isinstance(node, list) and key.isdecimal() and int(key) < len(node):
+        return int(key)
+    into = f"a list of {len(node)}" if isinstance(node, list) else "a value that has no parts"
+    raise SpecError(
+        f"The override '{dotted}' steps into {into}: there is no '{key}'.", where=where, do="Mend its key."
+    )
 
 
 def closest(name: str, known: Iterable[str]) -> str:
