@@ -155,7 +155,7 @@ def _check_continued(c: Catalog, recipe: RecipeSpec, where: str) -> None:
     """A recipe goes on from weights that it can take up: of its own backbone, adapter and vocabulary."""
     chain = [recipe.name]
     _known(where, "recipe", [recipe.continues or ""], c.recipes)
-    while (before := c.recipes[chain[-1]].continues) in c.recipes:
+    while (before := c.recipes[chain[-1]].continues) is not None and before in c.recipes:
         chain.append(before)
         if before in chain[:-1]:
             raise SpecError(

@@ -146,9 +146,10 @@ def _overridden(data: Mapping[str, Any], overrides: Mapping[str, Any], where: st
         *parents, last = dotted.split(".")
         node: Any = out
         for key in parents:
-            node = (
-                node.setdefault(key, {}) if isinstance(node, dict) else node[_place(node, key, dotted, where)]
-            )
+            if isinstance(node, dict):
+                node = node.setdefault(key, {})
+            else:
+                node = node[_place(node, key, dotted, where)]
         if isinstance(node, dict):
             node[last] = value
         else:
