@@ -121,7 +121,7 @@ def _check_references(c: Catalog, files: Mapping[str, Path]) -> None:
     for name, corpus in c.corpora.items():
         _known(f"{files[f'corpora/{name}']}, cohorts", "cohort", corpus.cohorts, c.cohorts)
     for name in c.recipes:
-        _check_recipe(c, name, str(files[f"recipes/{name}"]))
+        check_recipe(c, name, str(files[f"recipes/{name}"]))
     for name, corpus in c.corpora.items():
         _one_deal(name, [c.cohorts[cohort] for cohort in corpus.cohorts])
     for name, grid in c.grids.items():
@@ -134,7 +134,7 @@ def _check_references(c: Catalog, files: Mapping[str, Path]) -> None:
         _known(f"{file}, cohorts", "cohort of its recipes named", report.cohorts, covered)
 
 
-def _check_recipe(c: Catalog, name: str, file: str) -> None:
+def check_recipe(c: Catalog, name: str, file: str) -> None:
     """What a recipe must be to its corpus, its cohorts and the recipe that it continues."""
     recipe = c.recipes[name]
     _known(f"{file}, corpus", "corpus", [recipe.corpus], c.corpora)

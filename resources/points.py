@@ -42,6 +42,11 @@ class Points:
         return cls(what.base, what.recipes) if isinstance(what, Grid) else cls(what)
 
     @property
+    def recipes(self) -> list[RecipeSpec]:
+        """All that there are."""
+        return [self.recipe] if self.by_partition is None else list(self.by_partition.values())
+
+    @property
     def partitions(self) -> StaticPartitionsDefinition | None:
         return StaticPartitionsDefinition(list(self.by_partition)) if self.by_partition else None
 
