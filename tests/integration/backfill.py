@@ -58,7 +58,8 @@ def backfill(grid: str) -> None:
         for _ in range(MOST_ITERATIONS):
             errors = [e for e in execute_backfill_iteration(context, logging.getLogger("backfill")) if e]
             found = instance.get_backfill(asked.backfill_id)
-            assert found and not errors, errors
+            assert not errors, errors
+            assert found
             if found.status is not BulkActionStatus.REQUESTED:
                 break
         runs = instance.get_runs()

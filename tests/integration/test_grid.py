@@ -1,4 +1,4 @@
-"""A grid, backfilled by Dagster: its points train, its table stands, and a new point leaves the others alone."""
+"""A grid backfilled by Dagster: its points train, its table stands, a new point leaves the others alone."""
 
 from pathlib import Path
 

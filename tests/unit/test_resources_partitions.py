@@ -1,4 +1,4 @@
-"""Partitioned assets: each partition is a dataset of its own, with its versions, gates, ancestry and state."""
+"""Partitioned assets: each partition is a dataset of its own: versions, manifest, checks, ancestry, state."""
 
 import pytest
 from dagster import (
