@@ -2,7 +2,8 @@
 
 EHR_HOME                 where datasets, the Dagster instance and MLflow live (default: <checkout>/.ehr)
 EHR_SPECS                further spec directories (os.pathsep-separated), each with cohorts/, tasks/,
-                         corpora/, recipes/ and reports/ folders of YAML files
+                         corpora/, recipes/, grids/ and reports/ folders of YAML files; the recipes of
+                         paper size are such a directory: ehr_assets/paper
 EHR_OVERRIDES            JSON: {"<kind>/<spec>": {"dotted.key": value}}, laid over the YAML files
 EHR_EXECUTOR             in_process (default) or multiprocess
 EHR_WORKERS              processes that one asset may fan out over (default: all cores; see fanout.py)

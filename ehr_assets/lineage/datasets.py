@@ -1,7 +1,7 @@
 """Datasets on disk: staged aside, hashed, promoted by one rename, verified when opened.
 
-<home>/datasets/<asset key>/<UTC stamp>-<hash>/   files + _manifest.json
-<home>/staging/<random>/                          what is being written; never read by others
+<home>/datasets/<asset key>[/<partition>]/<UTC stamp>-<hash>/   files + _manifest.json
+<home>/staging/<random>/                                        what is being written; never read by others
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from typing import Any
 from ehr_assets.errors import DatasetError
 from ehr_assets.lineage.hashing import combined_hash, file_sha256, git_revision, lock_hash
 from ehr_assets.lineage.manifest import MANIFEST_NAME, FileEntry, InputEntry, Manifest, now
+from ehr_assets.lineage.names import asset_and_partition, launch_command
 
 _verified: dict[Path, tuple] = {}
 THIS_PROCESS = f"{socket.gethostname()}-{os.getpid()}"
@@ -37,8 +38,7 @@ class Dataset:
 
 
 def rebuild_hint(asset: str) -> str:
-    home = os.environ.get("DAGSTER_HOME")
-    return f"Rebuild it: {f'DAGSTER_HOME={home} ' if home else ''}dg launch --assets 'key:{asset}'"
+    return f"Rebuild it: {launch_command(asset)}"
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -127,8 +127,9 @@ class DatasetStore:
         return Dataset(target, manifest)
 
     def directory(self, asset: str) -> Path:
-        """Where all versions of an asset lie."""
-        return self.home / "datasets" / asset
+        """Where all versions of an asset lie, or of one partition of it (`names.py`)."""
+        name, partition = asset_and_partition(asset)
+        return self.home / "datasets" / name / (partition or "")
 
     def previous(self, dataset: Dataset) -> Path | None:
         """Where the newest older, complete version of the asset with another content lies; None if none does.

@@ -25,9 +25,9 @@ from ehr_assets.training.history import phases, points, read_history, steps
 
 WIDTH = 11.0  # inches; shown about 1,050 px wide
 INK, MUTED, RULE = "#1f2933", "#66707a", "#d9dee3"
-RECIPE_COLOURS = ("#0072B2", "#CC79A7", "#56B4E9", "#009E73")
+RECIPE_COLOURS = ("#0072B2", "#CC79A7", "#56B4E9", "#009E73", "#E69F00", "#000000")
 BASELINE_COLOUR, ORACLE_COLOUR = "#D55E00", "#5b6770"
-RECIPE_MARKERS = ("o", "^", "v", "P")
+RECIPE_MARKERS = ("o", "^", "v", "P", "X", "<")
 
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -63,7 +63,9 @@ def forest(rows: Sequence[TaskRow], methods: Sequence[Method]) -> str:
                 y += 1.0
         y += 0.35
     with plt.rc_context(cast(Any, STYLE)):
-        fig, ax = plt.subplots(figsize=(WIDTH, 0.42 * y + 1.1), layout="constrained")
+        fig, ax = plt.subplots(
+            figsize=(WIDTH, max(0.42, 0.09 * len(methods)) * y + 1.1), layout="constrained"
+        )
         drawn = [s for _, r in places for s in r.scores.values() if s.value is not None]
         left = min([0.45, *(s.value if s.low is None else s.low for s in drawn)])
         right = max([0.75, *(s.value if s.high is None else s.high for s in drawn)])
@@ -257,7 +259,7 @@ def _wrapped(title: str, width: int = 46) -> str:
 
 def _legend(fig: Figure, entries: Sequence[tuple[str, dict[str, Any]]]) -> None:
     handles = [Line2D([], [], lw=1.6, label=name, **look) for name, look in entries]
-    fig.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=10)
+    fig.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), fontsize=10)
 
 
 def svg_text(fig: Figure) -> str:

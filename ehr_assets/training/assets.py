@@ -17,6 +17,7 @@ from ehr_assets.training.history import VOLATILE
 from ehr_assets.training.recipe import RecipeSpec
 from ehr_assets.training.tags import run_tags, version_tags
 from resources.launcher import DeepSpeedLauncher
+from resources.points import Points
 from resources.storage import DATASET_KEY, Datasets, Shown, Stats, Step, asset_name
 from resources.tracking import MlflowTracking
 
@@ -25,7 +26,8 @@ def checkpoint_key(recipe: str) -> AssetKey:
     return AssetKey([recipe, "checkpoint"])
 
 
-def training_assets(recipe: RecipeSpec, on: CorpusSpec) -> list[AssetsDefinition]:
+def training_assets(points: Points, on: CorpusSpec) -> list[AssetsDefinition]:
+    recipe = points.recipe
     corpus, tokenizer = token_corpus_key(on.name), tokenizer_key(on.name)
     cut_at = on.cohorts if recipe.data.cuts.nodes else []
     continued = [checkpoint_key(recipe.continues)] if recipe.continues else []
@@ -38,6 +40,8 @@ def training_assets(recipe: RecipeSpec, on: CorpusSpec) -> list[AssetsDefinition
         pool="gpu",
         code_version=code_version(["training/process.py"], recipe.training_hash()),
         description=recipe.title,
+        partitions_def=points.partitions,
+        metadata=points.metadata(RecipeSpec.training_settings),
     )
     def checkpoint(
         context: AssetExecutionContext,
@@ -45,6 +49,8 @@ def training_assets(recipe: RecipeSpec, on: CorpusSpec) -> list[AssetsDefinition
         launcher: DeepSpeedLauncher,
         tracking: MlflowTracking,
     ) -> MaterializeResult:
+        recipe = points.at(context)
+
         def build(step: Step) -> Stats:
             require_usable(recipe, step.inputs[asset_name(tokenizer)].path)
             inputs = {name: d.data_version for name, d in step.inputs.items()}

@@ -86,11 +86,12 @@ def test_a_recipes_training_settings_touch_only_its_descendants(tmp_path):
     before, after = versions(), versions({"recipes/smb_sft_demo": {"optimizer.lr": 1.5e-3}})
     assert {k for k in before if before[k] != after[k]} == {
         "smb_sft_demo/checkpoint",
-        "synthetic_oncology/report",  # it prints the settings
+        "synthetic_oncology/report",  # they print the settings
+        "synthetic_smb/report",
     }
     after = versions({"recipes/smb_sft_demo": {"probe.bootstrap": 11}})
     changed = {k for k in before if before[k] != after[k]}
-    assert changed == {"smb_sft_demo/probe_metrics", "synthetic_oncology/report"}
+    assert changed == {"smb_sft_demo/probe_metrics", "synthetic_oncology/report", "synthetic_smb/report"}
 
 
 def test_task_and_table_changes_touch_what_they_should(tmp_path):
