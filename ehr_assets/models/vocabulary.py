@@ -71,10 +71,11 @@ class Vocabulary:
     def _index(self, adapter: Any, size: int, device: torch.device) -> "_Index":
         key = (id(adapter), device)
         if key not in self._indices:
-            ids = torch.tensor(adapter.token_indices[adapter.active_adapters[0]], device=device)
-            places = torch.arange(len(ids), device=device)
-            row = torch.full((size,), -1, device=device).index_copy_(0, ids, places)
-            self._indices[key] = _Index(ids, row, len(ids) == size and bool((ids == places).all()))
+            trained = list(adapter.token_indices[adapter.active_adapters[0]])
+            ids = torch.tensor(trained, device=device)
+            row = torch.full((size,), -1, device=device)
+            row = row.index_copy_(0, ids, torch.arange(len(ids), device=device))
+            self._indices[key] = _Index(ids, row, trained == list(range(size)))
         return self._indices[key]
 
 
