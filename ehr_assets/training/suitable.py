@@ -1,9 +1,8 @@
 """Whether a backbone can be trained as a world model: what its `config.json` must not ask for.
 
-One pass over [x, y, ỹ] stands for two because attention is causal and nothing else, every token of the context
-being seen in the same way from everywhere (`models/batch.py`). A model that attends in another way would be
-trained and read as if it did not, silently. Without torch, so that a recipe can be judged before anything is
-loaded.
+One pass over [x, y, ỹ] stands for two because attention is causal and nothing else (`models/batch.py`). A
+model that attends in another way would silently be trained as if it did not. Without torch, so that a recipe
+can be judged before anything is loaded.
 """
 
 from collections.abc import Mapping
@@ -29,9 +28,7 @@ def unsuitable(config: Mapping[str, Any], max_tokens: int) -> list[str]:
     kinds = set(config.get("layer_types") or ())
     slides = "sliding_attention" in kinds if kinds else config.get("use_sliding_window", True)
     if window is not None and slides and window < max_tokens:
-        problems.append(
-            f"its attention slides: it sees {window} tokens back, not data.max_tokens ({max_tokens})"
-        )
+        problems.append(f"it sees {window} tokens back (sliding_window), not data.max_tokens ({max_tokens})")
     if other := sorted(kinds - {"full_attention", "sliding_attention"}):
         problems.append(f"its layers are not all of full attention ({', '.join(other)})")
     if config.get("attn_logit_softcapping"):
