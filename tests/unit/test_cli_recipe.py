@@ -159,7 +159,7 @@ def test_a_backbone_that_goes_with_its_corpus(tmp_path):
             {"max_position_embeddings": 64, "embedding": 100},
             "embedding.max_tokens: the backbone can place 64",
         ),
-        ({"sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]}, "attention slides"),
+        ({"sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]}, "sliding_window"),
         ({"layer_types": ["full_attention", "linear_attention"]}, "not all of full attention"),
         ({"attn_logit_softcapping": 50.0}, "attention is capped"),
         ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM is no causal language model"),
