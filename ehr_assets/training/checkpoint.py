@@ -7,7 +7,8 @@
 | `tokenizer.json` and friends | the corpus's tokenizer |
 | `recipe.yaml` | the resolved settings that made it |
 | `history.jsonl` | loss, learning rate, gradient norm per step; tuning losses |
-| `timing.jsonl` | seconds, tokens per second, memory: the only file that differs between equal runs |
+| `timing.jsonl` | seconds, tokens per second, memory: differs between equal runs |
+| `resume/` | the last state, if it is small (`state.py`); no part of the content hash either |
 | `fitted_on.json` | the hash of the subjects that were really trained on |
 | `model_card.md` | the same for people |
 """
@@ -25,12 +26,11 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ehr_assets.errors import TrainingError
 from ehr_assets.models.backbone import fit_vocabulary, load_backbone
-from ehr_assets.training.model_card import model_card
 from ehr_assets.training.recipe import RecipeSpec
 
 BACKBONE = "backbone"
-VOLATILE = ("timing.jsonl",)
-"""Files that hold clock readings: leave them out of a content hash."""
+VOLATILE = ("timing.jsonl", "resume/*")
+"""Clock readings, and what depends on the machine: leave them out of a content hash."""
 
 NOT_TOKENIZER = ("fitted_on.json", "_manifest.json")
 
@@ -46,10 +46,12 @@ def save_checkpoint(
     tokenizer_dir: Path,
     recipe: RecipeSpec,
     fitted_on: Mapping[str, Any],
-    stats: Mapping[str, Any],
-    facts: Mapping[str, str],
+    card: str,
 ) -> None:
-    """Writes everything but `backbone/`, `history.jsonl` and `timing.jsonl`, which exist by then."""
+    """Writes everything but `backbone/`, `history.jsonl`, `timing.jsonl` and `resume/`.
+
+    The card comes as text, so that its wording is no part of the code that a checkpoint depends on.
+    """
     config = model.peft_config["default"]
     settings = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
     settings["inference_mode"] = True
@@ -64,7 +66,7 @@ def save_checkpoint(
     _write_json(out_dir / "fitted_on.json", fitted_on)
     resolved = yaml.safe_dump(recipe.training_settings(), sort_keys=False, allow_unicode=True)
     (out_dir / "recipe.yaml").write_text(resolved, encoding="utf-8")
-    (out_dir / "model_card.md").write_text(model_card(recipe, fitted_on, stats, facts), encoding="utf-8")
+    (out_dir / "model_card.md").write_text(card, encoding="utf-8")
 
 
 def load_checkpoint(folder: Path, *, trainable: bool = False) -> tuple[PeftModel, PreTrainedTokenizerBase]:

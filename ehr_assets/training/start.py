@@ -1,5 +1,6 @@
 """What a process needs before its first step: the other processes, and the model."""
 
+import datetime
 import os
 import shutil
 import socket
@@ -31,8 +32,12 @@ from ehr_assets.training.recipe_parts import ConfigBackbone, LoraSpec
 deepspeed = import_deepspeed()
 
 
-def join_ranks() -> tuple[int, int]:
-    """(rank, number of ranks), once all have met. Started by hand, this process is the only rank."""
+def join_ranks(timeout_minutes: float = 10) -> tuple[int, int]:
+    """(rank, number of ranks), once all have met. Started by hand, this process is the only rank.
+
+    Args:
+        timeout_minutes: how long to wait for the others, now and in every exchange.
+    """
     if "RANK" not in os.environ:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
@@ -41,7 +46,9 @@ def join_ranks() -> tuple[int, int]:
         os.environ.update(alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     if torch.cuda.is_available():
         torch.cuda.set_device(device())
-    deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+    patience = datetime.timedelta(minutes=timeout_minutes)
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    deepspeed.init_distributed(backend, verbose=False, timeout=patience)
     return dist.get_rank(), dist.get_world_size()
 
 
