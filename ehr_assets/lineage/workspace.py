@@ -19,6 +19,7 @@ from ehr_assets.errors import DatasetError
 
 LOCK = "lock"
 SHARED = "processes"
+COMMITTED = "committed"
 PATIENCE_SECONDS = 30.0
 """How long the processes of an owner that was killed may take to end."""
 
@@ -46,6 +47,7 @@ class Workspace:
             with contextlib.suppress(FileNotFoundError):  # removed between the two lines: once more
                 self._lock = self._locked(self.path / LOCK)
         self._wait_for_processes()
+        (self.path / COMMITTED).unlink(missing_ok=True)
         return self.path
 
     def close(self) -> None:
@@ -53,13 +55,27 @@ class Workspace:
             self._lock.close()
             self._lock = None
 
-    def discard(self) -> None:
-        """Removes the folder: what was made there is committed. Nothing where it was never opened."""
-        if self._lock:
-            shutil.rmtree(self.path)
-            self.close()
-            with contextlib.suppress(OSError):  # others' folders lie beside it
-                self.path.parent.rmdir()
+    def discard(self, dataset: str) -> None:
+        """Removes what was kept: it became `dataset`. Nothing where the folder was never opened.
+
+        The dataset's name stays, for the run that comes after one that died before it could report it.
+        """
+        if not self._lock:
+            return
+        note = self.path / COMMITTED
+        note.with_suffix(".new").write_text(dataset, encoding="utf-8")
+        note.with_suffix(".new").rename(note)
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path != note:
+                path.unlink(missing_ok=True)
+        self.close()
+
+    def committed(self) -> str | None:
+        """The dataset that came of this folder, while nothing newer was begun in it."""
+        note = self.path / COMMITTED
+        return note.read_text(encoding="utf-8") if note.is_file() else None
 
     def others(self) -> list[Path]:
         """Work folders of the same asset that other code, inputs or settings left unfinished."""

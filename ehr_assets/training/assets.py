@@ -25,7 +25,7 @@ def training_assets(recipe: RecipeSpec) -> list[AssetsDefinition]:
         group_name=recipe.name,
         kinds={"torch", "deepspeed", "huggingface"},
         pool="gpu",
-        code_version=code_version(["training/process.py"], recipe.training_hash()),
+        code_version=code_version(["training/loop.py", "training/start.py"], recipe.training_hash()),
         description=recipe.title,
     )
     def checkpoint(
@@ -47,6 +47,7 @@ def training_assets(recipe: RecipeSpec) -> list[AssetsDefinition]:
                     "token_corpus": str(step.inputs[asset_name(corpus)].path),
                     "tokenizer": str(step.inputs[asset_name(tokenizer)].path),
                     "out_dir": str(step.out),
+                    "work_dir": str(step.work.open()),
                     "start_from": str(step.inputs[asset_name(continued[0])].path) if continued else None,
                     "tracking": {"uri": tracking.uri, "run_id": run_id},
                     "facts": {f"data version of {name}": v for name, v in inputs.items()},
@@ -59,7 +60,7 @@ def training_assets(recipe: RecipeSpec) -> list[AssetsDefinition]:
             build,
             config=recipe.training_settings(),
             seed=recipe.seed,
-            volatile=("timing.jsonl",),
+            volatile=("timing.jsonl", "resume/*"),
             shown=Shown(more=_curve),
         )
 

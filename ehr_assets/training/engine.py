@@ -103,10 +103,10 @@ class Engine:
 
         self._link_moments()
         for name, p in self.model.trainable().items():
-            yield name, safe_get_full_fp32_param(p) if p.requires_grad else whole(p)
+            yield name, cast(Tensor, safe_get_full_fp32_param(p)) if p.requires_grad else whole(p)
             if moments and p.requires_grad:
                 for moment in MOMENTS:
-                    yield f"{moment}/{name}", safe_get_full_optimizer_state(p, moment)
+                    yield f"{moment}/{name}", cast(Tensor, safe_get_full_optimizer_state(p, moment))
         if target:
             trained = self.model.trained_encoder()
             for name, average in target.average.items():

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, distributed as dist
+from torch import Tensor
+from torch import distributed as dist
 
 from ehr_assets.errors import TrainingError
 from ehr_assets.models.statistics import TargetStatistics

@@ -97,9 +97,7 @@ def prepare(job: TrainingJob, rank: int, world: int) -> Training:
     return Training(recipe, model, examples, tuning, rank, world, tokenizer.pad_token_id or 0, multiple)
 
 
-def write(
-    job: TrainingJob, training: Training, progress: Progress, states: States, watch: Watch
-) -> None:
+def write(job: TrainingJob, training: Training, progress: Progress, states: States, watch: Watch) -> None:
     """The checkpoint, and the report to whoever launched the training."""
     recipe, examples = job.recipe, training.examples
     subjects = examples.subject_ids(sorted(trained_rows(examples, progress.step, recipe.batch)))
@@ -204,7 +202,7 @@ def said_clearly(job: TrainingJob) -> Iterator[None]:
 
 # How gloo and NCCL say it (torch 2.13).
 _LOST = re.compile(
-    r"connection (was )?(closed|reset|refused)|broken pipe|timed? ?out|remote process exited|socket (error|closed)",
+    r"connection (was )?(closed|reset|refused)|broken pipe|timed? ?out|remote process exited|socket error",
     re.IGNORECASE,
 )
 

@@ -6,7 +6,8 @@ All but `shard_of` are collective: every process must call them, in the same ord
 from typing import Any
 
 import torch
-from torch import Tensor, distributed as dist, nn
+from torch import Tensor, nn
+from torch import distributed as dist
 
 
 def whole(parameter: nn.Parameter) -> Tensor:

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, distributed as dist
+from torch import Tensor
+from torch import distributed as dist
 
 from ehr_assets.errors import TrainingError
 from ehr_assets.lineage.hashing import file_sha256
@@ -124,8 +125,8 @@ class States:
         if progress.step not in ends:
             progress.moments = tensors
         self._say(f"Taken up after step {progress.step} of {self._steps}.")
-        now = _conditions(training)
-        other = [f"{k} {facts['conditions'].get(k)} → {v}" for k, v in now.items() if facts["conditions"].get(k) != v]
+        then, now = facts["conditions"], _conditions(training)
+        other = [f"{name} {then.get(name)} → {now[name]}" for name in now if then.get(name) != now[name]]
         if other:
             note = f"step {progress.step}: {', '.join(other)}"
             progress.resumed_on.append(note)

@@ -24,7 +24,9 @@ class Ranks:
         fault: called in every process, with its rank, before the training begins.
     """
 
-    def __init__(self, job: Mapping[str, Any], world: int = 1, fault: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, job: Mapping[str, Any], world: int = 1, fault: Callable[[int], None] | None = None
+    ) -> None:
         self.folder = Path(job["out_dir"]).parent
         self.file = self.folder / "job.json"
         self.file.write_text(json.dumps(job))
@@ -34,7 +36,8 @@ class Ranks:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
         self.processes = [
-            CONTEXT.Process(target=_main, args=(str(self.file), rank, world, port, fault)) for rank in range(world)
+            CONTEXT.Process(target=_main, args=(str(self.file), rank, world, port, fault))
+            for rank in range(world)
         ]
         for process in self.processes:
             process.start()
@@ -63,7 +66,9 @@ class Ranks:
         return json.loads(self.error_file.read_text())
 
 
-def forked(job: Mapping[str, Any], world: int = 1, fault: Callable[[int], None] | None = None) -> list[int | None]:
+def forked(
+    job: Mapping[str, Any], world: int = 1, fault: Callable[[int], None] | None = None
+) -> list[int | None]:
     """Runs a training with a fresh `out_dir`; exit codes by rank."""
     empty(job)
     return Ranks(job, world, fault).wait()
@@ -104,7 +109,7 @@ def _main(file: str, rank: int, world: int, port: int, fault: Callable[[int], No
 
 
 class KillAtWrite:
-    """Rank 0 kills itself at its `n`-th write point: around every file, sync, rename and removal of a state."""
+    """Rank 0 kills itself at its `n`-th write point: before every file, sync, rename and removal of a state."""
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -117,16 +122,14 @@ class KillAtWrite:
         def watched(function: Callable[..., Any]) -> Callable[..., Any]:
             def call(*args: Any, **kwargs: Any) -> Any:
                 self._point()
-                result = function(*args, **kwargs)
-                self._point()
-                return result
+                return function(*args, **kwargs)
 
             return call
 
         for module, name in ((kept, "begin"), (kept, "sync"), (kept, "prune"), (state, "save_file")):
             setattr(module, name, watched(getattr(module, name)))
         Path.rename = watched(Path.rename)  # type: ignore[method-assign]
-        os.fsync = watched(os.fsync)
+        shutil.rmtree = watched(shutil.rmtree)  # type: ignore[assignment]
 
     def _point(self) -> None:
         self.n -= 1
