@@ -183,9 +183,7 @@ class Datasets(ConfigurableResource):
                 self.store.workspace(asset_name(key), made_from) as work,
             ):
                 if found := self._unreported(context, key, work):
-                    context.log.info(
-                        f"{asset_name(key)}: committed by a run that died before it said so; kept."
-                    )
+                    context.log.info(f"{asset_name(key)}: made by a run that died before it said so; kept.")
                     return self._result(key, found, shown, {"kept": True})
                 progress = _LogProgress(context.log)
                 machine = Machine.from_env()

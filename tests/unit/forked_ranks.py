@@ -1,5 +1,5 @@
-"""Real training processes, forked from one that has imported everything: they start in a fraction of a second,
-can be killed at a moment of the test's choice, and can be given faults."""
+"""Real training processes, forked from one that has imported everything: they start in a fraction of a
+second, can be killed at a moment of the test's choice, and can be given faults."""
 
 import json
 import multiprocessing
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+Fault = Callable[[int], None]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["ehr_assets.training.process"])
 
@@ -24,9 +25,7 @@ class Ranks:
         fault: called in every process, with its rank, before the training begins.
     """
 
-    def __init__(
-        self, job: Mapping[str, Any], world: int = 1, fault: Callable[[int], None] | None = None
-    ) -> None:
+    def __init__(self, job: Mapping[str, Any], world: int = 1, fault: Fault | None = None) -> None:
         self.folder = Path(job["out_dir"]).parent
         self.file = self.folder / "job.json"
         self.file.write_text(json.dumps(job))
@@ -66,9 +65,7 @@ class Ranks:
         return json.loads(self.error_file.read_text())
 
 
-def forked(
-    job: Mapping[str, Any], world: int = 1, fault: Callable[[int], None] | None = None
-) -> list[int | None]:
+def forked(job: Mapping[str, Any], world: int = 1, fault: Fault | None = None) -> list[int | None]:
     """Runs a training with a fresh `out_dir`; exit codes by rank."""
     empty(job)
     return Ranks(job, world, fault).wait()
@@ -87,7 +84,7 @@ def files_of(job: Mapping[str, Any]) -> dict[str, bytes]:
     return {name: data for name, data in found.items() if name != "timing.jsonl"}
 
 
-def _main(file: str, rank: int, world: int, port: int, fault: Callable[[int], None] | None) -> None:
+def _main(file: str, rank: int, world: int, port: int, fault: Fault | None) -> None:
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -109,7 +106,7 @@ def _main(file: str, rank: int, world: int, port: int, fault: Callable[[int], No
 
 
 class KillAtWrite:
-    """Rank 0 kills itself at its `n`-th write point: before every file, sync, rename and removal of a state."""
+    """Rank 0 kills itself at its `n`-th write point: before each file, sync, rename, removal of a state."""
 
     def __init__(self, n: int) -> None:
         self.n = n

@@ -42,7 +42,8 @@ def meet() -> None:
         while True:
             try:
                 with socket.create_connection(address) as other:
-                    return other.sendall(f"{told}|{passed_on}".encode())
+                    other.sendall(f"{told}|{passed_on}".encode())
+                    return
             except ConnectionRefusedError:
                 time.sleep(0.05)
     with socket.create_server(address) as server, open_dagster_pipes() as pipes:

@@ -210,11 +210,11 @@ def test_no_slot_outlives_a_cancelled_or_a_killed_run(tmp_path):
                 (record,) = instance.get_run_records()
                 instance.report_run_failed(record.dagster_run, "as the code server finds out at once")
             daemon = SimpleNamespace(instance=instance)
-            while slots(instance):
+            assert not (name == "killed, ehr" and slots(instance))
+            while slots(instance) or still_there(pids):
                 list(execute_concurrency_slots_iteration(daemon, logging.getLogger("daemon")))
                 assert time.monotonic() - ended < 15
                 time.sleep(instance.run_monitoring_poll_interval_seconds)
-            assert not still_there(pids)
 
 
 def slots(instance: dg.DagsterInstance) -> int:
