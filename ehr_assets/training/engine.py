@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -75,12 +76,36 @@ class Engine:
 
     def micro_step(self, batch: Batch, target: TargetEncoder | None) -> Losses:
         """Forward, backward and, at the last micro-batch of a step, the step."""
-        states = target_states(self.model, batch, target)
+        states = self.target_states(batch, target)
         losses = cast(Losses, self.deepspeed(batch, self.weights, states))
         # The engine takes the mean over processes and micro-batches; each example shall weigh the same.
         self.deepspeed.backward(losses.total / self.micro)
         self.deepspeed.step()
         return losses
+
+    def target_states(self, batch: Batch, target: TargetEncoder | None) -> Tensor | None:
+        """The target encoder's states of [x, y]; None without one."""
+        if target is None:
+            return None
+        if self._sharded:
+            # What is not let go of would be read instead of the average, and nobody would notice.
+            assert not any(p.numel() for p in self.model.trained_encoder().values())
+        with self.reading(), target.in_place():
+            return self.model.encode(batch.unmasked())
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around passes that are no training steps: with ZeRO-3, a module fetches the shards of parameters
+        that it reads of other modules (peft's token adapter does) inside DeepSpeed's own forward alone."""
+        owners: list[Any] = [m._parameters for m in self.model.modules()] if self._sharded else []
+        before = [parameters._in_forward for parameters in owners]
+        try:
+            for parameters in owners:
+                parameters._in_forward = True
+            yield
+        finally:
+            for parameters, was in zip(owners, before, strict=True):
+                parameters._in_forward = was
 
     def grad_norm(self) -> float:
         """Of the last step, before clipping."""
@@ -169,14 +194,6 @@ _FLAT_PARTITIONS = (
     "single_partition_of_fp32_groups",  # stages 1 and 2
     "fp32_partitioned_groups_flat",  # stage 3
 )
-
-
-def target_states(model: WorldModel, batch: Batch, target: TargetEncoder | None) -> Tensor | None:
-    """The target encoder's states of [x, y]; None without one."""
-    if target is None:
-        return None
-    with target.in_place():
-        return model.encode(batch.unmasked())
 
 
 def part_of(name: str) -> Trainable:

@@ -20,7 +20,7 @@ from ehr_assets.models.target import TargetEncoder
 from ehr_assets.models.world_model import WorldModel
 from ehr_assets.training.collate import collate
 from ehr_assets.training.cutting import ExampleId
-from ehr_assets.training.engine import Engine, seed_step, target_states
+from ehr_assets.training.engine import Engine, seed_step
 from ehr_assets.training.examples import TUNING_EPOCH, Examples
 from ehr_assets.training.recipe import RecipeSpec
 from ehr_assets.training.recipe_parts import PhaseSpec, ScheduleSpec
@@ -221,7 +221,7 @@ def tuning_losses(
     statistics = TargetStatistics(model.hidden_size, device()) if target else None
     was = model.training
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), engine.reading():
         for n in range(passes):
             some = mine[n * engine.micro : (n + 1) * engine.micro]
             idle = not some
@@ -230,7 +230,7 @@ def tuning_losses(
                 for which in some or ids[: engine.micro]
             ]
             batch = collate(drawn, training.pad, training.multiple).to(device())
-            states = target_states(model, batch, target)
+            states = engine.target_states(batch, target)
             by_example = model(batch, phase.objectives, states).by_example
             online = model.encode(batch.unmasked()) if statistics else None
             if idle:

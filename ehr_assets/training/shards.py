@@ -31,6 +31,11 @@ def shard_of(tensor: Tensor, parameter: Any) -> Tensor:
     return flat[size * dist.get_rank() :][:size].clone()
 
 
+_LEFT_BEHIND = ("ds_", "pre_bwd_fn", "post_bwd_fn", "applied_pre_backward", "_external_params", "_original_")
+"""What an engine leaves on modules (DeepSpeed 0.19). The next one would take its hooks for its own, and never
+let go of what they fetch."""
+
+
 @torch.no_grad()
 def made_whole(model: nn.Module) -> None:
     """Gives every module plain parameters with the values of its sharded ones; shared ones stay shared.
@@ -45,3 +50,5 @@ def made_whole(model: nn.Module) -> None:
                 plain[id(p)] = nn.Parameter(whole(p).clone(), requires_grad=p.requires_grad)
             own[name] = None if p is None else plain[id(p)]
         module._parameters = own  # DeepSpeed had put a dictionary of its own in its place
+        for name in [name for name in vars(module) if name.startswith(_LEFT_BEHIND)]:
+            delattr(module, name)

@@ -71,7 +71,8 @@ def prepare_model(job: TrainingJob, tokenizer: Any, save_to: Path | None) -> Wor
     base = causal_lm(backbone)
     use_attention(base, attention_kind(recipe))
     if recipe.engine.gradient_checkpointing:
-        base.gradient_checkpointing_enable({"use_reentrant": False})
+        # ZeRO-3 has let go of a layer's parameters when the other kind compares what it computes again.
+        base.gradient_checkpointing_enable({"use_reentrant": recipe.engine.zero_stage == 3})
         base.enable_input_require_grads()
     predictor = None
     if recipe.jepa:
