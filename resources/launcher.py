@@ -159,11 +159,13 @@ def _failure(
         # Of a process that lost another one: why is in that one's last words.
         also = f" Last words:\n    {said}" if error.get("lost") else ""
         return TrainingError(error["what"] + also, where=error["where"], do=error["do"])
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    # DeepSpeed's launcher gives the signal that ended a rank, -9, as its own exit code, which is a byte.
+    signum = -code if code < 0 else 256 - code if code > 192 else 0
+    how = f"was killed by {signal.Signals(signum).name}" if signum else f"ended with exit code {code}"
     return TrainingError(
         f"A process of {module} {how}. Its last words:\n    {said}",
         where=module,
-        do="If it was killed (SIGKILL, -9), the machine ran out of memory: lower engine.micro_batch or "
+        do="If it was killed (SIGKILL), the machine ran out of memory: lower engine.micro_batch or "
         "engine.num_processes. The whole standard error is in the step's compute logs."
         + (f" {promise(work)}" if work else ""),
     )

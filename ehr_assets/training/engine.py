@@ -16,7 +16,7 @@ from ehr_assets.training.lean_deepspeed import import_deepspeed, import_muon_unc
 from ehr_assets.training.recipe import RecipeSpec
 from ehr_assets.training.recipe_parts import PhaseSpec, Trainable
 from ehr_assets.training.shards import joined, made_whole, shard_of, whole
-from ehr_assets.training.start import bf16
+from ehr_assets.training.start import bf16, wait_at_most
 
 deepspeed = import_deepspeed()
 import_muon_uncompiled()
@@ -68,6 +68,7 @@ class Engine:
         self.deepspeed: Any = deepspeed.initialize(
             model=model, optimizer=optimizer, config=config, dist_init_required=False
         )[0]
+        wait_at_most(recipe.engine.timeout_minutes)
         self.deepspeed.train()
 
     def set_lr(self, lr: float) -> None:

@@ -52,6 +52,13 @@ def join_ranks(timeout_minutes: float = 10) -> tuple[int, int]:
     return dist.get_rank(), dist.get_world_size()
 
 
+def wait_at_most(minutes: float) -> None:
+    """Bounds the exchanges of all groups of processes that there are by now, DeepSpeed's own among them:
+    torch gives every new group its default instead."""
+    for group in list(dist.distributed_c10d._world.pg_map):
+        dist.distributed_c10d._set_pg_timeout(datetime.timedelta(minutes=minutes), group)
+
+
 def load_tokenizer(folder: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder)
@@ -74,6 +81,9 @@ def prepare_model(job: TrainingJob, tokenizer: Any, save_to: Path | None) -> Wor
         # ZeRO-3 has let go of a layer's parameters when the other kind compares what it computes again.
         base.gradient_checkpointing_enable({"use_reentrant": recipe.engine.zero_stage == 3})
         base.enable_input_require_grads()
+    if recipe.engine.compile:
+        for layer in base.base_model.layers:  # one after another: all are one piece of code, compiled once
+            layer.compile()
     predictor = None
     if recipe.jepa:
         spec, hidden = recipe.jepa.predictor, base.config.hidden_size

@@ -42,12 +42,11 @@ class Ranks:
             process.start()
 
     def wait(self, seconds: float = 120) -> list[int | None]:
-        """Exit codes, by rank. As the launcher does, ends the others when one failed."""
+        """Exit codes, by rank. When one failed, the others are given time to notice."""
         until = time.monotonic() + seconds
         while any(p.is_alive() for p in self.processes) and time.monotonic() < until:
             if any(p.exitcode for p in self.processes):
-                time.sleep(0.5)  # for their own errors
-                self.kill()
+                until = min(until, time.monotonic() + 20)
             time.sleep(0.02)
         alive = [p for p in self.processes if p.is_alive()]
         self.kill()

@@ -23,7 +23,9 @@ def main(path: str) -> None:
         meet()
     if job["do"] == "crash" and os.environ["RANK"] == "1":
         raise RuntimeError("the reason in full")
-    if job["do"] in ("crash", "hang"):
+    if job["do"] == "be killed" and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job["do"] in ("crash", "hang", "be killed"):
         if job["do"] == "hang":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as stubborn as can be
         child = subprocess.Popen(["sleep", "600"])

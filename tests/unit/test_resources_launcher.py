@@ -155,6 +155,13 @@ def test_a_rank_that_crashes_ends_all_and_its_last_words_are_told(tmp_path):
     assert not still_there(tmp_path)
 
 
+def test_a_rank_that_is_killed_ends_all(tmp_path):
+    job = {"do": "be killed", "pids": str(tmp_path)}
+    with pytest.raises(TrainingError, match=r"was killed by SIGKILL[\s\S]*ran out of memory"):
+        in_a_run(lambda context, launcher: launcher.launch(context, "rank_for_tests", job, 2))
+    assert not still_there(tmp_path)
+
+
 def test_a_ranks_own_error_is_told_as_it_is(tmp_path):
     error_file = tmp_path / "job.error.json"
     error_file.write_text(json.dumps({"what": "What went wrong.", "where": "here", "do": "Do this."}))

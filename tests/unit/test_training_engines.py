@@ -1,4 +1,4 @@
-"""One training, whatever the machine: ZeRO stages, processes, checkpointed activations, several hosts' worth."""
+"""One training, whatever the machine: ZeRO stages, processes, checkpointed activations."""
 
 import json
 import math
