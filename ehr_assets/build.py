@@ -85,7 +85,7 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
     gates = _gates(checks)
     resources: dict[str, Any] = {
         "datasets": Datasets(home=str(settings.home), gates=gates, partitions=_partitions(assets)),
-        "launcher": DeepSpeedLauncher(),
+        "launcher": DeepSpeedLauncher(hostfile=settings.hostfile, remote_shell=list(settings.remote_shell)),
         "tracking": MlflowTracking(uri=settings.mlflow_uri),
         **(overrides or {}),
     }

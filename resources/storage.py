@@ -5,6 +5,7 @@ function, commits, and reports to Dagster. Assets stay a few lines long.
 """
 
 import functools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from ehr_assets.lineage.datasets import Dataset, DatasetStore, rebuild_hint
 from ehr_assets.lineage.guards import DATA_VERSION_KEY, require_common_ancestry, require_passed_checks
 from ehr_assets.lineage.manifest import InputEntry, now
 from ehr_assets.lineage.names import asset_and_partition, dataset_name
+from ehr_assets.lineage.workspace import Workspace
 from ehr_assets.progress import Progress
 
 DATASET_KEY = "dataset"
@@ -46,10 +48,14 @@ ONLY_IF_CHANGED_TAG = "ehr/only_if_changed"
 class Step:
     """What a stage's body gets: where to write, its verified inputs, what it may use, where to report.
 
+    `work`: for what takes long, a folder that outlives this process until the dataset is committed; the next
+    run with the same code, inputs and settings finds it again.
+
     `inputs` by asset; those of which every partition is read, by asset and partition (`lineage/names.py`).
     """
 
     out: Path
+    work: Workspace
     inputs: Mapping[str, Dataset]
     progress: Progress
     log: Any
@@ -189,10 +195,17 @@ class Datasets(ConfigurableResource):
                 context.log.info(f"{name}: inputs, code and settings unchanged; kept.")
                 return self._result(key, kept, shown, {"kept": True})
             started = now()
-            with self.store.staging() as staged:
+            made_from = _made_from(code_version, entries, config, seed)
+            with (
+                self.store.staging() as staged,
+                self.store.workspace(name, made_from) as work,
+            ):
+                if found := self._unreported(context, name, work):
+                    context.log.info(f"{name}: made by a run that died before it said so; kept.")
+                    return self._result(key, found, shown, {"kept": True})
                 progress = _LogProgress(context.log)
                 machine = Machine.from_env()
-                step = Step(staged, inputs, progress, context.log, context.run_id, overrides, machine)
+                step = Step(staged, work, inputs, progress, context.log, context.run_id, overrides, machine)
                 stats = self._run_body(body, step)
                 dataset = self.store.commit(
                     staged,
@@ -207,6 +220,7 @@ class Datasets(ConfigurableResource):
                     run_id=context.run_id,
                     volatile=volatile,
                 )
+                work.discard(self.store.relative(dataset))
             return self._result(key, dataset, shown)
         except EhrError as e:
             raise Failure(description=str(e), allow_retries=False) from e
@@ -306,6 +320,17 @@ class Datasets(ConfigurableResource):
         same = m.code_version == code_version and same_inputs and m.overrides == overrides
         return last if same and inputs else None
 
+    def _unreported(self, context: AssetExecutionContext, name: str, work: Workspace) -> Dataset | None:
+        """What was committed from this work folder, if Dagster never heard of it."""
+        committed = work.committed()
+        known = self._recorded(context.instance, name)
+        if committed is None or (known and known.dataset == committed):
+            return None
+        try:
+            return self.store.open(name, committed)
+        except DatasetError:
+            return None
+
     def _run_body(self, body: Callable[[Step], Stats], step: Step) -> Stats:
         try:
             return body(step)
@@ -355,6 +380,14 @@ def newest_materialization(
     which = AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
     records = instance.fetch_materializations(which, limit=1).records
     return records[0].asset_materialization if records else None
+
+
+def _made_from(
+    code_version: str, inputs: Sequence[InputEntry], config: Mapping[str, Any] | None, seed: int | None
+) -> list[str]:
+    """All that decides about a dataset's content, for the name of its work folder."""
+    settings = json.dumps([config, seed], sort_keys=True, default=str)
+    return [code_version, settings, *sorted(f"{i.asset} {i.data_version}" for i in inputs)]
 
 
 class _LogProgress:

@@ -2,6 +2,7 @@
 
 <home>/datasets/<asset key>[/<partition>]/<UTC stamp>-<hash>/   files + _manifest.json
 <home>/staging/<random>/                                        what is being written; never read by others
+<home>/work/<asset key>[/<partition>]/<fingerprint>/            how far a long making is (workspace.py)
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from ehr_assets.errors import DatasetError
 from ehr_assets.lineage.hashing import combined_hash, file_sha256, git_revision, lock_hash
 from ehr_assets.lineage.manifest import MANIFEST_NAME, FileEntry, InputEntry, Manifest, now
 from ehr_assets.lineage.names import asset_and_partition, launch_command
+from ehr_assets.lineage.workspace import Workspace
 
 _verified: dict[Path, tuple] = {}
 THIS_PROCESS = f"{socket.gethostname()}-{os.getpid()}"
@@ -75,6 +77,15 @@ class DatasetStore:
             raise
         finally:
             shutil.rmtree(path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def workspace(self, asset: str, made_from: Iterable[str]) -> Iterator[Workspace]:
+        """The work folder for an asset made from just this: code, inputs, settings. Closed on leaving."""
+        work = Workspace(self.home / "work" / asset / combined_hash(made_from)[:16], asset)
+        try:
+            yield work
+        finally:
+            work.close()
 
     def commit(
         self,

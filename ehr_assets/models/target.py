@@ -28,6 +28,11 @@ class TargetEncoder:
         self.average = {name: t.detach().float().clone() for name, t in self._trained.items()}
         self._dropouts = [m for m in encoder.modules() if isinstance(m, nn.Dropout)]
 
+    def bind(self, trained: Mapping[str, nn.Parameter], average: Mapping[str, Tensor]) -> None:
+        """Goes on with other tensors of the same names, laid out in another way: in shards, or whole."""
+        self._trained = {name: _stored(p) for name, p in trained.items()}
+        self.average = dict(average)
+
     @torch.no_grad()
     def update(self) -> None:
         """After an optimizer step."""

@@ -38,7 +38,7 @@ def training_assets(points: Points, on: CorpusSpec) -> list[AssetsDefinition]:
         group_name=recipe.name,
         kinds={"torch", "deepspeed", "huggingface"},
         pool="gpu",
-        code_version=code_version(["training/process.py"], recipe.training_hash()),
+        code_version=code_version(["training/loop.py", "training/start.py"], recipe.training_hash()),
         description=recipe.title,
         partitions_def=points.partitions,
         metadata=points.metadata(RecipeSpec.training_settings),
@@ -55,13 +55,15 @@ def training_assets(points: Points, on: CorpusSpec) -> list[AssetsDefinition]:
             require_usable(recipe, step.inputs[asset_name(tokenizer)].path)
             inputs = {name: d.data_version for name, d in step.inputs.items()}
             tags = run_tags(recipe, inputs, step.run_id, git_revision())
-            with tracking.run(recipe.name, tags, recipe.training_settings()) as run_id:
+            work = step.work.open()
+            with tracking.run(recipe.name, tags, recipe.training_settings(), work=work) as run_id:
                 job = {
                     "recipe": recipe.model_dump(mode="json"),
                     "token_corpus": str(step.inputs[asset_name(corpus)].path),
                     "tokenizer": str(step.inputs[asset_name(tokenizer)].path),
                     "nodes": {c: str(d) for c, d in input_dirs(step, cut_at, decision_nodes_key).items()},
                     "out_dir": str(step.out),
+                    "work_dir": str(work),
                     "start_from": str(step.inputs[asset_name(continued[0])].path) if continued else None,
                     "tracking": {"uri": tracking.uri, "run_id": run_id},
                     "facts": {f"data version of {name}": v for name, v in inputs.items()},

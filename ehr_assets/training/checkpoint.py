@@ -10,6 +10,7 @@
 | `tokenizer.json` and friends | the corpus's tokenizer |
 | `recipe.yaml` | the resolved settings that made it |
 | `history.jsonl`, `timing.jsonl` | the course of the training (`history.py`) |
+| `resume/` | the last state, if it is small (`state.py`); no part of the content hash |
 | `fitted_on.json` | the hash of the subjects that were really trained on |
 | `model_card.md` | the same for people (`model_card.py`) |
 

@@ -1,6 +1,8 @@
 """DeepSpeed around a world model for the length of a phase: who trains, the step, the shares of the work."""
 
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -13,10 +15,15 @@ from ehr_assets.models.world_model import Losses, WorldModel
 from ehr_assets.training.lean_deepspeed import import_deepspeed, import_muon_uncompiled
 from ehr_assets.training.recipe import RecipeSpec
 from ehr_assets.training.recipe_parts import PhaseSpec, Trainable
-from ehr_assets.training.start import bf16
+from ehr_assets.training.shards import joined, made_whole, shard_of, whole
+from ehr_assets.training.start import bf16, wait_at_most
 
 deepspeed = import_deepspeed()
 import_muon_uncompiled()
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+AVERAGE = "average"
+"""With a slash, what precedes a parameter's name in the names of `Engine.tensors`."""
 
 
 class Engine:
@@ -52,12 +59,16 @@ class Engine:
         if in_bf16:
             # Sums of many small gradients in bfloat16 would lose the small ones.
             config["data_types"] = {"grad_accum_dtype": "fp32"}
-        if recipe.engine.zero_stage == 3:
-            # Small parameters would otherwise stay whole, and the target encoder's shards unread.
-            config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        self._sharded = recipe.engine.zero_stage == 3
+        if self._sharded:
+            # Whatever stayed whole, or was fetched ahead, would be the online encoder's in the target pass
+            # or the target's in the online pass.
+            keep_nothing = ("param_persistence_threshold", "prefetch_bucket_size", "max_reuse_distance")
+            config["zero_optimization"] |= {f"stage3_{name}": 0 for name in keep_nothing}
         self.deepspeed: Any = deepspeed.initialize(
             model=model, optimizer=optimizer, config=config, dist_init_required=False
         )[0]
+        wait_at_most(recipe.engine.timeout_minutes)
         self.deepspeed.train()
 
     def set_lr(self, lr: float) -> None:
@@ -66,28 +77,124 @@ class Engine:
 
     def micro_step(self, batch: Batch, target: TargetEncoder | None) -> Losses:
         """Forward, backward and, at the last micro-batch of a step, the step."""
-        states = target_states(self.model, batch, target)
+        states = self.target_states(batch, target)
         losses = cast(Losses, self.deepspeed(batch, self.weights, states))
         # The engine takes the mean over processes and micro-batches; each example shall weigh the same.
         self.deepspeed.backward(losses.total / self.micro)
         self.deepspeed.step()
         return losses
 
+    def target_states(self, batch: Batch, target: TargetEncoder | None) -> Tensor | None:
+        """The target encoder's states of [x, y]; None without one."""
+        if target is None:
+            return None
+        if self._sharded:
+            # What is not let go of would be read instead of the average, and nobody would notice.
+            assert not any(p.numel() for p in self.model.trained_encoder().values())
+        with self.reading(), target.in_place():
+            return self.model.encode(batch.unmasked())
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around passes that are no training steps: with ZeRO-3, a module fetches the shards of parameters
+        that it reads of other modules (peft's token adapter does) inside DeepSpeed's own forward alone."""
+        owners: list[Any] = [m._parameters for m in self.model.modules()] if self._sharded else []
+        before = [parameters._in_forward for parameters in owners]
+        try:
+            for parameters in owners:
+                parameters._in_forward = True
+            yield
+        finally:
+            for parameters, was in zip(owners, before, strict=True):
+                parameters._in_forward = was
+
     def grad_norm(self) -> float:
         """Of the last step, before clipping."""
         return float(self.deepspeed.get_global_grad_norm())
 
-    def close(self) -> None:
-        """Lets go of the model, so that the next phase can have an engine of its own."""
+    def adopt(self, target: TargetEncoder) -> None:
+        """Makes a target encoder of the whole model one of this engine's model."""
+        if self._sharded:
+            trained = self.model.trained_encoder()
+            target.bind(trained, {n: shard_of(target.average[n], p) for n, p in trained.items()})
+
+    def tensors(self, target: TargetEncoder | None, *, moments: bool = True) -> Iterator[tuple[str, Tensor]]:
+        """All that later steps depend on besides the step's number, whole, one after the other.
+
+        ``NAME`` is a trained parameter (where it trains in this phase, float32), ``exp_avg/NAME`` and
+        ``exp_avg_sq/NAME`` are its moments, ``average/NAME`` is the target encoder's. Every process must go
+        through all of them: each is gathered from all.
+        """
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        self._link_moments()
+        for name, p in self.model.trainable().items():
+            yield name, cast(Tensor, safe_get_full_fp32_param(p)) if p.requires_grad else whole(p)
+            if moments and p.requires_grad:
+                for moment in MOMENTS:
+                    yield f"{moment}/{name}", cast(Tensor, safe_get_full_optimizer_state(p, moment))
+        if target:
+            trained = self.model.trained_encoder()
+            for name, average in target.average.items():
+                yield f"{AVERAGE}/{name}", joined(average, trained[name]) if self._sharded else average
+
+    def restore(self, tensors: Mapping[str, Tensor], steps: int) -> None:
+        """Takes up the optimizer as `tensors` gave it after `steps` steps of this engine's phase.
+
+        The model has its values already. DeepSpeed (0.19) has no public way to give a fresh optimizer its
+        moments: the names of the flat partitions are its own, and a test holds them.
+        """
+        from deepspeed.utils import (
+            safe_set_full_fp32_param,
+            safe_set_full_optimizer_state,
+            safe_set_local_fp32_param,
+            safe_set_local_optimizer_state,
+        )
+
+        zero = self.deepspeed.optimizer
+        for flat in next(getattr(zero, name) for name in _FLAT_PARTITIONS if hasattr(zero, name)):
+            moments = {name: torch.zeros_like(flat) for name in MOMENTS}
+            zero.optimizer.state[flat] = {"step": torch.tensor(float(steps)), **moments}
+        self._link_moments()
+        for name, p in self.model.trainable().items():
+            if not p.requires_grad:
+                continue
+            of_moments = {moment: tensors[f"{moment}/{name}"].to(p.device) for moment in MOMENTS}
+            if self._sharded:  # its setter of whole ones cannot deal with padded shards
+                safe_set_local_fp32_param(p, shard_of(tensors[name].to(p.device), p))
+                for moment, value in of_moments.items():
+                    safe_set_local_optimizer_state(p, shard_of(value, p), moment)
+            else:
+                safe_set_full_fp32_param(p, tensors[name].to(p.device))
+                for moment, value in of_moments.items():
+                    safe_set_full_optimizer_state(p, value, moment)
+
+    def _link_moments(self) -> None:
+        """Lets parameters find their moments in stages 1 and 2. DeepSpeed 0.19 does so in the first group's
+        first step, when the second group has none yet."""
+        if not self._sharded:
+            zero = self.deepspeed.optimizer
+            zero._hp_optimizer_states_linked = False
+            zero._lazy_init_hp_params_optimizer_state()
+
+    def close(self, target: TargetEncoder | None) -> None:
+        """Lets go of the model, whole on every process, so that the next phase can have an engine."""
+        averages: dict[str, Tensor] = {}
+        if self._sharded and target:
+            trained = self.model.trained_encoder()
+            averages = {name: joined(average, trained[name]) for name, average in target.average.items()}
         self.deepspeed.destroy()
+        if self._sharded:
+            made_whole(self.model)
+            if target:
+                target.bind(self.model.trained_encoder(), averages)
 
 
-def target_states(model: WorldModel, batch: Batch, target: TargetEncoder | None) -> Tensor | None:
-    """The target encoder's states of [x, y]; None without one."""
-    if target is None:
-        return None
-    with target.in_place():
-        return model.encode(batch.unmasked())
+_FLAT_PARTITIONS = (
+    "fp32_groups_flat_partition",  # stage 1 in bf16
+    "single_partition_of_fp32_groups",  # stages 1 and 2
+    "fp32_partitioned_groups_flat",  # stage 3
+)
 
 
 def part_of(name: str) -> Trainable:

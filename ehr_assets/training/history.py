@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 HISTORY, TIMING = "history.jsonl", "timing.jsonl"
-VOLATILE = (TIMING, "model_card.md")
-"""Clock readings, and words about the other files: left out of a checkpoint's content hash, so that a better
-word on the card makes no other checkpoint."""
+VOLATILE = (TIMING, "model_card.md", "resume/*")
+"""Clock readings, what depends on the machine, and words about the other files: left out of a checkpoint's
+content hash, so that a better word on the card makes no other checkpoint."""
 
 Row = dict[str, Any]
 Point = tuple[int, float]

@@ -6,11 +6,12 @@ among them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from torch import distributed as dist
 
 from ehr_assets.errors import TrainingError
@@ -19,7 +20,7 @@ from ehr_assets.models.target import TargetEncoder
 from ehr_assets.models.world_model import WorldModel
 from ehr_assets.training.collate import collate
 from ehr_assets.training.cutting import ExampleId
-from ehr_assets.training.engine import Engine, seed_step, target_states
+from ehr_assets.training.engine import Engine, seed_step
 from ehr_assets.training.examples import TUNING_EPOCH, Examples
 from ehr_assets.training.recipe import RecipeSpec
 from ehr_assets.training.recipe_parts import PhaseSpec, ScheduleSpec
@@ -63,6 +64,8 @@ class Progress:
         tuning, tuning_loss: the last tuning losses by objective, and their weighted sum.
         best: (step, tuning loss) of the best one in the last phase.
         target: the moving average; from the first phase on that needs one.
+        moments: the optimizer's state (as in `Engine.tensors`), when a phase is taken up in its middle.
+        resumed_on: where the training was taken up under other conditions than before, in words.
     """
 
     step: int = 0
@@ -73,6 +76,8 @@ class Progress:
     tuning_loss: float | None = None
     best: tuple[int, float] | None = None
     target: TargetEncoder | None = None
+    moments: Mapping[str, Tensor] | None = None
+    resumed_on: list[str] = field(default_factory=list)
 
 
 class Hooks(Protocol):
@@ -85,7 +90,7 @@ class Hooks(Protocol):
         """After a tuning pass."""
 
     def on_state(self, progress: Progress, engine: Engine, *, best: bool) -> None:
-        """After every step, and once more (`best`) when its tuning loss is the last phase's best so far."""
+        """After every step and its tuning pass. `best`: its tuning loss is the last phase's best so far."""
 
 
 def train(training: Training, progress: Progress, hooks: Hooks) -> Progress:
@@ -107,36 +112,55 @@ def _train_phase(
 ) -> None:
     recipe, model = training.recipe, training.model
     hides = model.hides(phase.objectives)
-    if hides and progress.target is None:
+    engine = Engine(model, recipe, phase, training.world)
+    if progress.target:
+        engine.adopt(progress.target)
+    elif hides:
         assert recipe.jepa
         progress.target = TargetEncoder(model.backbone, model.trained_encoder(), recipe.jepa.momentum)
-    engine = Engine(model, recipe, phase, training.world)
+    if progress.moments is not None:
+        engine.restore(progress.moments, progress.step - before)
+        progress.moments = None
+    target = progress.target if hides else None
     per_epoch = training.examples.steps_per_epoch(recipe.batch)
     for i in range(progress.step - before + 1, steps + 1):
         lr = learning_rate(i, steps, recipe.optimizer.lr, recipe.schedule_of(phase))
         engine.set_lr(lr)
         step = before + i
         row = {"step": step, "phase": phase.name}
-        row |= _step(training, phase, engine, progress.target if hides else None, step)
+        row |= _step(training, phase, engine, target, step)
         if progress.target:
             progress.target.update()
         progress.step, progress.tokens = step, progress.tokens + row.pop("tokens")
         progress.last_loss = row["loss"]
         progress.first_loss = row["loss"] if progress.first_loss is None else progress.first_loss
         hooks.on_step({**row, "lr": lr, "tokens": progress.tokens}, i, steps)
-        hooks.on_state(progress, engine, best=False)
+        best = False
         if training.tuning.rows and (i % per_epoch == 0 or i == steps):
-            found = tuning_losses(training, phase, engine, progress.target if hides else None)
-            total = found["tuning_loss"]
-            progress.tuning, progress.tuning_loss = found["losses"], total
-            hooks.on_tuning({"step": step, "phase": phase.name, **found})
-            if not math.isfinite(total):
-                raise _not_finite(step, phase.name, "tuning loss", [])
-            last = phase is recipe.phases[-1]
-            if last and (progress.best is None or total < progress.best[1]):
-                progress.best = (step, total)
-                hooks.on_state(progress, engine, best=True)
-    engine.close()
+            best = _tune(training, phase, engine, target, progress, hooks)
+        hooks.on_state(progress, engine, best=best)
+    engine.close(progress.target)
+
+
+def _tune(
+    training: Training,
+    phase: PhaseSpec,
+    engine: Engine,
+    target: TargetEncoder | None,
+    progress: Progress,
+    hooks: Hooks,
+) -> bool:
+    """A tuning pass; whether its loss is the best so far of the last phase."""
+    found = tuning_losses(training, phase, engine, target)
+    loss = found["tuning_loss"]
+    progress.tuning, progress.tuning_loss = found["losses"], loss
+    hooks.on_tuning({"step": progress.step, "phase": phase.name, **found})
+    if not math.isfinite(loss):
+        raise _not_finite(progress.step, phase.name, "tuning loss", [])
+    if phase is not training.recipe.phases[-1] or (progress.best and loss >= progress.best[1]):
+        return False
+    progress.best = (progress.step, loss)
+    return True
 
 
 def _step(
@@ -191,20 +215,29 @@ def tuning_losses(
     rows = rows[:: math.ceil(len(rows) / recipe.data.tuning_examples)]
     ids = [ExampleId(training.tuning.split, row, TUNING_EPOCH, 0) for row in rows]
     mine = ids[training.rank :: training.world]
+    # With ZeRO-3 a pass needs all processes: those with fewer examples go through their first ones again.
+    passes = math.ceil(math.ceil(len(ids) / training.world) / engine.micro)
     sums = torch.zeros(len(names), dtype=torch.float64, device=device())
     statistics = TargetStatistics(model.hidden_size, device()) if target else None
     was = model.training
     model.eval()
-    with torch.no_grad():
-        for start in range(0, len(mine), engine.micro):
-            some = mine[start : start + engine.micro]
-            drawn = [training.tuning.example(which, recipe.jepa if target else None) for which in some]
+    with torch.no_grad(), engine.reading():
+        for n in range(passes):
+            some = mine[n * engine.micro : (n + 1) * engine.micro]
+            idle = not some
+            drawn = [
+                training.tuning.example(which, recipe.jepa if target else None)
+                for which in some or ids[: engine.micro]
+            ]
             batch = collate(drawn, training.pad, training.multiple).to(device())
-            states = target_states(model, batch, target)
+            states = engine.target_states(batch, target)
             by_example = model(batch, phase.objectives, states).by_example
+            online = model.encode(batch.unmasked()) if statistics else None
+            if idle:
+                continue
             sums += torch.stack([by_example[name].double().sum() for name in names])
-            if statistics and states is not None:
-                statistics.add(model.encode(batch.unmasked()), states)
+            if statistics and online is not None and states is not None:
+                statistics.add(online, states)
     model.train(was)
     dist.all_reduce(sums)
     losses = {name: value / len(ids) for name, value in zip(names, sums.tolist(), strict=True)}

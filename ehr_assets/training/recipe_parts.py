@@ -216,10 +216,14 @@ class OptimizerSpec(Spec):
 
 
 class KeepSpec(Spec):
-    """Resume points: one every so many steps, and how many of the last are kept."""
+    """Resume points: one every so many steps, and how many of the last are kept.
+
+    `in_checkpoint_gb`: a finished training's last one goes into its checkpoint, unless it is larger.
+    """
 
     every: Positive = 200
     last: Positive = 2
+    in_checkpoint_gb: float = Field(default=4, ge=0)
 
 
 class EngineSpec(Spec):

@@ -1,5 +1,6 @@
 """What a process needs before its first step: the other processes, and the model."""
 
+import datetime
 import os
 import socket
 from pathlib import Path
@@ -23,8 +24,12 @@ from ehr_assets.training.recipe import RecipeSpec
 deepspeed = import_deepspeed()
 
 
-def join_ranks() -> tuple[int, int]:
-    """(rank, number of ranks), once all have met. Started by hand, this process is the only rank."""
+def join_ranks(timeout_minutes: float = 10) -> tuple[int, int]:
+    """(rank, number of ranks), once all have met. Started by hand, this process is the only rank.
+
+    Args:
+        timeout_minutes: how long to wait for the others, now and in every exchange.
+    """
     if "RANK" not in os.environ:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
@@ -33,8 +38,17 @@ def join_ranks() -> tuple[int, int]:
         os.environ.update(alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     if torch.cuda.is_available():
         torch.cuda.set_device(device())
-    deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+    patience = datetime.timedelta(minutes=timeout_minutes)
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    deepspeed.init_distributed(backend, verbose=False, timeout=patience)
     return dist.get_rank(), dist.get_world_size()
+
+
+def wait_at_most(minutes: float) -> None:
+    """Bounds the exchanges of all groups of processes that there are by now, DeepSpeed's own among them:
+    torch gives every new group its default instead."""
+    for group in list(dist.distributed_c10d._world.pg_map):
+        dist.distributed_c10d._set_pg_timeout(datetime.timedelta(minutes=minutes), group)
 
 
 def load_tokenizer(folder: str) -> Any:
@@ -56,8 +70,12 @@ def prepare_model(job: TrainingJob, tokenizer: Any, save_to: Path | None) -> Wor
     base = causal_lm(backbone)
     use_attention(base, attention_kind(recipe))
     if recipe.engine.gradient_checkpointing:
-        base.gradient_checkpointing_enable({"use_reentrant": False})
+        # ZeRO-3 has let go of a layer's parameters when the other kind compares what it computes again.
+        base.gradient_checkpointing_enable({"use_reentrant": recipe.engine.zero_stage == 3})
         base.enable_input_require_grads()
+    if recipe.engine.compile:
+        for layer in base.base_model.layers:  # one after another: all are one piece of code, compiled once
+            layer.compile()
     predictor = None
     if recipe.jepa:
         spec, hidden = recipe.jepa.predictor, base.config.hidden_size

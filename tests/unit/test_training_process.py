@@ -69,7 +69,8 @@ def train(job: dict, **changes) -> tuple[Path, torch.Tensor]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process, "save_checkpoint", save_and_look)
-        process.run(parsed, 0, 1, Watch(out, None, None, 10, True))
+        parsed.work.mkdir(parents=True, exist_ok=True)
+        process.run(parsed, 0, 1, Watch(parsed.work, None, None, 10, True))
     return out, logits[0]
 
 
