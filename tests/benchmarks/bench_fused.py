@@ -19,11 +19,11 @@ def main(console: Console, folder: Path) -> None:
     recipe = load_recipe("smb_sft_demo")
     demo = {**recipe.backbone.model_dump(exclude={"kind", "architecture", "seed"}), "vocab_size": VOCABULARY}
     table = Table(title="A step of SFT + JEPA: fused", title_justify="left", box=None, pad_edge=False)
-    for column in ("continuation", "size", "ours", "reference", "reference / ours"):
+    for column in ("continuation", "size, tokens", "ours", "reference", "ratio"):
         table.add_column(column, justify="right")
     for name, sizes, n, tokens in (
-        ("1.7B, 3,300 tokens", QWEN3_1B7, 1, 3300),
-        ("demo, 4 x 512 tokens", demo, EXAMPLES, recipe.data.max_tokens),
+        ("1.7B, 3300", QWEN3_1B7, 1, 3300),
+        ("demo, 4 x 512", demo, EXAMPLES, recipe.data.max_tokens),
     ):
         for continuation in CONTINUATIONS:
             ours, reference = counted(sizes, n, tokens, continuation)

@@ -16,6 +16,8 @@ from ehr_assets.errors import SpecError
 from ehr_assets.lineage.hashing import PACKAGE_ROOT, imported_files
 from ehr_assets.settings import PROJECT_ROOT, Settings
 from ehr_assets.specs import read_yaml
+from ehr_assets.training.assets import training_assets
+from ehr_assets.training.recipe_parts import CutsSpec
 
 HEAVY = [
     *("torch", "transformers", "peft", "deepspeed", "great_expectations", "mlflow"),
@@ -177,3 +179,14 @@ def test_two_cohorts_with_a_person_key_and_other_splits_do_not_share_a_corpus(tm
     (tmp_path / "corpora" / "both.yaml").write_text(yaml.safe_dump(corpus))
     with pytest.raises(SpecError, match="deal persons into splits differently"):
         load_catalog(Settings(home=tmp_path, spec_dirs=(tmp_path,)))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_checkpoint_depends_on_the_decision_nodes_it_is_cut_at(project, share):
+    recipe = next(iter(project.catalog.recipes.values()))
+    data = recipe.data.model_copy(update={"cuts": CutsSpec(nodes=share, boundaries=1 - share)})
+    corpus = project.catalog.corpus_of(recipe.name)
+    (checkpoint,) = training_assets(recipe.model_copy(update={"data": data}), corpus)
+    deps = {key.to_user_string() for key in checkpoint.asset_deps[checkpoint.key]}
+    nodes = {f"{cohort}/decision_nodes" for cohort in corpus.cohorts}
+    assert (nodes <= deps) if share else not (nodes & deps)
