@@ -25,7 +25,7 @@ def training_assets(recipe: RecipeSpec) -> list[AssetsDefinition]:
         group_name=recipe.name,
         kinds={"torch", "deepspeed", "huggingface"},
         pool="gpu",
-        code_version=code_version(["training/loop.py", "training/start.py"], recipe.training_hash()),
+        code_version=code_version(["training/loop.py"], recipe.training_hash()),
         description=recipe.title,
     )
     def checkpoint(
