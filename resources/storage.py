@@ -180,7 +180,7 @@ class Datasets(ConfigurableResource):
             made_from = _made_from(code_version, entries, config, seed)
             with (
                 self.store.staging() as staged,
-                self.store.workspace(asset_name(key), made_from) as work,
+                self.store.workspace(asset_name(key), made_from, context.log.info) as work,
             ):
                 if found := self._unreported(context, key, work):
                     context.log.info(f"{asset_name(key)}: made by a run that died before it said so; kept.")
