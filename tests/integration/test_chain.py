@@ -3,7 +3,6 @@
 The tests stand in an order: later ones break things that earlier ones need.
 """
 
-import itertools
 import json
 import re
 import sqlite3
@@ -187,14 +186,21 @@ def test_a_training_that_was_killed_is_taken_up_by_the_next_command(installation
     assert ended[-2:] == ["KILLED", "FINISHED"]
     assert [p.name for p in work.iterdir()] == ["committed"]
     resumed = longer.manifest("smb_sft_demo/checkpoint")
-    lines = (longer.path("smb_sft_demo/checkpoint") / "timing.jsonl").read_text().splitlines()
-    seconds = [json.loads(line)["seconds"] for line in lines]
-    assert any(b < a for a, b in itertools.pairwise(seconds)), "the clock of a second process"
+    assert "Taken up after step" in events(longer)
     longer.run("dg", "launch", "--assets", "key:smb_sft_demo/checkpoint")
     again = longer.manifest("smb_sft_demo/checkpoint")
     assert again.run_id != resumed.run_id
     assert again.data_version == resumed.data_version
     installation.overrides = longer.overrides
+
+
+def events(installation):
+    """All that Dagster's runs have said."""
+    said = ""
+    for file in (installation.home / "dagster" / "history" / "runs").glob("????????-*.db"):
+        with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as db:
+            said += " ".join(row[0] for row in db.execute("SELECT event FROM event_logs"))
+    return said
 
 
 @pytest.mark.parametrize(
