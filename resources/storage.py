@@ -198,7 +198,7 @@ class Datasets(ConfigurableResource):
             made_from = _made_from(code_version, entries, config, seed)
             with (
                 self.store.staging() as staged,
-                self.store.workspace(name, made_from) as work,
+                self.store.workspace(name, made_from, context.log.info) as work,
             ):
                 if found := self._unreported(context, name, work):
                     context.log.info(f"{name}: made by a run that died before it said so; kept.")

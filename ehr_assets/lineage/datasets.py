@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -79,9 +79,11 @@ class DatasetStore:
             shutil.rmtree(path, ignore_errors=True)
 
     @contextlib.contextmanager
-    def workspace(self, asset: str, made_from: Iterable[str]) -> Iterator[Workspace]:
+    def workspace(
+        self, asset: str, made_from: Iterable[str], say: Callable[[str], object]
+    ) -> Iterator[Workspace]:
         """The work folder for an asset made from just this: code, inputs, settings. Closed on leaving."""
-        work = Workspace(self.home / "work" / asset / combined_hash(made_from)[:16], asset)
+        work = Workspace(self.home / "work" / asset / combined_hash(made_from)[:16], asset, say)
         try:
             yield work
         finally:

@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -30,10 +30,11 @@ class Workspace:
     Args:
         path: need not exist.
         asset: what is made there.
+        say: where notes go.
     """
 
-    def __init__(self, path: Path, asset: str) -> None:
-        self.path, self._asset = path, asset
+    def __init__(self, path: Path, asset: str, say: Callable[[str], object]) -> None:
+        self.path, self._asset, self._say = path, asset, say
         self._lock: IO[str] | None = None
 
     def open(self) -> Path:
@@ -48,6 +49,8 @@ class Workspace:
                 self._lock = self._locked(self.path / LOCK)
         self._wait_for_processes()
         (self.path / COMMITTED).unlink(missing_ok=True)
+        for other in self.others():
+            self._say(f"Left unfinished with other code, inputs or settings, and still there: {other}")
         return self.path
 
     def close(self) -> None:

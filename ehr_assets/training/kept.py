@@ -25,6 +25,7 @@ from ehr_assets.lineage.hashing import file_sha256
 
 STEP, BEST = "step", "best"
 STATE = "state.json"
+HISTORY, TIMING = "history.jsonl", "timing.jsonl"
 PART = ".part"
 
 
@@ -94,11 +95,15 @@ def newest(work: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]
         shutil.rmtree(torn)
     for folder in promoted(work, STEP):
         facts = facts_of(folder)
-        if facts:
+        if facts and _size(work / HISTORY) >= facts["history_bytes"]:
             return folder, facts
-        say(f"{folder.name} is damaged: its files are not those that were written; removed.")
+        say(f"{folder.name} is damaged: its files, or the history, are not as they were; removed.")
         shutil.rmtree(folder)
     return None
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 def prune(work: Path, last: int, best: int | None) -> None:

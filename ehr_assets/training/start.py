@@ -74,7 +74,8 @@ def prepare_model(job: TrainingJob, tokenizer: Any, save_to: Path | None) -> Wor
         base.gradient_checkpointing_enable({"use_reentrant": recipe.engine.zero_stage == 3})
         base.enable_input_require_grads()
     if recipe.engine.compile:
-        for layer in base.base_model.layers:  # one after another: all are one piece of code, compiled once
+        decoder: Any = base.base_model
+        for layer in decoder.layers:  # one after another: all are one piece of code, compiled once
             layer.compile()
     predictor = None
     if recipe.jepa:

@@ -75,8 +75,8 @@ class States:
         if self._training.rank == 0:
             found = [kept.newest(self.work, self._say)]
             length = found[0][1]["history_bytes"] if found[0] else 0
-            kept.cut_to(self.work / HISTORY, length)
-            kept.end_with_a_line(self.work / TIMING)
+            kept.cut_to(self.work / kept.HISTORY, length)
+            kept.end_with_a_line(self.work / kept.TIMING)
         dist.broadcast_object_list(found)
         if found[0] is None:
             return Progress()
@@ -100,7 +100,7 @@ class States:
 
     def hand_over(self, out_dir: Path, largest: float) -> None:
         """The history, and the last state if it has at most `largest` bytes, into the checkpoint folder."""
-        for name in (HISTORY, TIMING):
+        for name in (kept.HISTORY, kept.TIMING):
             shutil.copyfile(self.work / name, out_dir / name)
         last = kept.promoted(self.work, kept.STEP)[0]
         size = sum(f.stat().st_size for f in last.iterdir())
@@ -179,7 +179,7 @@ class States:
         if training.rank == 0:
             facts = {scalar: getattr(progress, scalar) for scalar in SCALARS}
             facts |= {"training": training.recipe.training_hash(), "conditions": _conditions(training)}
-            facts |= {"history_bytes": _synced_size(self.work / HISTORY)}
+            facts |= {"history_bytes": _synced_size(self.work / kept.HISTORY)}
             kept.promote(part, {**facts, "files": {k: v for some in gathered for k, v in some.items()}})
         dist.barrier()
 

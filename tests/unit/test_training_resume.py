@@ -90,7 +90,7 @@ class OutOfMemoryAtStep(KillAtStep):
 
 class HangAtStep(KillAtStep):
     def happen(self) -> None:
-        time.sleep(60)
+        time.sleep(100)
 
 
 class NaNAtStep(KillAtStep):
@@ -253,7 +253,7 @@ def test_a_rank_that_hangs_is_not_waited_for_longer_than_the_recipe_says(tmp_pat
     codes = ranks.wait()
     assert codes[0] == 1
     assert "did not answer within 0.1 minutes" in ranks.error["what"]
-    assert time.monotonic() - began < 45
+    assert time.monotonic() - began < 60, "the other one sleeps longer"
 
 
 @pytest.mark.parametrize(
