@@ -63,7 +63,9 @@ def forest(rows: Sequence[TaskRow], methods: Sequence[Method]) -> str:
                 y += 1.0
         y += 0.35
     with plt.rc_context(cast(Any, STYLE)):
-        fig, ax = plt.subplots(figsize=(WIDTH, max(0.42, 0.09 * len(methods)) * y + 1.1), layout="constrained")
+        fig, ax = plt.subplots(
+            figsize=(WIDTH, max(0.42, 0.09 * len(methods)) * y + 1.1), layout="constrained"
+        )
         drawn = [s for _, r in places for s in r.scores.values() if s.value is not None]
         left = min([0.45, *(s.value if s.low is None else s.low for s in drawn)])
         right = max([0.75, *(s.value if s.high is None else s.high for s in drawn)])
