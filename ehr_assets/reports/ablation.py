@@ -92,11 +92,13 @@ def ablation_png(folder: Path) -> str:
 
     rows, titles = read_ablation(folder)
     groups = rows["group"].unique(maintain_order=True).to_list()
-    figure = Figure(figsize=(7, 0.27 * (rows.height + len(groups)) + 1.0), layout="constrained")
+    figure = Figure(figsize=(7, 0.25 * (rows.height + len(groups)) + 1.0), layout="constrained")
     axes = figure.subplots()
     place, ticks = 0, []
     for n, group in enumerate(groups):
-        place += n > 0  # a gap between groups
+        place += 1  # for the group's title
+        where = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8}
+        axes.text(0.01, place - 1, group, weight="bold", **where)
         for row in rows.filter(pl.col("group") == group).iter_rows(named=True):
             axes.plot(row["auroc"], place, "o", color=f"C{n}", markersize=7 if row["best"] else 5)
             ticks.append((place, ", ".join(row[t] for t in titles)))
