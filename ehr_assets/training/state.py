@@ -25,7 +25,6 @@ from ehr_assets.lineage.hashing import file_sha256
 from ehr_assets.models.target import TargetEncoder
 from ehr_assets.training import kept
 from ehr_assets.training.engine import AVERAGE, Engine
-from ehr_assets.training.history import HISTORY, TIMING
 from ehr_assets.training.loop import Progress, Training
 
 SCALARS = ("step", "tokens", "first_loss", "last_loss", "tuning", "tuning_loss", "best", "resumed_on")
