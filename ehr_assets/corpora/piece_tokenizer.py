@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from ehr_assets.corpora.phrases import TAGS
 from ehr_assets.errors import DatasetError
 
-MOST_KNOWN, KNOWN_CHARS = 200_000, 64
+MOST_KNOWN, KNOWN_CHARS = 200_000, 128
 """The tokens of so many pieces are kept from chunk to chunk, if so short: long ones rarely come again."""
 ENCODED_CHARS = 500_000
 """Tokenized at a time, since the library's own results take many bytes for each character."""
