@@ -91,10 +91,13 @@ class _Index:
 def _trained_rows(layer: Any) -> nn.Parameter | None:
     """``[trained, hidden]``: the rows that peft trains of a layer, where they may be read beside it.
 
-    Under ZeRO-3 they may not: DeepSpeed gathers a parameter only for the module that it belongs to.
+    Under ZeRO-3 they may not: DeepSpeed gathers a parameter only for the module that it belongs to, and
+    already looking it up by its name would gather it.
     """
     adapter = getattr(layer, "token_adapter", None)
     if adapter is None or adapter.merged or adapter.disable_adapters or len(adapter.active_adapters) != 1:
         return None
-    rows = adapter.trainable_tokens_delta[adapter.active_adapters[0]]
-    return None if hasattr(rows, "ds_id") else rows
+    deltas: nn.ParameterDict = adapter.trainable_tokens_delta
+    if any(hasattr(p, "ds_id") for p in deltas.parameters()):
+        return None
+    return deltas[adapter.active_adapters[0]]

@@ -18,6 +18,7 @@ from ehr_assets.settings import PROJECT_ROOT, Settings
 from ehr_assets.specs import read_yaml
 from ehr_assets.training.assets import training_assets
 from ehr_assets.training.recipe_parts import CutsSpec
+from resources.points import Points
 
 HEAVY = [
     *("torch", "transformers", "peft", "deepspeed", "great_expectations", "mlflow"),
@@ -190,7 +191,7 @@ def test_a_checkpoint_depends_on_the_decision_nodes_it_is_cut_at(project, share)
     recipe = next(iter(project.catalog.recipes.values()))
     data = recipe.data.model_copy(update={"cuts": CutsSpec(nodes=share, boundaries=1 - share)})
     corpus = project.catalog.corpus_of(recipe.name)
-    (checkpoint,) = training_assets(recipe.model_copy(update={"data": data}), corpus)
+    (checkpoint,) = training_assets(Points.of(recipe.model_copy(update={"data": data})), corpus)
     deps = {key.to_user_string() for key in checkpoint.asset_deps[checkpoint.key]}
     nodes = {f"{cohort}/decision_nodes" for cohort in corpus.cohorts}
     assert (nodes <= deps) if share else not (nodes & deps)

@@ -11,6 +11,7 @@ from ehr_assets.lineage.datasets import DatasetStore
 from ehr_assets.lineage.manifest import now
 from ehr_assets.training.checks import training_checks
 from ehr_assets.training.recipe import RecipeSpec
+from resources.points import Points
 from resources.storage import DATASET_KEY, Datasets
 
 SOUND = {"std": 1.0, "std_min": 0.5, "spread": 0.9, "effective_rank": 20.0, "possible_rank": 32.0}
@@ -31,7 +32,7 @@ def judged(tmp_path):
         with store.staging() as staged:
             (staged / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
             dataset = store.commit(staged, asset="made_up/checkpoint", code_version="x", started_at=now())
-        check = next(c for c in training_checks(recipe) if next(iter(c.check_specs)).name == name)
+        check = next(c for c in training_checks(Points.of(recipe)) if next(iter(c.check_specs)).name == name)
         with dg.DagsterInstance.ephemeral() as instance:
             instance.report_runless_asset_event(
                 dg.AssetMaterialization(
@@ -89,7 +90,8 @@ def test_losses_of_every_objective_must_be_finite(judged):
 
 def test_which_checks_block():
     recipe = RecipeSpec.model_validate(recipe_data())
-    blocking = {spec.name: spec.blocking for check in training_checks(recipe) for spec in check.check_specs}
+    checks = training_checks(Points.of(recipe))
+    blocking = {spec.name: spec.blocking for check in checks for spec in check.check_specs}
     assert blocking == {
         "fitted_on_train_only": True,
         "losses_finite": True,

@@ -15,7 +15,6 @@ from ehr_assets.models.world_model import WorldModel
 from ehr_assets.training import estimate
 from ehr_assets.training.collate import collate
 from ehr_assets.training.cutting import Example
-from ehr_assets.training.engine import target_states
 from ehr_assets.training.recipe import RecipeSpec
 from ehr_assets.training.recipe_parts import ConfigBackbone
 
@@ -84,7 +83,10 @@ def test_parameters_flops_and_memory_of_the_fused_step(kind):
             return x
 
         with FlopCounterMode(display=False) as counted:
-            states = target_states(world, batch, target)
+            states = None
+            if target:
+                with torch.no_grad(), target.in_place():
+                    states = world.encode(batch.unmasked())
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
                 losses = world(batch, phase.objectives, states)
             losses.total.backward()
