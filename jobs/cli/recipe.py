@@ -47,9 +47,9 @@ def check(
         typer.echo(text, nl=False)
     _show_needs(spec, found)
     for doubt in found.doubts:
-        console.print(f"! {doubt}", style="yellow", markup=False, highlight=False)
+        console.print(f"! {doubt}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     for problem in found.problems:
-        console.print(f"✗ {problem}", style="red", markup=False, highlight=False)
+        console.print(f"✗ {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
     if found.problems:
         console.print(f"✗ cannot be used: {len(found.problems)} problem(s)", style="bold red")
         raise typer.Exit(1)

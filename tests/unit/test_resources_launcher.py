@@ -73,11 +73,9 @@ def test_training_on_one_and_two_ranks(tmp_path):
     tracking = MlflowTracking(uri=f"sqlite:///{tmp_path}/mlflow.db")
     run_id = tracking.start("made_up", {"dagster.run_id": "x"}, {"optimizer": {"lr": 0.01}})
     # Without dropout, which differs between ranks, the same batches on two ranks give the same losses.
-    adapter = {"r": 8, "dropout": 0.0, "trainable_tokens": "all"}
-    one = make_job(tmp_path / "one", SUBJECTS, adapter=adapter) | {
-        "tracking": {"uri": tracking.uri, "run_id": run_id}
-    }
-    again = make_job(tmp_path / "again", SUBJECTS, adapter=adapter)
+    calm = {"adapter": {"r": 8, "dropout": 0.0, "trainable_tokens": "all"}, "optimizer": {"lr": 2e-3}}
+    one = make_job(tmp_path / "one", SUBJECTS, **calm) | {"tracking": {"uri": tracking.uri, "run_id": run_id}}
+    again = make_job(tmp_path / "again", SUBJECTS, **calm)
     alone = by_hand(again, tmp_path, threads=2)
     stats, lines = in_a_run(lambda context, launcher: launcher.train(context, one, 1))
     tracking.finish(run_id)
@@ -102,11 +100,12 @@ def test_training_on_one_and_two_ranks(tmp_path):
     assert first == second, "equal inputs and seed give equal bytes, under Dagster or not"
 
     engine = {"micro_batch": 2, "num_processes": 2}
-    two = make_job(tmp_path / "two", SUBJECTS, adapter=adapter, engine=engine)
+    two = make_job(tmp_path / "two", SUBJECTS, **calm, engine=engine)
     stats, _ = in_a_run(lambda context, launcher: launcher.train(context, two, 2))
-    # Rounding differs and grows with every step of this tiny, fast-moving model.
-    for a, b in zip(history(one)[:5], history(two)[:5], strict=True):
-        assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
+    # Rounding differs, and grows with every step.
+    for a, b in zip(history(one), history(two), strict=True):
+        (key,) = {"loss", "tuning_loss"} & a.keys()
+        assert b[key] == pytest.approx(a[key], rel=1e-5)
     assert files(two)["fitted_on.json"] == first["fitted_on.json"]
     assert stats["tokens"] == history(one)[-2]["tokens"]
 
