@@ -22,14 +22,15 @@ from ehr_assets.nodes.assets import node_assets
 from ehr_assets.nodes.checks import node_checks
 from ehr_assets.probes.assets import cohort_probe_assets, recipe_probe_assets
 from ehr_assets.probes.checks import cohort_probe_checks, recipe_probe_checks
-from ehr_assets.reports.assets import profile_assets, report_assets
-from ehr_assets.reports.checks import profile_checks, report_checks
+from ehr_assets.reports.assets import ablation_assets, profile_assets, report_assets
+from ehr_assets.reports.checks import ablation_checks, profile_checks, report_checks
 from ehr_assets.settings import Settings
 from ehr_assets.training.assets import training_assets
 from ehr_assets.training.checks import training_checks
 from jobs.jobs import chain_jobs
 from resources.executors import EXECUTORS
 from resources.launcher import DeepSpeedLauncher
+from resources.points import Points
 from resources.storage import Datasets, asset_name
 from resources.tracking import MlflowTracking
 
@@ -67,20 +68,24 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
     for corpus in catalog.corpora.values():
         assets += corpus_assets(corpus)
         checks += corpus_checks(corpus)
-    for name, recipe in catalog.recipes.items():
-        corpus = catalog.corpus_of(name)
-        assets += [*training_assets(recipe), *embedding_assets(recipe, corpus)]
-        assets += recipe_probe_assets(recipe, corpus)
-        checks += [*training_checks(recipe), *embedding_checks(recipe, corpus)]
-        checks += recipe_probe_checks(recipe, corpus)
+    for trained in (*catalog.recipes.values(), *catalog.grids.values()):
+        points = Points.of(trained)
+        corpus = catalog.corpora[points.recipe.corpus]
+        assets += [*training_assets(points, corpus), *embedding_assets(points, corpus)]
+        assets += recipe_probe_assets(points, corpus)
+        checks += [*training_checks(points), *embedding_checks(points, corpus)]
+        checks += recipe_probe_checks(points, corpus)
+    for grid in catalog.grids.values():
+        assets += ablation_assets(grid)
+        checks += ablation_checks(grid)
     for report in catalog.reports.values():
         assets += report_assets(report, catalog)
         checks += report_checks(report)
 
     gates = _gates(checks)
     resources: dict[str, Any] = {
-        "datasets": Datasets(home=str(settings.home), gates=gates),
-        "launcher": DeepSpeedLauncher(),
+        "datasets": Datasets(home=str(settings.home), gates=gates, partitions=_partitions(assets)),
+        "launcher": DeepSpeedLauncher(hostfile=settings.hostfile, remote_shell=list(settings.remote_shell)),
         "tracking": MlflowTracking(uri=settings.mlflow_uri),
         **(overrides or {}),
     }
@@ -93,6 +98,16 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
         metadata={"EHR_HOME": MetadataValue.path(str(settings.home))},
     )
     return Project(settings, definitions, catalog, gates)
+
+
+def _partitions(assets: list[AssetsDefinition]) -> dict[str, list[str]]:
+    """Asset → its partitions, of those that have any."""
+    return {
+        asset_name(key): list(definition.partitions_def.get_partition_keys())
+        for definition in assets
+        if definition.partitions_def
+        for key in definition.keys
+    }
 
 
 def _gates(checks: list[AssetChecksDefinition]) -> dict[str, list[str]]:

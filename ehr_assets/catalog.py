@@ -12,7 +12,8 @@ from ehr_assets.nodes.spec import TaskSet, load_task_set
 from ehr_assets.reports.spec import ReportSpec, load_report
 from ehr_assets.settings import Settings
 from ehr_assets.specs import Spec, closest
-from ehr_assets.training.recipe import RecipeSpec, load_recipe
+from ehr_assets.training.grid import Grid, GridSpec, lay_out, load_grid
+from ehr_assets.training.recipe import SHARED, RecipeSpec, load_recipe
 
 PACKAGE = Path(__file__).resolve().parent
 BUILT_IN = {
@@ -20,6 +21,7 @@ BUILT_IN = {
     "tasks": PACKAGE / "nodes" / "tasks",
     "corpora": PACKAGE / "corpora" / "specs",
     "recipes": PACKAGE / "training" / "recipes",
+    "grids": PACKAGE / "training" / "grids",
     "reports": PACKAGE / "reports" / "specs",
 }
 SpecT = TypeVar("SpecT", bound=Spec)
@@ -33,6 +35,7 @@ class Catalog:
     task_sets: Mapping[str, TaskSet]
     corpora: Mapping[str, CorpusSpec]
     recipes: Mapping[str, RecipeSpec]
+    grids: Mapping[str, Grid]
     reports: Mapping[str, ReportSpec]
 
     def tasks_of(self, cohort: str) -> TaskSet | None:
@@ -43,14 +46,18 @@ class Catalog:
     def corpus_of(self, recipe: str) -> CorpusSpec:
         return self.corpora[self.recipes[recipe].corpus]
 
-    def recipes_on(self, cohort: str) -> list[str]:
-        """The recipes whose corpus is this cohort alone."""
-        return [name for name in self.recipes if list(self.corpus_of(name).cohorts) == [cohort]]
+    def reports_on(self, cohort: str, recipe: str | None = None) -> list[str]:
+        """The reports about this cohort, and the recipe if one is given.
 
-    def reports_on(self, recipes: Iterable[str]) -> list[str]:
-        """The reports that show any of these recipes."""
-        wanted = set(recipes)
-        return [name for name, report in self.reports.items() if wanted & set(report.recipes)]
+        Those about this cohort alone, if there are any: others show further cohorts beside it.
+        """
+        found = [
+            report
+            for report in self.reports.values()
+            if cohort in report.cohorts and (recipe is None or recipe in report.recipes)
+        ]
+        alone = [report for report in found if len(report.cohorts) == 1]
+        return [report.name for report in alone or found]
 
 
 def load_catalog(settings: Settings) -> Catalog:
@@ -60,6 +67,11 @@ def load_catalog(settings: Settings) -> Catalog:
         SpecError: a file cannot be used, a name is taken twice, or a spec names something unknown.
     """
     dirs = {kind: [BUILT_IN[kind], *(d / kind for d in settings.spec_dirs)] for kind in BUILT_IN}
+
+    # What recipes extend that is no recipe itself lies below them, where it is not loaded as one.
+    parents = [folder for d in dirs["recipes"] for folder in (d, d / SHARED.name)]
+
+    files: dict[str, Path] = {}
 
     def load(kind: str, loader: Callable[..., SpecT]) -> dict[str, SpecT]:
         found: dict[str, SpecT] = {}
@@ -77,42 +89,88 @@ def load_catalog(settings: Settings) -> Catalog:
                         where=str(path),
                         do="Make them agree.",
                     )
-                found[name] = spec
+                found[name], files[f"{kind}/{name}"] = spec, path
         return found
 
+    recipes = load("recipes", lambda path, overrides: load_recipe(path, overrides, search=parents))
+    grids = load("grids", lambda path, overrides: load_grid(path, overrides, search=tuple(dirs["grids"])))
     catalog = Catalog(
         cohorts=load("cohorts", lambda path, overrides: load_cohort(path, overrides, search=dirs["cohorts"])),
         task_sets=load("tasks", load_task_set),
         corpora=load("corpora", load_corpus),
-        recipes=load("recipes", lambda path, overrides: load_recipe(path, overrides, search=dirs["recipes"])),
+        recipes=recipes,
+        grids={name: _grid(spec, recipes, files[f"grids/{name}"]) for name, spec in grids.items()},
         reports=load("reports", load_report),
     )
-    _check_references(catalog)
+    _check_references(catalog, files)
     _check_overrides(catalog, settings.overrides)
     return catalog
 
 
-def _check_references(c: Catalog) -> None:
+def _grid(spec: GridSpec, recipes: Mapping[str, RecipeSpec], file: Path) -> Grid:
+    _known(f"{file}, base", "recipe", [spec.base], recipes)
+    if spec.name in recipes:
+        raise SpecError(f"A recipe is named '{spec.name}' too.", where=f"{file}, name", do="Rename the grid.")
+    return lay_out(spec, recipes[spec.base], str(file))
+
+
+def _check_references(c: Catalog, files: Mapping[str, Path]) -> None:
     for name, cohort in c.cohorts.items():
         wanted = [cohort.decision_nodes.task_set] if cohort.decision_nodes else []
-        _known(f"cohort '{name}', decision_nodes.task_set", "task set", wanted, c.task_sets)
+        _known(f"{files[f'cohorts/{name}']}, decision_nodes.task_set", "task set", wanted, c.task_sets)
     for name, corpus in c.corpora.items():
-        _known(f"corpus '{name}', cohorts", "cohort", corpus.cohorts, c.cohorts)
-    for name, recipe in c.recipes.items():
-        _known(f"recipe '{name}', corpus", "corpus", [recipe.corpus], c.corpora)
-        for cohort in c.corpora[recipe.corpus].cohorts:
-            if cohort in c.cohorts and c.cohorts[cohort].decision_nodes is None:
-                raise SpecError(
-                    f"The cohort '{cohort}' has no decision nodes, and a recipe is evaluated at those.",
-                    where=f"recipe '{name}', corpus '{recipe.corpus}'",
-                    do=f"Give the cohort '{cohort}' `decision_nodes`, or train on another corpus.",
-                )
+        _known(f"{files[f'corpora/{name}']}, cohorts", "cohort", corpus.cohorts, c.cohorts)
+    for name in c.recipes:
+        check_recipe(c, name, str(files[f"recipes/{name}"]))
     for name, corpus in c.corpora.items():
         _one_deal(name, [c.cohorts[cohort] for cohort in corpus.cohorts])
+    for name, grid in c.grids.items():
+        covered = c.corpora[grid.base.corpus].cohorts
+        _known(f"{files[f'grids/{name}']}, cohort", "cohort of its corpus named", [grid.spec.cohort], covered)
     for name, report in c.reports.items():
-        _known(f"report '{name}', recipes", "recipe", report.recipes, c.recipes)
+        file = files[f"reports/{name}"]
+        _known(f"{file}, recipes", "recipe", report.recipes, c.recipes)
         covered = {cohort for recipe in report.recipes for cohort in c.corpus_of(recipe).cohorts}
-        _known(f"report '{name}', cohorts", "cohort of its recipes named", report.cohorts, covered)
+        _known(f"{file}, cohorts", "cohort of its recipes named", report.cohorts, covered)
+
+
+def check_recipe(c: Catalog, name: str, file: str) -> None:
+    """What a recipe must be to its corpus, its cohorts and the recipe that it continues."""
+    recipe = c.recipes[name]
+    _known(f"{file}, corpus", "corpus", [recipe.corpus], c.corpora)
+    for cohort in c.corpora[recipe.corpus].cohorts:
+        if c.cohorts[cohort].decision_nodes is None:
+            cuts = recipe.data.cuts.nodes > 0
+            raise SpecError(
+                f"The cohort '{cohort}' has no decision nodes, and a recipe is evaluated at those"
+                + (" (this one's records are also cut there)." if cuts else "."),
+                where=f"{file}, {'data.cuts.nodes' if cuts else 'corpus'}",
+                do=f"Give the cohort '{cohort}' `decision_nodes`, or train on another corpus.",
+            )
+    if recipe.continues is not None:
+        _check_continued(c, recipe, f"{file}, continues")
+
+
+def _check_continued(c: Catalog, recipe: RecipeSpec, where: str) -> None:
+    """A recipe goes on from weights that it can take up: of its own backbone, adapter and vocabulary."""
+    chain = [recipe.name]
+    _known(where, "recipe", [recipe.continues or ""], c.recipes)
+    while (before := c.recipes[chain[-1]].continues) is not None and before in c.recipes:
+        chain.append(before)
+        if before in chain[:-1]:
+            raise SpecError(
+                f"Recipes continue one another in a circle: {' continues '.join(chain)}.",
+                where=where,
+                do="Let one of them begin from its backbone.",
+            )
+    other = c.recipes[chain[1]]
+    for key in ("corpus", "backbone", "adapter"):
+        if getattr(recipe, key) != getattr(other, key):
+            raise SpecError(
+                f"It continues '{other.name}', whose {key} differs.",
+                where=where,
+                do=f"Give both recipes the same `{key}`.",
+            )
 
 
 def _one_deal(corpus: str, cohorts: Sequence[CohortSpec]) -> None:
@@ -133,6 +191,7 @@ def _check_overrides(c: Catalog, overrides: Mapping[str, Any]) -> None:
         "tasks": c.task_sets,
         "corpora": c.corpora,
         "recipes": c.recipes,
+        "grids": c.grids,
         "reports": c.reports,
     }
     names = [f"{kind}/{name}" for kind, specs in kinds.items() for name in specs]

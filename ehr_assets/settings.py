@@ -2,17 +2,22 @@
 
 EHR_HOME                 where datasets, the Dagster instance and MLflow live (default: <checkout>/.ehr)
 EHR_SPECS                further spec directories (os.pathsep-separated), each with cohorts/, tasks/,
-                         corpora/, recipes/ and reports/ folders of YAML files
+                         corpora/, recipes/, grids/ and reports/ folders of YAML files; the recipes of
+                         paper size are such a directory: ehr_assets/paper
 EHR_OVERRIDES            JSON: {"<kind>/<spec>": {"dotted.key": value}}, laid over the YAML files
 EHR_EXECUTOR             in_process (default) or multiprocess
 EHR_WORKERS              processes that one asset may fan out over (default: all cores; see fanout.py)
 EHR_MEMORY_GB            memory that one asset may use (default 4)
+EHR_HOSTFILE             hosts that a training's processes are spread over, lines `name slots=n`, this one
+                         first (default: this one alone)
+EHR_REMOTE_SHELL         the command that runs another on one of them (default: ssh -o BatchMode=yes)
 MLFLOW_TRACKING_URI      where trainings are tracked (default: SQLite under EHR_HOME)
 EHR_ALLOW_FAILED_CHECKS  a reason; lets assets start although an upstream check failed (see lineage/guards)
 """
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +38,8 @@ class Settings:
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     executor: str = "in_process"
     tracking_uri: str = ""
+    hostfile: str = ""
+    remote_shell: tuple[str, ...] = ("ssh", "-o", "BatchMode=yes")
 
     @property
     def mlflow_uri(self) -> str:
@@ -70,6 +77,8 @@ class Settings:
             _overrides(env.get("EHR_OVERRIDES", "")),
             executor,
             env.get("MLFLOW_TRACKING_URI", ""),
+            env.get("EHR_HOSTFILE", ""),
+            tuple(shlex.split(env.get("EHR_REMOTE_SHELL", ""))) or cls.remote_shell,
         )
 
 

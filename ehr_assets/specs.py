@@ -127,8 +127,8 @@ def parse_spec(
         SpecError: listing every offending key with its reason.
     """
     if overrides:
-        data = _overridden(data, overrides)
         where = f"{where}, with overrides of {', '.join(overrides)}"
+        data = _overridden(data, overrides, where)
     try:
         return model.model_validate(data)
     except ValidationError as e:
@@ -140,17 +140,31 @@ def parse_spec(
         ) from None
 
 
-def _overridden(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _overridden(data: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> dict[str, Any]:
     out = json.loads(json.dumps(data, default=str))
     for dotted, value in overrides.items():
         *parents, last = dotted.split(".")
-        node = out
+        node: Any = out
         for key in parents:
-            node = node.setdefault(key, {})
-            if not isinstance(node, dict):
-                raise SpecError(f"The override '{dotted}' steps into a value that is not a mapping.")
-        node[last] = value
+            if isinstance(node, dict):
+                node = node.setdefault(key, {})
+            else:
+                node = node[_place(node, key, dotted, where)]
+        if isinstance(node, dict):
+            node[last] = value
+        else:
+            node[_place(node, last, dotted, where)] = value
     return out
+
+
+def _place(node: Any, key: str, dotted: str, where: str) -> int:
+    """Where the part `key` of a dotted override stands in a list."""
+    if isinstance(node, list) and key.isdecimal() and int(key) < len(node):
+        return int(key)
+    into = f"a list of {len(node)}" if isinstance(node, list) else "a value that has no parts"
+    raise SpecError(
+        f"The override '{dotted}' steps into {into}: there is no '{key}'.", where=where, do="Mend its key."
+    )
 
 
 def closest(name: str, known: Iterable[str]) -> str:

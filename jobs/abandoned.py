@@ -26,6 +26,8 @@ def process_tags() -> dict[str, str]:
 def close_dead_runs(instance: DagsterInstance, settings: Settings) -> list[str]:
     """Closes this machine's runs whose process is gone, frees their pool slots, and tidies what they left.
 
+    Not their work folders (`lineage/workspace.py`): those are for the runs that come after them.
+
     Returns:
         The ids of the runs that were closed.
     """

@@ -1,6 +1,7 @@
 """The Dagster instance under EHR_HOME: the one that the UI, `dg` and the `ehr` command share."""
 
 import errno
+import hashlib
 import os
 import shutil
 import sqlite3
@@ -12,6 +13,12 @@ from ehr_assets.errors import DatasetError, EhrError, SpecError
 from ehr_assets.settings import PROJECT_ROOT, Settings
 
 INSTANCE_CONFIG = PROJECT_ROOT / "infra" / "dagster.yaml"
+
+EARLIER_CONFIGS = {
+    "8876847e26ba2d8c1bdc4e348cc3da6211898a752c2882545f19f970265f42c5",
+    "28a35eeede5c2b1a2c38e3086418151814ab3d249bdaf6e595d51f076fdf9a8f",
+}
+"""sha256 of what `infra/dagster.yaml` was before. A copy that is one of them was edited by nobody."""
 
 
 def prepare_home(settings: Settings) -> None:
@@ -25,7 +32,7 @@ def prepare_home(settings: Settings) -> None:
             do="Point EHR_HOME at a directory you can write to.",
         ) from None
     config = settings.dagster_home / "dagster.yaml"
-    if not config.exists():
+    if not config.exists() or hashlib.sha256(config.read_bytes()).hexdigest() in EARLIER_CONFIGS:
         shutil.copy(INSTANCE_CONFIG, config)
     os.environ["EHR_HOME"] = str(settings.home)
     os.environ["DAGSTER_HOME"] = str(settings.dagster_home)

@@ -1,4 +1,4 @@
-"""Jobs: the whole chain of each report as one run, to be launched from the UI or a schedule."""
+"""Jobs, to be launched from the UI or a schedule: the chain of each report, and the points of each grid."""
 
 from dagster import AssetKey, AssetSelection, define_asset_job
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -7,8 +7,21 @@ from ehr_assets.catalog import Catalog
 
 
 def chain_jobs(catalog: Catalog) -> list[UnresolvedAssetJobDefinition]:
-    """`<report>_chain`: from raw tables to the report, and to the profiles of its cohorts."""
-    return [
+    """`<report>_chain`: from raw tables to the report, and to the profiles of its cohorts.
+
+    `<grid>_points`: from a point's training to its scores, a run per partition; what they read must be there.
+    """
+    points = [
+        define_asset_job(
+            f"{name}_points",
+            selection=AssetSelection.assets(
+                *(AssetKey([name, part]) for part in ("checkpoint", "node_embeddings", "probe_metrics"))
+            ),
+            description=f"Trains and scores points of the grid: {grid.spec.title}",
+        )
+        for name, grid in catalog.grids.items()
+    ]
+    return points + [
         define_asset_job(
             f"{name}_chain",
             selection=AssetSelection.assets(

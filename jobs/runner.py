@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dagster import AssetKey, DagsterInstance, DagsterRunStatus, EventLogEntry
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.execution.api import execute_run
+from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from ehr_assets.settings import PROJECT_ROOT
 from jobs.abandoned import process_tags
@@ -22,11 +23,13 @@ def run_assets(
     keys: Sequence[AssetKey],
     on_event: Callable[[EventLogEntry], None],
     *,
+    partition: str | None = None,
     only_if_changed: bool = True,
 ) -> tuple[str, bool]:
     """Materializes `keys` with their checks in one run, in this process.
 
     Args:
+        partition: the one to make, of partitioned assets.
         on_event: called with every event log entry as it is stored.
         only_if_changed: an asset whose inputs, code and settings turn out unchanged keeps its dataset.
 
@@ -38,7 +41,9 @@ def run_assets(
     run = instance.create_run_for_job(
         job_def=job.get_definition(),
         run_config=QUIET,
-        tags=process_tags() | ({ONLY_IF_CHANGED_TAG: "true"} if only_if_changed else {}),
+        tags=process_tags()
+        | ({ONLY_IF_CHANGED_TAG: "true"} if only_if_changed else {})
+        | ({PARTITION_NAME_TAG: partition} if partition else {}),
         job_code_origin=job.get_python_origin(),
         asset_selection=frozenset(keys),
     )

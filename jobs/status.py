@@ -13,11 +13,14 @@ from dagster import AssetKey, DagsterInstance, Definitions
 from ehr_assets.errors import DatasetError
 from ehr_assets.lineage.datasets import DatasetStore, rebuild_hint
 from ehr_assets.lineage.guards import failing_checks
-from resources.storage import DATASET_KEY, asset_name
+from ehr_assets.lineage.hashing import settings_hash
+from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
+from ehr_assets.lineage.names import asset_and_partition, dataset_name
+from resources.points import SETTINGS_KEY
+from resources.storage import DATASET_KEY, asset_name, newest_materialization
 
 CODE_VERSION_TAG = "dagster/code_version"
 DATA_VERSION_TAG = "dagster/data_version"
-INPUT_TAG = "dagster/input_data_version/"
 
 
 class State(StrEnum):
@@ -29,26 +32,46 @@ class State(StrEnum):
 
 @dataclass
 class AssetStatus:
-    """The state of one asset, and the reasons if it is not fresh."""
+    """The state of one asset, or of one partition of it, and the reasons if it is not fresh.
+
+    `partitions`: of a partitioned asset, which is as fresh as all of them are, the status of each.
+    """
 
     key: AssetKey
     state: State
     reasons: list[str] = field(default_factory=list)
     dataset: str | None = None
     data_version: str | None = None
+    partition: str | None = None
+    partitions: Mapping[str, "AssetStatus"] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        return asset_name(self.key)
+        return dataset_name(asset_name(self.key), self.partition)
+
+    @property
+    def extent(self) -> str:
+        """Of a partitioned asset, how many of its partitions are fresh: `` 12/16``."""
+        fresh = sum(s.state is State.FRESH for s in self.partitions.values())
+        return f" {fresh}/{len(self.partitions)}" if self.partitions else ""
 
 
 class Graph:
-    """The assets of the definitions: order, dependencies, code versions."""
+    """The assets of the definitions: order, dependencies, code versions, partitions.
+
+    `settings`: of a partitioned asset, the hash of what each partition must have been made with.
+    """
 
     def __init__(self, defs: Definitions) -> None:
         specs = {spec.key: spec for spec in defs.resolve_all_asset_specs()}
         self.deps = {key: [d.asset_key for d in spec.deps] for key, spec in specs.items()}
         self.code_versions = {key: spec.code_version for key, spec in specs.items()}
+        self.partitions = {
+            key: spec.partitions_def.get_partition_keys()
+            for key, spec in specs.items()
+            if spec.partitions_def is not None
+        }
+        self.settings = {key: specs[key].metadata.get(SETTINGS_KEY, {}) for key in self.partitions}
         self.order = self._topological()
 
     def _topological(self) -> list[AssetKey]:
@@ -92,48 +115,81 @@ def asset_statuses(
         thorough: the assets whose files are compared with their manifest byte by byte; else by size.
     """
     statuses: dict[AssetKey, AssetStatus] = {}
-    for key in graph.order:
-        status = _own_status(instance, key, graph, store, statuses, key in thorough)
+
+    def status_of(key: AssetKey, partition: str | None) -> AssetStatus:
+        status = _own_status(instance, key, partition, graph, store, statuses, key in thorough)
         if key in (changed_sources or {}) and status.state is not State.MISSING:
             status.state = State.STALE
             status.reasons.insert(0, (changed_sources or {})[key])
         if status.state is State.FRESH and status.data_version:
-            failing = failing_checks(instance, status.name, status.data_version, gates.get(status.name, []))
-            if failing:
+            checks = gates.get(asset_name(key), [])
+            if failing := failing_checks(instance, status.name, status.data_version, checks):
                 status.state, status.reasons = State.FAILED_CHECK, failing
-        statuses[key] = status
+        return status
+
+    for key in graph.order:
+        parts = graph.partitions.get(key)
+        if parts is None:
+            statuses[key] = status_of(key, None)
+        else:
+            statuses[key] = _together(key, {part: status_of(key, part) for part in parts})
     return statuses
+
+
+def _together(key: AssetKey, partitions: Mapping[str, AssetStatus]) -> AssetStatus:
+    """The status of an asset whose partitions have these: fresh if all are."""
+    by_state: dict[State, list[str]] = {}
+    for part, status in partitions.items():
+        by_state.setdefault(status.state, []).append(part)
+    reasons = [f"{s}: {_shortened(parts)}" for s, parts in by_state.items() if s is not State.FRESH]
+    states = set(by_state)
+    if len(states) == 1:
+        (state,) = states
+    else:
+        state = State.FAILED_CHECK if states == {State.FRESH, State.FAILED_CHECK} else State.STALE
+    return AssetStatus(key, state, reasons, partitions=partitions)
 
 
 def _own_status(
     instance: DagsterInstance,
     key: AssetKey,
+    partition: str | None,
     graph: Graph,
     store: DatasetStore,
     upstream: Mapping[AssetKey, AssetStatus],
     thorough: bool,
 ) -> AssetStatus:
-    event = instance.get_latest_materialization_event(key)
-    found = event.asset_materialization if event else None
+    name = dataset_name(asset_name(key), partition)
+    found = newest_materialization(instance, asset_name(key), partition)
     if found is None or DATASET_KEY not in found.metadata:
-        return AssetStatus(key, State.MISSING, ["never materialized"])
+        return AssetStatus(key, State.MISSING, ["never materialized"], partition=partition)
     dataset = str(found.metadata[DATASET_KEY].value)
     tags = found.tags or {}
     version = tags.get(DATA_VERSION_TAG)
-    if problem := store.problem(asset_name(key), dataset, version, thorough=thorough):
-        return AssetStatus(key, State.MISSING, [problem])
+    if problem := store.problem(name, dataset, version, thorough=thorough):
+        return AssetStatus(key, State.MISSING, [problem], partition=partition)
+    manifest = Manifest.read(store.home / dataset / MANIFEST_NAME)
     reasons = _code_reasons(tags.get(CODE_VERSION_TAG), graph.code_versions[key])
+    if partition is not None and settings_hash(manifest.config) != graph.settings[key].get(partition):
+        reasons.append("its spec changed")
+    used = {entry.asset: entry.data_version for entry in manifest.inputs}
     waiting: dict[str, list[str]] = {}
     for dep in graph.deps[key]:
-        above = upstream[dep]
-        used = tags.get(INPUT_TAG + dep.to_user_string())
-        if above.state in (State.MISSING, State.STALE):
-            waiting.setdefault(f"{above.state} upstream", []).append(_seen_from(key, dep))
-        elif used != above.data_version:
-            waiting.setdefault("new data upstream", []).append(_seen_from(key, dep))
+        for above in _read_by(partition, upstream[dep]):
+            if above.state in (State.MISSING, State.STALE):
+                waiting.setdefault(f"{above.state} upstream", []).append(_seen_from(key, above))
+            elif used.get(above.name) != above.data_version:
+                waiting.setdefault("new data upstream", []).append(_seen_from(key, above))
     reasons += [f"{what}: {_shortened(names)}" for what, names in waiting.items()]
     state = State.STALE if reasons else State.FRESH
-    return AssetStatus(key, state, reasons, dataset, version)
+    return AssetStatus(key, state, reasons, dataset, version, partition)
+
+
+def _read_by(partition: str | None, upstream: AssetStatus) -> Iterable[AssetStatus]:
+    """What a dataset of this partition (None: without) reads of an upstream asset."""
+    if not upstream.partitions:
+        return [upstream]
+    return upstream.partitions.values() if partition is None else [upstream.partitions[partition]]
 
 
 def _shortened(names: list[str], most: int = 2) -> str:
@@ -141,9 +197,10 @@ def _shortened(names: list[str], most: int = 2) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _seen_from(key: AssetKey, other: AssetKey) -> str:
+def _seen_from(key: AssetKey, other: AssetStatus) -> str:
     """The name of an asset, without the group where that is the reader's own."""
-    return other.path[-1] if other.path[:-1] == key.path[:-1] else asset_name(other)
+    own = other.key.path[:-1] == key.path[:-1]
+    return dataset_name(other.key.path[-1], other.partition) if own else other.name
 
 
 def _code_reasons(recorded: str | None, current: str | None) -> list[str]:
@@ -160,9 +217,14 @@ def _code_reasons(recorded: str | None, current: str | None) -> list[str]:
 
 
 def locate(statuses: Mapping[AssetKey, AssetStatus], name: str) -> AssetStatus:
-    """The status of the asset with this name, which must have been materialized."""
-    status = next((s for s in statuses.values() if s.name == name), None)
+    """The status of the asset, or partition, with this name, which must have been materialized."""
+    asset, partition = asset_and_partition(name)
+    status = next((s for s in statuses.values() if s.name == asset), None)
+    if status is not None and partition is not None:
+        status = status.partitions.get(partition)
     if status is None or status.dataset is None:
         why = "; ".join(status.reasons) if status else "there is no such asset"
+        if status is not None and status.partitions:
+            why = f"name one of its partitions, as in {name}[{next(iter(status.partitions))}]"
         raise DatasetError(f"'{name}' cannot be shown: {why}.", do=rebuild_hint(name))
     return status

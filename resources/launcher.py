@@ -1,62 +1,70 @@
-"""Launching DeepSpeed processes from an asset: Pipes session, ranks, a clean end.
+"""Launching DeepSpeed processes from an asset: Pipes session, ranks on one or several hosts, a clean end.
 
 What a rank does is the launched module's matter (`ehr_assets/training/process.py`). This module sees to it
 that its messages stream into the run, that its failure becomes one clear error, and that no process outlives
 the step that started it.
 """
 
-import base64
 import contextlib
 import json
 import os
+import shutil
 import signal
-import socket
-import subprocess
-import sys
 import tempfile
-import threading
-import time
 import warnings
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from dagster import (
     AssetExecutionContext,
     ConfigurableResource,
     OpExecutionContext,
-    PipesTempFileContextInjector,
-    PipesTempFileMessageReader,
+    PipesFileContextInjector,
+    PipesFileMessageReader,
     PreviewWarning,
     open_pipes_session,
 )
+from pydantic import Field
 
 from ehr_assets.errors import TrainingError
+from ehr_assets.training.kept import promise
+from resources.hosts import Host, commands, environment, read_hosts, spread
+from resources.process_groups import own_groups
 
 # Pipes calls a preview method of its own.
 warnings.filterwarnings("ignore", category=PreviewWarning, module=r"dagster\._core\.pipes")
 
 TRAINING_MODULE = "ehr_assets.training.process"
-TAIL_LINES = 30
 
 
 class DeepSpeedLauncher(ConfigurableResource):
-    """Runs a module as DeepSpeed ranks on this machine, CPU or GPU.
+    """Runs a module as DeepSpeed ranks, CPU or GPU, on this machine or on several.
+
+    Several hosts need EHR_HOME, this checkout and its environment at the same paths, and the first host's
+    name to be an address that the others reach.
 
     Args:
         cores: CPU cores that the ranks share; 0 for all that this process may use.
         grace_seconds: how long ranks may take to end after they were told to, before they are killed.
+        hosts: lines ``name slots=n``; the first is this machine. None: this machine alone.
+        hostfile: a file of such lines, instead.
+        remote_shell: what runs a command on another host, given its name and one string for its shell. Its
+            end must close the command's standard input, as ssh's does.
     """
 
     cores: int = 0
     grace_seconds: float = 5.0
+    hosts: list[str] = Field(default_factory=list)
+    hostfile: str = ""
+    remote_shell: list[str] = Field(default_factory=lambda: ["ssh", "-o", "BatchMode=yes"])
 
     def train(
         self, context: AssetExecutionContext | OpExecutionContext, job: Mapping[str, Any], num_processes: int
     ) -> dict[str, Any]:
         """Trains (`job`: see `ehr_assets/training/job.py`) and returns the counts and losses of the run."""
-        report = self.launch(context, TRAINING_MODULE, job, num_processes)
+        work = job.get("work_dir")
+        report = self.launch(context, TRAINING_MODULE, job, num_processes, Path(work) if work else None)
         timing = report["timing"]
         context.log.info(
             f"trained in {timing['seconds']:.0f} s, {timing['tokens_per_s']:,.0f} tokens/s, "
@@ -70,37 +78,44 @@ class DeepSpeedLauncher(ConfigurableResource):
         module: str,
         job: Mapping[str, Any],
         num_processes: int,
+        work: Path | None = None,
     ) -> dict[str, Any]:
         """Runs `python -m MODULE JOB.json` as `num_processes` ranks and waits for them.
 
         Rank 0 opens Dagster Pipes: its log lines appear in the run at once, and the last custom message it
         reports is returned. Standard output and error go to the step's compute logs.
 
+        Args:
+            work: a folder where the job's files may lie, to be found and replaced by the next run if this
+                process is killed. With several hosts, one that all of them see.
+
         Raises:
             TrainingError: a rank failed. It is the rank's own error if it left one in JOB.error.json,
                 otherwise it carries the last lines of standard error.
         """
+        hosts = spread(self._hosts(), num_processes)
         with (
-            tempfile.TemporaryDirectory(prefix="ehr-job-") as folder,
+            _job_folder(work) as folder,
             open_pipes_session(
                 context=context,
-                context_injector=PipesTempFileContextInjector(),
-                message_reader=PipesTempFileMessageReader(),
+                context_injector=PipesFileContextInjector(str(folder / "context")),
+                message_reader=PipesFileMessageReader(str(folder / "messages")),
             ) as session,
         ):
-            job_file = Path(folder) / "job.json"
+            job_file = folder / "job.json"
             job_file.write_text(json.dumps(job), encoding="utf-8")
-            command = _command(module, job_file, num_processes)
             env = {
                 **os.environ,
-                **_environment(num_processes, self.cores),
+                **environment(max(host.slots for host in hosts), self.cores),
                 **session.get_bootstrap_env_vars(),
             }
-            context.log.info(f"launching {num_processes} process(es) of {module}")
-            with _own_group(command, env, self.grace_seconds) as (process, tail):
-                code = process.wait()
+            where = "" if len(hosts) == 1 else f" on {len(hosts)} hosts"
+            context.log.info(f"launching {num_processes} process(es) of {module}{where}")
+            launched = commands(hosts, module, job_file, env, self.remote_shell)
+            with own_groups(launched, env, self.grace_seconds) as groups:
+                code = groups.wait()
             if code != 0:
-                raise _failure(module, code, job_file.with_suffix(".error.json"), tail)
+                raise _failure(module, code, job_file.with_suffix(".error.json"), groups.tail, work)
         messages = session.get_custom_messages()
         if not messages:
             raise TrainingError(
@@ -108,117 +123,49 @@ class DeepSpeedLauncher(ConfigurableResource):
             )
         return dict(messages[-1])
 
-
-def _command(module: str, job_file: Path, num_processes: int) -> list[str]:
-    ranks = {"localhost": list(range(num_processes))}
-    return [
-        sys.executable,
-        *("-m", "ehr_assets.training.lean_deepspeed"),  # deepspeed.launcher.launch, and what it lacks
-        f"--world_info={base64.urlsafe_b64encode(json.dumps(ranks).encode()).decode()}",
-        *("--master_addr=127.0.0.1", f"--master_port={_free_port()}"),
-        *("--log_level=warning", "--no_local_rank", "--module"),
-        *(module, str(job_file)),
-    ]
-
-
-def _environment(num_processes: int, cores: int) -> dict[str, str]:
-    """Threads per rank, and the CPU where there is no GPU. The user's own settings win.
-
-    PASSIVE because OpenMP's threads otherwise spin while they wait: with more of them than free cores
-    (another step on this machine is enough) a training was seen to become 60 times slower.
-    """
-    available = cores or _cores()
-    env = {
-        "OMP_NUM_THREADS": str(max(1, available // num_processes)),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    if not _has_gpu():
-        env["DS_ACCELERATOR"] = "cpu"
-    return {name: value for name, value in env.items() if name not in os.environ}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _has_gpu() -> bool:
-    """Whether there is an NVIDIA device; asked without importing torch into the Dagster process."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    return not hidden and Path("/dev/nvidiactl").exists()
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    def _hosts(self) -> list[Host]:
+        if not self.hostfile:
+            return read_hosts(self.hosts, "launcher.hosts")
+        try:
+            return read_hosts(Path(self.hostfile).read_text(encoding="utf-8").splitlines(), self.hostfile)
+        except OSError as e:
+            raise TrainingError(
+                f"The hostfile cannot be read: {e.strerror}.", where=self.hostfile, do="Check the launcher."
+            ) from None
 
 
 @contextlib.contextmanager
-def _own_group(
-    command: list[str], env: Mapping[str, str], grace: float
-) -> Iterator[tuple[subprocess.Popen[bytes], deque[str]]]:
-    """A process in a group of its own, and the last lines of its standard error; it ends with the block.
-
-    However the block ends (done, error, cancelled run), every process of the group is gone afterwards. If
-    this very process is killed, the group sees its standard input close and ends itself.
-    """
-    process = subprocess.Popen(
-        command, env=dict(env), stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
-    tail: deque[str] = deque(maxlen=TAIL_LINES)
-    copier = threading.Thread(target=_copy_stderr, args=(process.stderr, tail), daemon=True)
-    copier.start()
+def _job_folder(work: Path | None) -> Iterator[Path]:
+    """An empty folder, gone afterwards."""
+    if work is None:
+        with tempfile.TemporaryDirectory(prefix="ehr-job-") as folder:
+            yield Path(folder)
+        return
+    folder = work / "job"
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    folder.mkdir(parents=True)
     try:
-        yield process, tail
+        yield folder
     finally:
-        _end_group(process, grace)
-        copier.join(timeout=2)
-        for stream in (process.stdin, process.stderr):
-            with contextlib.suppress(OSError):
-                if stream:
-                    stream.close()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _copy_stderr(stream: IO[bytes], tail: deque[str]) -> None:
-    with contextlib.suppress(ValueError, OSError):  # closed under our hands at the end
-        for raw in stream:
-            line = raw.decode(errors="replace")
-            tail.append(line.rstrip())
-            sys.stderr.write(line)
-
-
-def _end_group(process: subprocess.Popen[bytes], grace: float) -> None:
-    """TERM, a while, KILL, to the whole group. The group lives on while any rank does, launcher or not."""
-    for signum, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
-        try:
-            os.killpg(process.pid, signum)
-        except ProcessLookupError:
-            break
-        until = time.monotonic() + patience
-        while time.monotonic() < until and _group_lives(process):
-            time.sleep(0.05)
-    process.wait()
-
-
-def _group_lives(process: subprocess.Popen[bytes]) -> bool:
-    process.poll()  # reaps the leader: a zombie would keep the group in existence
-    try:
-        os.killpg(process.pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def _failure(module: str, code: int, error_file: Path, tail: deque[str]) -> TrainingError:
+def _failure(
+    module: str, code: int, error_file: Path, tail: Sequence[str], work: Path | None = None
+) -> TrainingError:
+    said = "\n    ".join(line for line in tail if line.strip()) or "(nothing)"
     if error_file.is_file():
         error = json.loads(error_file.read_text(encoding="utf-8"))
-        return TrainingError(error["what"], where=error["where"], do=error["do"])
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    said = "\n    ".join(line for line in tail if line.strip()) or "(nothing)"
+        # Of a process that lost another one: why is in that one's last words.
+        also = f" Last words:\n    {said}" if error.get("lost") else ""
+        return TrainingError(error["what"] + also, where=error["where"], do=error["do"])
+    # DeepSpeed's launcher gives the signal that ended a rank, -9, as its own exit code, which is a byte.
+    signum = -code if code < 0 else 256 - code if code > 192 else 0
+    how = f"was killed by {signal.Signals(signum).name}" if signum else f"ended with exit code {code}"
     return TrainingError(
         f"A process of {module} {how}. Its last words:\n    {said}",
         where=module,
-        do="If it was killed (SIGKILL, -9), the machine ran out of memory: lower engine.micro_batch or "
-        "engine.num_processes. The whole standard error is in the step's compute logs.",
+        do="If it was killed (SIGKILL), the machine ran out of memory: lower engine.micro_batch or "
+        "engine.num_processes. The whole standard error is in the step's compute logs."
+        + (f" {promise(work)}" if work else ""),
     )

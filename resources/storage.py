@@ -5,16 +5,20 @@ function, commits, and reports to Dagster. Assets stay a few lines long.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dagster import (
+    AssetCheckExecutionContext,
     AssetCheckResult,
     AssetCheckSeverity,
     AssetExecutionContext,
     AssetKey,
+    AssetMaterialization,
+    AssetRecordsFilter,
     ConfigurableResource,
     DagsterInstance,
     DataVersion,
@@ -32,6 +36,8 @@ from ehr_assets.lineage.ancestry import ancestors
 from ehr_assets.lineage.datasets import Dataset, DatasetStore, rebuild_hint
 from ehr_assets.lineage.guards import DATA_VERSION_KEY, require_common_ancestry, require_passed_checks
 from ehr_assets.lineage.manifest import InputEntry, now
+from ehr_assets.lineage.names import asset_and_partition, dataset_name
+from ehr_assets.lineage.workspace import Workspace
 from ehr_assets.progress import Progress
 
 DATASET_KEY = "dataset"
@@ -40,9 +46,16 @@ ONLY_IF_CHANGED_TAG = "ehr/only_if_changed"
 
 @dataclass
 class Step:
-    """What a stage's body gets: where to write, its verified inputs, what it may use, where to report."""
+    """What a stage's body gets: where to write, its verified inputs, what it may use, where to report.
+
+    `work`: for what takes long, a folder that outlives this process until the dataset is committed; the next
+    run with the same code, inputs and settings finds it again.
+
+    `inputs` by asset; those of which every partition is read, by asset and partition (`lineage/names.py`).
+    """
 
     out: Path
+    work: Workspace
     inputs: Mapping[str, Dataset]
     progress: Progress
     log: Any
@@ -87,34 +100,44 @@ class Datasets(ConfigurableResource):
     Args:
         home: storage root (`EHR_HOME`).
         gates: the blocking checks of every asset, by asset key.
+        partitions: of the assets that have any, by asset key. Such an asset reads the same partition of
+            another one; an asset without partitions reads them all.
     """
 
     home: str
     gates: dict[str, list[str]]
+    partitions: dict[str, list[str]] = {}  # noqa: RUF012 (pydantic copies it)
 
     @property
     def store(self) -> DatasetStore:
         return DatasetStore(Path(self.home))
 
-    def latest(self, instance: DagsterInstance, key: AssetKey) -> Dataset:
+    def latest(self, instance: DagsterInstance, key: AssetKey, partition: str | None = None) -> Dataset:
         """The dataset of the newest materialization that Dagster knows, verified."""
-        asset = asset_name(key)
-        found = self._recorded(instance, key)
+        asset = dataset_name(asset_name(key), partition)
+        found = self._recorded(instance, asset)
         if found is None:
             raise DatasetError(
                 f"'{asset}' has not been materialized yet.", where=self.home, do=rebuild_hint(asset)
             )
         return self.store.open(asset, found.dataset, data_version=found.data_version)
 
+    def judged(self, context: AssetCheckExecutionContext, key: AssetKey) -> Dataset:
+        """The newest dataset of an asset, which a check of it is about: of the check's partition, if any."""
+        partition = context.partition_key if asset_name(key) in self.partitions else None
+        return self.latest(context.instance, key, partition)
+
     def used(self, instance: DagsterInstance, dataset: Dataset, key: AssetKey) -> Dataset:
         """The dataset of `key` that `dataset` was made from, however far up, verified.
 
-        What a check holds a dataset against must be this: the newest may be another by now.
+        What a check holds a dataset against must be this: the newest may be another by now. Of a
+        partitioned asset it is the dataset's own partition.
 
         Raises:
             DatasetError: it was not made from that asset, or from several versions of it.
         """
-        asset = asset_name(key)
+        own = asset_and_partition(dataset.manifest.asset)[1] if asset_name(key) in self.partitions else None
+        asset = dataset_name(asset_name(key), own)
         versions = self._ancestors(instance, [dataset]).get(asset, {})
         if len(versions) != 1:
             raise DatasetError(
@@ -125,16 +148,13 @@ class Datasets(ConfigurableResource):
         (entry,) = versions.values()
         return self.store.open(asset, entry.dataset, data_version=entry.data_version)
 
-    def _recorded(self, instance: DagsterInstance, key: AssetKey) -> InputEntry | None:
-        """The newest materialization of an asset that Dagster knows."""
-        event = instance.get_latest_materialization_event(key)
-        found = event.asset_materialization if event else None
+    def _recorded(self, instance: DagsterInstance, name: str) -> InputEntry | None:
+        """The newest materialization of an asset, or a partition of it, that Dagster knows."""
+        found = newest_materialization(instance, *asset_and_partition(name))
         version = (found.tags or {}).get("dagster/data_version") if found else None
         if found is None or version is None or DATASET_KEY not in found.metadata:
             return None
-        return InputEntry(
-            asset=asset_name(key), data_version=version, dataset=str(found.metadata[DATASET_KEY].value)
-        )
+        return InputEntry(asset=name, data_version=version, dataset=str(found.metadata[DATASET_KEY].value))
 
     def materialize(
         self,
@@ -151,33 +171,45 @@ class Datasets(ConfigurableResource):
 
         Args:
             key: of the asset, where the definition makes several.
-            config, seed: for the manifest.
+            config, seed: for the manifest. A partition whose config is another one is made anew.
             volatile: files that differ between equal runs (clock readings); not in the content hash.
             shown: what Dagster's pages show of it.
 
         Every error a user can act on becomes a `Failure` without retries whose description stands alone.
         """
         key = key or context.asset_key
+        partition = context.partition_key if asset_name(key) in self.partitions else None
+        name = dataset_name(asset_name(key), partition)
         spec = context.assets_def.specs_by_key[key]
         code_version = spec.code_version or ""
         try:
-            inputs, overrides = self._open_inputs(context, [dep.asset_key for dep in spec.deps])
+            inputs, overrides = self._open_inputs(context, [dep.asset_key for dep in spec.deps], partition)
             entries = [
-                InputEntry(asset=name, data_version=d.data_version, dataset=self.store.relative(d))
-                for name, d in inputs.items()
+                InputEntry(
+                    asset=d.manifest.asset, data_version=d.data_version, dataset=self.store.relative(d)
+                )
+                for d in inputs.values()
             ]
-            if kept := self._unchanged(context, key, code_version, entries, overrides):
-                context.log.info(f"{asset_name(key)}: inputs, code and settings unchanged; kept.")
+            kept = self._unchanged(context, name, code_version, config, entries, overrides)
+            if kept:
+                context.log.info(f"{name}: inputs, code and settings unchanged; kept.")
                 return self._result(key, kept, shown, {"kept": True})
             started = now()
-            with self.store.staging() as staged:
+            made_from = _made_from(code_version, entries, config, seed)
+            with (
+                self.store.staging() as staged,
+                self.store.workspace(name, made_from, context.log.info) as work,
+            ):
+                if found := self._unreported(context, name, work):
+                    context.log.info(f"{name}: made by a run that died before it said so; kept.")
+                    return self._result(key, found, shown, {"kept": True})
                 progress = _LogProgress(context.log)
                 machine = Machine.from_env()
-                step = Step(staged, inputs, progress, context.log, context.run_id, overrides, machine)
+                step = Step(staged, work, inputs, progress, context.log, context.run_id, overrides, machine)
                 stats = self._run_body(body, step)
                 dataset = self.store.commit(
                     staged,
-                    asset=asset_name(key),
+                    asset=name,
                     code_version=code_version,
                     started_at=started,
                     inputs=entries,
@@ -188,6 +220,7 @@ class Datasets(ConfigurableResource):
                     run_id=context.run_id,
                     volatile=volatile,
                 )
+                work.discard(self.store.relative(dataset))
             return self._result(key, dataset, shown)
         except EhrError as e:
             raise Failure(description=str(e), allow_retries=False) from e
@@ -209,21 +242,21 @@ class Datasets(ConfigurableResource):
         return AssetCheckResult(
             passed=passed,
             severity=AssetCheckSeverity.WARN if warns else AssetCheckSeverity.ERROR,
-            asset_key=AssetKey(dataset.manifest.asset.split("/")),
+            asset_key=AssetKey(asset_and_partition(dataset.manifest.asset)[0].split("/")),
             check_name=check_name,
             description=description,
             metadata={**(metadata or {}), DATA_VERSION_KEY: dataset.data_version},
         )
 
     def _open_inputs(
-        self, context: AssetExecutionContext, deps: list[AssetKey]
+        self, context: AssetExecutionContext, deps: list[AssetKey], partition: str | None
     ) -> tuple[dict[str, Dataset], list[str]]:
         inputs: dict[str, Dataset] = {}
         overrides: list[str] = []
-        for dep in deps:
-            name = asset_name(dep)
-            inputs[name] = self.latest(context.instance, dep)
-            for line in require_passed_checks(context.instance, inputs[name], self.gates.get(name, [])):
+        for dep, name, part in self._to_read(deps, partition):
+            inputs[name] = self.latest(context.instance, dep, part)
+            gates = self.gates.get(asset_name(dep), [])
+            for line in require_passed_checks(context.instance, inputs[name], gates):
                 if line not in overrides:
                     overrides.append(line)
                     context.log.warning(f"Gate overridden: {line}")
@@ -233,20 +266,34 @@ class Datasets(ConfigurableResource):
             context.log.warning(f"Gate overridden: {line}")
         return inputs, overrides
 
+    def _to_read(
+        self, deps: list[AssetKey], partition: str | None
+    ) -> Iterator[tuple[AssetKey, str, str | None]]:
+        """(asset, its name in `Step.inputs`, partition) of all datasets that these dependencies stand for."""
+        for dep in deps:
+            name = asset_name(dep)
+            if name not in self.partitions:
+                yield dep, name, None
+            elif partition is not None:
+                yield dep, name, partition
+            else:
+                yield from ((dep, dataset_name(name, part), part) for part in self.partitions[name])
+
     def _ancestors(
         self, instance: DagsterInstance, datasets: Sequence[Dataset]
     ) -> dict[str, dict[str, InputEntry]]:
         @functools.cache
-        def newest(asset: str) -> InputEntry | None:
-            return self._recorded(instance, AssetKey(asset.split("/")))
+        def newest(name: str) -> InputEntry | None:
+            return self._recorded(instance, name)
 
         return ancestors(self.store, datasets, newest)
 
     def _unchanged(
         self,
         context: AssetExecutionContext,
-        key: AssetKey,
+        name: str,
         code_version: str,
+        config: dict[str, Any] | None,
         inputs: list[InputEntry],
         overrides: list[str],
     ) -> Dataset | None:
@@ -257,16 +304,32 @@ class Datasets(ConfigurableResource):
         """
         if context.run.tags.get(ONLY_IF_CHANGED_TAG) != "true":
             return None
+        asset, partition = asset_and_partition(name)
         try:
-            last = self.latest(context.instance, key)
+            last = self.latest(context.instance, AssetKey(asset.split("/")), partition)
         except DatasetError:
             return None
         m = last.manifest
+        if partition is not None and m.config != (
+            config or {}
+        ):  # not in the code version, as it is elsewhere
+            return None
         same_inputs = {(i.asset, i.data_version) for i in m.inputs} == {
             (i.asset, i.data_version) for i in inputs
         }
         same = m.code_version == code_version and same_inputs and m.overrides == overrides
         return last if same and inputs else None
+
+    def _unreported(self, context: AssetExecutionContext, name: str, work: Workspace) -> Dataset | None:
+        """What was committed from this work folder, if Dagster never heard of it."""
+        committed = work.committed()
+        known = self._recorded(context.instance, name)
+        if committed is None or (known and known.dataset == committed):
+            return None
+        try:
+            return self.store.open(name, committed)
+        except DatasetError:
+            return None
 
     def _run_body(self, body: Callable[[Step], Stats], step: Step) -> Stats:
         try:
@@ -304,6 +367,27 @@ class Datasets(ConfigurableResource):
         if m.overrides:
             metadata["overrides"] = MetadataValue.md("\n".join(f"- {line}" for line in m.overrides))
         return MaterializeResult(asset_key=key, data_version=DataVersion(m.data_version), metadata=metadata)
+
+
+def newest_materialization(
+    instance: DagsterInstance, asset: str, partition: str | None
+) -> AssetMaterialization | None:
+    """The newest that Dagster knows of an asset, or of one partition of it."""
+    key = AssetKey(asset.split("/"))
+    if partition is None:
+        event = instance.get_latest_materialization_event(key)
+        return event.asset_materialization if event else None
+    which = AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
+    records = instance.fetch_materializations(which, limit=1).records
+    return records[0].asset_materialization if records else None
+
+
+def _made_from(
+    code_version: str, inputs: Sequence[InputEntry], config: Mapping[str, Any] | None, seed: int | None
+) -> list[str]:
+    """All that decides about a dataset's content, for the name of its work folder."""
+    settings = json.dumps([config, seed], sort_keys=True, default=str)
+    return [code_version, settings, *sorted(f"{i.asset} {i.data_version}" for i in inputs)]
 
 
 class _LogProgress:

@@ -1,24 +1,35 @@
-"""MLflow tracking: one MLflow run per training, opened and closed by the asset, filled by rank 0.
+"""MLflow: one run per training, opened and closed by the asset, filled by rank 0; and its model registry.
 
 mlflow refuses `file://` and is slow to import: SQLite by default, imported only when a run starts.
 """
 
+import contextlib
+import json
 import logging
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dagster import ConfigurableResource
+from dagster import ConfigurableResource, get_dagster_logger
 
 from ehr_assets.errors import TrainingError
 
 MAX_PARAM = 500
 """MLflow's databases hold this many characters of a parameter."""
+MOST_AT_ONCE = 100
+"""MLflow takes so many parameters, or tags, in one request."""
+RUN_FILE = "mlflow_run_id"
+"""In a training's work folder: the MLflow run that it was last told to."""
+CANDIDATE = "candidate"
+"""The alias of the newest version of a model."""
+POINTER = "checkpoint"
+"""The artifact of a run that says where the checkpoint lies, where a server takes no path of ours."""
 
 
 class MlflowTracking(ConfigurableResource):
-    """Where trainings are tracked.
+    """Where trainings are tracked, and checkpoints registered.
 
     Args:
         uri: the tracking URI, e.g. `sqlite:////data/mlflow.db`, `postgresql://…`, `http://mlflow:5000`.
@@ -36,13 +47,12 @@ class MlflowTracking(ConfigurableResource):
             client = self._client()
             found = client.get_experiment_by_name(self.experiment)
             experiment = found.experiment_id if found else client.create_experiment(self.experiment)
-            run = client.create_run(experiment, run_name=run_name)
-            client.log_batch(
-                run.info.run_id,
-                params=[Param(name, text[:MAX_PARAM]) for name, text in _flat(params)],
-                tags=[RunTag(name, str(value)) for name, value in tags.items()],
-            )
-        return run.info.run_id
+            run_id = client.create_run(experiment, run_name=run_name).info.run_id
+            for some in _parts([Param(name, text[:MAX_PARAM]) for name, text in _flat(params)]):
+                client.log_batch(run_id, params=some)
+            for some in _parts([RunTag(name, str(value)) for name, value in tags.items()]):
+                client.log_batch(run_id, tags=some)
+        return run_id
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         """Closes a run: FINISHED, FAILED or KILLED."""
@@ -50,15 +60,34 @@ class MlflowTracking(ConfigurableResource):
             self._client().set_terminated(run_id, status=status)
 
     @contextmanager
-    def run(self, run_name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> Iterator[str]:
-        """A run around a block; gives its id. FAILED when the block raises, KILLED when it is interrupted."""
-        run_id = self.start(run_name, tags, params)
+    def run(
+        self, run_name: str, tags: Mapping[str, str], params: Mapping[str, Any], work: Path | None = None
+    ) -> Iterator[str]:
+        """A run around a block; gives its id. FAILED when the block raises, KILLED when it is interrupted.
+
+        Args:
+            work: the training's work folder. A training that is taken up there goes on in a run of its own,
+                tagged with the one before.
+        """
+        file = work / RUN_FILE if work else None
+        before = file.read_text(encoding="utf-8").strip() if file and file.is_file() else None
+        run_id = self.start(run_name, {**tags, **({"resumed_from": before} if before else {})}, params)
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(run_id + "\n", encoding="utf-8")
         try:
             yield run_id
         except BaseException as e:
-            self.finish(run_id, "FAILED" if isinstance(e, Exception) else "KILLED")
+            self._finish_if_possible(run_id, "FAILED" if isinstance(e, Exception) else "KILLED")
             raise
-        self.finish(run_id)
+        self._finish_if_possible(run_id, "FINISHED")
+
+    def _finish_if_possible(self, run_id: str, status: str) -> None:
+        """A server that is gone by now takes neither hours of training with it nor the error of a block."""
+        try:
+            self.finish(run_id, status)
+        except TrainingError as e:
+            get_dagster_logger().warning(f"The MLflow run {run_id} could not be closed as {status}. {e}")
 
     def close_abandoned(self, dagster_run_id: str) -> None:
         """Closes as KILLED what a Dagster run left open whose process is gone."""
@@ -69,6 +98,51 @@ class MlflowTracking(ConfigurableResource):
                 query = f"tags.`dagster.run_id` = '{dagster_run_id}' and attributes.status = 'RUNNING'"
                 for run in client.search_runs([experiment.experiment_id], query):
                     client.set_terminated(run.info.run_id, status="KILLED")
+
+    def register(self, model: str, run_id: str, folder: Path, tags: Mapping[str, str]) -> str:
+        """The version of a model that is this committed checkpoint, made where there is none yet.
+
+        A new version becomes the model's `candidate`, and its run is tagged with it. The version's tags lead
+        back to the dataset; its source is the folder or, where the store is a server (which takes no path of
+        its clients' disks), an artifact of the run that names the folder.
+
+        Args:
+            model: its name; made when it is missing.
+            run_id: the MLflow run of the training.
+            folder: the checkpoint's dataset.
+            tags: with `dataset` and `data_version`, by which the version is known again.
+
+        Raises:
+            TrainingError: the registry cannot be used.
+        """
+        with _said_clearly(self.uri):
+            client = self._client()
+            if found := self._version(client, model, tags):
+                return found
+            _create_model(client, model)
+            made = client.create_model_version(
+                model, self._source(client, run_id, folder, tags), run_id=run_id, tags=dict(tags)
+            )
+            client.set_registered_model_alias(model, CANDIDATE, made.version)
+            for name, value in {"model_version": f"{model}/{made.version}", **tags}.items():
+                client.set_tag(run_id, name, value)
+            return str(made.version)
+
+    def _version(self, client: Any, model: str, tags: Mapping[str, str]) -> str | None:
+        """The newest version of this very dataset."""
+        known = ("dataset", "data_version")
+        same = (v for v in _versions(client, model) if all(v.tags.get(k) == tags[k] for k in known))
+        return next((str(v.version) for v in same), None)
+
+    def _source(self, client: Any, run_id: str, folder: Path, tags: Mapping[str, str]) -> str:
+        if not self.uri.startswith(("http://", "https://")):
+            return folder.as_uri()
+        with tempfile.TemporaryDirectory() as place:
+            pointer = Path(place) / "checkpoint.json"
+            content = {"path": str(folder), **tags}
+            pointer.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            client.log_artifact(run_id, str(pointer), POINTER)
+        return f"runs:/{run_id}/{POINTER}"
 
     def _client(self) -> Any:
         if self.uri.startswith("file:") or "://" not in self.uri:
@@ -82,7 +156,20 @@ class MlflowTracking(ConfigurableResource):
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # "Creating initial tables..."
         if self.uri.startswith("sqlite:///"):
             Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        return MlflowClient(self.uri)
+        # Without it a registry that something else in this process has set would be taken.
+        return MlflowClient(self.uri, registry_uri=self.uri)
+
+
+def _create_model(client: Any, model: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    with contextlib.suppress(MlflowException):  # it is there; if that was not it, what follows says so
+        client.create_registered_model(model)
+
+
+def _versions(client: Any, model: str) -> Sequence[Any]:
+    """Of a model, the newest first; none of one that is not there."""
+    return client.search_model_versions(f"name='{model}'", order_by=["version_number DESC"])
 
 
 @contextmanager
@@ -99,9 +186,19 @@ def _said_clearly(uri: str) -> Iterator[None]:
         ) from e
 
 
-def _flat(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in params.items():
-        if isinstance(value, Mapping):
+def _parts(items: list[Any]) -> Iterator[list[Any]]:
+    """What goes into one request each."""
+    for first in range(0, len(items), MOST_AT_ONCE):
+        yield items[first : first + MOST_AT_ONCE]
+
+
+def _flat(params: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested values by dotted names; lists of mappings by number."""
+    if isinstance(params, Mapping):
+        for name, value in params.items():
             yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", str(value)
+    elif isinstance(params, Sequence) and any(isinstance(item, Mapping) for item in params):
+        for i, item in enumerate(params):
+            yield from _flat(item, f"{prefix}{i}.")
+    else:
+        yield prefix.removesuffix("."), str(params)

@@ -6,7 +6,8 @@ nothing is ever replaced and the timed tokens are in the order of `available`, s
 them. In the smb format a record holds every version of its text, and what is read at t is the text at t.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -24,6 +25,7 @@ Instant: TypeAlias = datetime | np.datetime64[Any]
 
 END_OF_TIME = np.datetime64("9999-12-31", "us")
 """All of a record is known then."""
+STATISTICS = "statistics.json"
 _NAT = np.iinfo(np.int64).min
 
 
@@ -190,6 +192,32 @@ class TokenCorpus:
     def count(self, split: str) -> int:
         """Subjects in a split."""
         return sum(batch.num_rows for batch in self._batches[split])
+
+    def batches(self, split: str) -> Sequence[pa.RecordBatch]:
+        """The mapped tables, in the order of `record`: for what is asked of all records at once."""
+        return self._batches[split]
+
+    def subject_ids(self, split: str, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Cohort → ids (int64, ascending, each once) of a split's subjects, or of those in some rows."""
+        batches = self._batches[split]
+        if not batches:
+            return {}
+        cohort = pa.chunked_array([b.column("cohort") for b in batches]).dictionary_encode().combine_chunks()
+        ids = np.concatenate([b.column("subject_id").to_numpy() for b in batches])
+        code = cohort.indices.to_numpy()
+        if rows is not None:
+            ids, code = ids[rows], code[rows]
+        names = cohort.dictionary.to_pylist()
+        return {name: np.unique(ids[code == i]) for i, name in enumerate(names) if (code == i).any()}
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """Token ids lie below it: the size of the tokenizer that the corpus was written with."""
+        said = self.path / STATISTICS
+        if said.is_file():
+            return int(json.loads(said.read_text(encoding="utf-8"))["vocabulary"])
+        ids = [b.column("token_ids").flatten() for batches in self._batches.values() for b in batches]
+        return 1 + max((int(i.to_numpy().max()) for i in ids if len(i)), default=-1)
 
     def lengths(self, split: str) -> np.ndarray:
         """Tokens per subject of a split, int64, in the order of `record`."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ehr_assets.contracts import SPLITS
+from ehr_assets.corpora.reader import STATISTICS
 from ehr_assets.corpora.spec import CorpusSpec
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 CONTEXTS = (1_000, 2_000, 3_300, 8_000)
 """Context lengths beside the spec's own at which truncation is reported; 3,300 is the paper's (Table 7)."""
-STATISTICS = "statistics.json"
 _BINS = 40
 
 

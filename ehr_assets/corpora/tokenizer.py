@@ -81,19 +81,18 @@ def train_tokenizer(
     out_dir = Path(out_dir)
     if isinstance(spec.tokenizer, FolderTokenizer):
         size = _adopt(spec.tokenizer, out_dir)
-        _write_fitted_on(out_dir, set(), split="none")
+        _write_fitted_on(out_dir, {}, split="none")
         return {"vocabulary": size, "pieces": 0, "subjects": 0}
-    fitted: set[int] = set()
+    fitted: dict[str, set[int]] = {}
     allowed = train_subjects(meds_dirs, splits_dirs)
     for cohort in spec.cohorts:
-        found = subjects_in(meds_dirs[cohort], "train")
-        if found - allowed:
+        fitted[cohort] = subjects_in(meds_dirs[cohort], "train")
+        if strange := fitted[cohort] - allowed[cohort]:
             raise DatasetError(
-                f"{len(found - allowed)} subject(s) in the train files are not in train by the splits.",
+                f"{len(strange)} subject(s) in the train files are not in train by the splits.",
                 where=f"cohort {cohort}",
                 do="Materialize the cohort's meds_events again, so that its files follow its splits.",
             )
-        fitted |= found
     counts = PieceCounts()
     tasks = [
         (spec, meds_dirs[cohort], file)
@@ -109,7 +108,11 @@ def train_tokenizer(
     tokenizer = _fit(spec.tokenizer, words)
     _save(tokenizer, out_dir)
     _write_fitted_on(out_dir, fitted, split="train")
-    return {"vocabulary": tokenizer.get_vocab_size(), "pieces": len(words), "subjects": len(fitted)}
+    return {
+        "vocabulary": tokenizer.get_vocab_size(),
+        "pieces": len(words),
+        "subjects": sum(map(len, fitted.values())),
+    }
 
 
 def crew_size(machine: Machine, tasks: int, events: int) -> int:
@@ -217,7 +220,7 @@ def _adopt(settings: FolderTokenizer, out_dir: Path) -> int:
     return len(tokenizer)
 
 
-def _write_fitted_on(out_dir: Path, subjects: set[int], split: str) -> None:
+def _write_fitted_on(out_dir: Path, subjects: Mapping[str, set[int]], split: str) -> None:
     _write_json(out_dir / FITTED_ON, fitted_on(subjects, split))
 
 

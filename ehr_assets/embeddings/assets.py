@@ -1,5 +1,7 @@
 """Dagster assets of this room: `<recipe>/node_embeddings`."""
 
+from typing import Any
+
 from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, MaterializeResult, asset
 
 from ehr_assets.corpora.assets import input_dirs, token_corpus_key
@@ -8,6 +10,7 @@ from ehr_assets.lineage.hashing import code_version
 from ehr_assets.nodes.assets import decision_nodes_key
 from ehr_assets.training.assets import checkpoint_key
 from ehr_assets.training.recipe import RecipeSpec
+from resources.points import Points
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
 
 
@@ -15,9 +18,9 @@ def node_embeddings_key(recipe: str) -> AssetKey:
     return AssetKey([recipe, "node_embeddings"])
 
 
-def embedding_assets(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetsDefinition]:
+def embedding_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefinition]:
+    recipe = points.recipe
     checkpoint, tokens = checkpoint_key(recipe.name), token_corpus_key(corpus.name)
-    settings = recipe.embedding
 
     @asset(
         key=node_embeddings_key(recipe.name),
@@ -27,9 +30,13 @@ def embedding_assets(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetsDefin
         pool="gpu",
         code_version=code_version(["embeddings/extract.py"], recipe.config_hash("embedding")),
         description="S(t): one vector per decision node from the frozen model, over what was known at t.",
+        partitions_def=points.partitions,
+        metadata=points.metadata(_settings),
     )
     def node_embeddings(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
         from ehr_assets.embeddings.extract import embed_nodes
+
+        settings = points.at(context).embedding
 
         def build(step: Step) -> Stats:
             return embed_nodes(
@@ -43,7 +50,11 @@ def embedding_assets(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetsDefin
             )
 
         return datasets.materialize(
-            context, build, config=settings.model_dump(mode="json"), shown=Shown(schema_of="embeddings")
+            context, build, config=_settings(points.at(context)), shown=Shown(schema_of="embeddings")
         )
 
     return [node_embeddings]
+
+
+def _settings(recipe: RecipeSpec) -> dict[str, Any]:
+    return recipe.embedding.model_dump(mode="json")

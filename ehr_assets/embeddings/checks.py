@@ -8,14 +8,15 @@ from ehr_assets.embeddings.assets import node_embeddings_key
 from ehr_assets.meds.assets import meds_events_key
 from ehr_assets.nodes.assets import decision_nodes_key
 from ehr_assets.training.assets import checkpoint_key
-from ehr_assets.training.recipe import RecipeSpec
+from resources.points import Points
 from resources.storage import Datasets
 
 TOLERANCE = 1e-4
 SAMPLE = 32
 
 
-def embedding_checks(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetChecksDefinition]:
+def embedding_checks(points: Points, corpus: CorpusSpec) -> list[AssetChecksDefinition]:
+    recipe, partitions = points.recipe, points.partitions
     key, checkpoint = node_embeddings_key(recipe.name), checkpoint_key(recipe.name)
     tokens, tokenizer = token_corpus_key(corpus.name), tokenizer_key(corpus.name)
     nodes_keys = {c: decision_nodes_key(c) for c in corpus.cohorts}
@@ -24,6 +25,7 @@ def embedding_checks(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetChecks
     @asset_check(
         asset=key,
         name="finite_and_complete",
+        partitions_def=partitions,
         blocking=True,
         additional_deps=list(nodes_keys.values()),
         description="Every decision node has one embedding, and every number in it is finite.",
@@ -32,7 +34,7 @@ def embedding_checks(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetChecks
         import numpy as np
         import polars as pl
 
-        dataset = datasets.latest(context.instance, key)
+        dataset = datasets.judged(context, key)
         found = pl.read_parquet(dataset.path / "embeddings.parquet")
         nodes = pl.concat(
             pl.read_parquet(
@@ -53,6 +55,7 @@ def embedding_checks(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetChecks
     @asset_check(
         asset=key,
         name="windows_hold_no_future",
+        partitions_def=partitions,
         blocking=True,
         additional_deps=[tokens, *nodes_keys.values()],
         description="No token in any node's window became available after the node's time.",
@@ -63,13 +66,13 @@ def embedding_checks(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetChecks
         from ehr_assets.embeddings.audit import newest_in_windows
         from ehr_assets.leakage.windows import future_in_windows
 
-        dataset = datasets.latest(context.instance, key)
+        dataset = datasets.judged(context, key)
         corpus_dir = datasets.used(context.instance, dataset, tokens).path
         nodes = pl.concat(
             pl.read_parquet(datasets.used(context.instance, dataset, k).path / "nodes.parquet")
             for k in nodes_keys.values()
         )
-        newest = newest_in_windows(corpus_dir, nodes, recipe.embedding.max_tokens)
+        newest = newest_in_windows(corpus_dir, nodes, points.at(context).embedding.max_tokens)
         finding = future_in_windows(nodes, newest)
         return datasets.judge(
             dataset, finding.ok, {"nodes": finding.nodes, "nodes_with_future": finding.late_nodes}
@@ -78,6 +81,7 @@ def embedding_checks(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetChecks
     @asset_check(
         asset=key,
         name="same_without_the_future",
+        partitions_def=partitions,
         blocking=True,
         additional_deps=[checkpoint, tokenizer, *meds_keys.values(), *nodes_keys.values()],
         description=(
@@ -88,7 +92,7 @@ def embedding_checks(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetChecks
     def same_without_the_future(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
         from ehr_assets.embeddings.recompute import recompute_sample
 
-        dataset = datasets.latest(context.instance, key)
+        dataset, settings = datasets.judged(context, key), points.at(context).embedding
         error = recompute_sample(
             corpus,
             datasets.used(context.instance, dataset, checkpoint).path,
@@ -96,8 +100,8 @@ def embedding_checks(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetChecks
             {c: datasets.used(context.instance, dataset, k).path for c, k in meds_keys.items()},
             {c: datasets.used(context.instance, dataset, k).path for c, k in nodes_keys.items()},
             dataset.path,
-            max_tokens=recipe.embedding.max_tokens,
-            pooling=recipe.embedding.pooling,
+            max_tokens=settings.max_tokens,
+            pooling=settings.pooling,
             sample=SAMPLE,
         )
         return datasets.judge(

@@ -24,7 +24,8 @@ class Encoder:
     Runs in float32 whatever the checkpoint's own precision, so that S(t) can be recomputed to 1e-4.
 
     Args:
-        checkpoint_dir: a checkpoint folder (peft adapter, tokenizer, `backbone/` unless that is a hub's).
+        checkpoint_dir: a checkpoint folder: a peft adapter with `backbone/` (unless that is a hub's), or a
+            whole model.
         device: "auto" (a GPU when there is one), or a torch device.
 
     Attributes:
@@ -39,12 +40,12 @@ class Encoder:
         from ehr_assets.training.checkpoint import load_checkpoint
 
         self.device = _device(device)
-        adapted = load_checkpoint(Path(checkpoint_dir))[0].float().to(self.device).eval()
+        model: Any = load_checkpoint(Path(checkpoint_dir))[0].float().to(self.device).eval()
         # The adapter is added into the weights it adapts, in float32: a frozen encoder need not pay for it
-        # at every token. The network below the language-model head gives the final hidden states (after
-        # the final norm) without computing any logits.
-        merged: Any = adapted.merge_and_unload()
-        self._network: Any = merged.base_model
+        # at every token. After full fine-tuning there is none. The network below the language-model head
+        # gives the final hidden states (after the final norm) without computing any logits.
+        whole: Any = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+        self._network: Any = whole.base_model
         config = self._network.config
         self.hidden_size: int = config.hidden_size
         self.vocabulary: int = self._network.get_input_embeddings().weight.shape[0]

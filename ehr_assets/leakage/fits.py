@@ -1,8 +1,8 @@
 """Whether what was fitted (tokenizer, scaler, probe) was fitted on the train subjects and no others.
 
 Whatever is fitted leaves a `fitted_on.json` beside it: {"subjects_sha256", "n_subjects", "split"}. It is
-compared with the hash of the subjects that should have been used, taken from the splits. Only counts and
-hashes leave this module.
+compared with the hash of the subjects that should have been used, taken from the splits. Subjects are told
+cohort by cohort, since two cohorts may number theirs alike. Only counts and hashes leave this module.
 """
 
 import json
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ehr_assets.leakage.subjects import subjects_hash
+from ehr_assets.leakage.subjects import cohorts_hash
 
 FITTED_ON = "fitted_on.json"
 
@@ -44,10 +44,16 @@ class FitFinding:
         return {"subjects": self.claimed_subjects or 0, "train_subjects": self.expected_subjects}
 
 
-def fitted_on(subjects: Iterable[int], split: str = "train") -> dict[str, Any]:
-    """The content of a `fitted_on.json`: hash and number of the distinct subjects a fit has seen."""
-    distinct = {int(s) for s in subjects}
-    return {"subjects_sha256": subjects_hash(distinct), "n_subjects": len(distinct), "split": split}
+def fitted_on(subjects: Mapping[str, Iterable[int]], split: str = "train") -> dict[str, Any]:
+    """The content of a `fitted_on.json`: hash and number of the distinct subjects a fit has seen.
+
+    Args:
+        subjects: cohort → ids, in any order, repeated or not.
+        split: that the fit was made on.
+    """
+    distinct = {cohort: {int(s) for s in ids} for cohort, ids in subjects.items()}
+    n = sum(map(len, distinct.values()))
+    return {"subjects_sha256": cohorts_hash(distinct), "n_subjects": n, "split": split}
 
 
 def read_fitted_on(folder: Path) -> dict[str, Any]:
@@ -59,8 +65,10 @@ def read_fitted_on(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def fitted_on_subjects(claim: Mapping[str, Any], expected: Iterable[int], split: str = "train") -> FitFinding:
-    """Compares a `fitted_on.json` with the subjects that the fit should have seen (distinct, any order)."""
+def fitted_on_subjects(
+    claim: Mapping[str, Any], expected: Mapping[str, Iterable[int]], split: str = "train"
+) -> FitFinding:
+    """Compares a `fitted_on.json` with the subjects (cohort → ids) that the fit should have seen."""
     truth = fitted_on(expected, split)
     sha, n, said = claim.get("subjects_sha256"), claim.get("n_subjects"), claim.get("split")
     if sha is None:

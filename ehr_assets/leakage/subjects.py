@@ -16,6 +16,19 @@ def subjects_hash(ids: Iterable[int]) -> str:
     return hashlib.sha256("\n".join(map(str, distinct)).encode()).hexdigest()
 
 
+def cohorts_hash(subjects: Mapping[str, Iterable[int]]) -> str:
+    """sha256 hex of the distinct subjects of cohorts (cohort → ids).
+
+    Of one cohort that of its ids (`subjects_hash`); of several, that of the lines "cohort ids' hash", since
+    their ids may be alike.
+    """
+    hashes = {cohort: subjects_hash(ids) for cohort, ids in subjects.items()}
+    if len(hashes) < 2:
+        return next(iter(hashes.values()), subjects_hash(()))
+    lines = (f"{cohort} {of_ids}" for cohort, of_ids in sorted(hashes.items()))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class SplitFinding:
     """Subjects counted by what is wrong with their split.

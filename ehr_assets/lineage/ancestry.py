@@ -15,13 +15,13 @@ Newest = Callable[[str], InputEntry | None]
 def ancestors(
     store: DatasetStore, datasets: Iterable[Dataset], newest: Newest
 ) -> dict[str, dict[str, InputEntry]]:
-    """Asset → data version → dataset, of the datasets themselves and of all they were made from.
+    """Name → data version → dataset, of the datasets themselves and of all they were made from.
 
     Content decides: where an ancestor's newest dataset has the very data version that was used, the newest
     stands for it, since it would have given the same. A dataset that is gone has no ancestors.
 
     Args:
-        newest: the newest dataset of an asset, None if there is none.
+        newest: the newest dataset of this name (`names.py`), None if there is none.
     """
     found: dict[str, dict[str, InputEntry]] = {}
     todo = [

@@ -1,7 +1,8 @@
 """Datasets on disk: staged aside, hashed, promoted by one rename, verified when opened.
 
-<home>/datasets/<asset key>/<UTC stamp>-<hash>/   files + _manifest.json
-<home>/staging/<random>/                          what is being written; never read by others
+<home>/datasets/<asset key>[/<partition>]/<UTC stamp>-<hash>/   files + _manifest.json
+<home>/staging/<random>/                                        what is being written; never read by others
+<home>/work/<asset key>[/<partition>]/<fingerprint>/            how far a long making is (workspace.py)
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import Any
 from ehr_assets.errors import DatasetError
 from ehr_assets.lineage.hashing import combined_hash, file_sha256, git_revision, lock_hash
 from ehr_assets.lineage.manifest import MANIFEST_NAME, FileEntry, InputEntry, Manifest, now
+from ehr_assets.lineage.names import asset_and_partition, launch_command
+from ehr_assets.lineage.workspace import Workspace
 
 _verified: dict[Path, tuple] = {}
 THIS_PROCESS = f"{socket.gethostname()}-{os.getpid()}"
@@ -37,8 +40,7 @@ class Dataset:
 
 
 def rebuild_hint(asset: str) -> str:
-    home = os.environ.get("DAGSTER_HOME")
-    return f"Rebuild it: {f'DAGSTER_HOME={home} ' if home else ''}dg launch --assets 'key:{asset}'"
+    return f"Rebuild it: {launch_command(asset)}"
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -75,6 +77,17 @@ class DatasetStore:
             raise
         finally:
             shutil.rmtree(path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def workspace(
+        self, asset: str, made_from: Iterable[str], say: Callable[[str], object]
+    ) -> Iterator[Workspace]:
+        """The work folder for an asset made from just this: code, inputs, settings. Closed on leaving."""
+        work = Workspace(self.home / "work" / asset / combined_hash(made_from)[:16], asset, say)
+        try:
+            yield work
+        finally:
+            work.close()
 
     def commit(
         self,
@@ -127,8 +140,9 @@ class DatasetStore:
         return Dataset(target, manifest)
 
     def directory(self, asset: str) -> Path:
-        """Where all versions of an asset lie."""
-        return self.home / "datasets" / asset
+        """Where all versions of an asset lie, or of one partition of it (`names.py`)."""
+        name, partition = asset_and_partition(asset)
+        return self.home / "datasets" / name / (partition or "")
 
     def previous(self, dataset: Dataset) -> Path | None:
         """Where the newest older, complete version of the asset with another content lies; None if none does.

@@ -6,14 +6,16 @@ be read, in whichever run it was made.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dagster import AssetCheckEvaluation, AssetCheckKey, AssetKey, DagsterInstance
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
 
 from ehr_assets.errors import GateRefusedError
 from ehr_assets.lineage.ancestry import disagreements
 from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.manifest import InputEntry
+from ehr_assets.lineage.names import asset_and_partition, launch_command
 
 DATA_VERSION_KEY = "data_version"
 OVERRIDE_VARIABLE = "EHR_ALLOW_FAILED_CHECKS"
@@ -39,7 +41,7 @@ def require_passed_checks(instance: DagsterInstance, upstream: Dataset, checks: 
         f"'{asset}' has not passed its checks: {'; '.join(problems)}.",
         where=f"{asset}, data version {upstream.data_version[:12]}",
         do=(
-            f"Mend the data and rebuild it, or run its checks: dg launch --assets 'key:{asset}'. "
+            f"Mend the data and rebuild it, or run its checks: {launch_command(asset)}. "
             f"To go on regardless while debugging, set {OVERRIDE_VARIABLE} to the reason; "
             "it is written into every descendant's manifest."
         ),
@@ -86,13 +88,24 @@ def failing_checks(
 
 def _problem(instance: DagsterInstance, asset: str, check: str, data_version: str) -> str | None:
     """Why this check does not open the gate; None if it passed for this data version."""
-    key = AssetCheckKey(AssetKey(asset.split("/")), check)
-    history = instance.event_log_storage.get_asset_check_execution_history(key, limit=50)
-    for record in history:
+    name, partition = asset_and_partition(asset)
+    key = AssetCheckKey(AssetKey(name.split("/")), check)
+    for record in _history(instance, key):
         evaluation = record.evaluation
         if not isinstance(evaluation, AssetCheckEvaluation):  # planned, and perhaps never run
             continue
         version = evaluation.metadata.get(DATA_VERSION_KEY)
-        if version is not None and version.value == data_version:
+        if evaluation.partition == partition and version is not None and version.value == data_version:
             return None if evaluation.passed else "failed"
     return "has no result for this data version"
+
+
+def _history(instance: DagsterInstance, key: AssetCheckKey) -> Iterator[AssetCheckExecutionRecord]:
+    """All results of a check, of whatever partition, newest first."""
+    cursor, page = None, 50
+    while True:
+        found = instance.event_log_storage.get_asset_check_execution_history(key, limit=page, cursor=cursor)
+        yield from found
+        if len(found) < page:
+            return
+        cursor = found[-1].id

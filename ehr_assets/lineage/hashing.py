@@ -1,13 +1,15 @@
 """Hashes of files, file sets, sources and installed packages."""
 
 import hashlib
+import json
 import os
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,6 +28,11 @@ def combined_hash(parts: Iterable[str]) -> str:
         digest.update(len(data).to_bytes(8, "big"))
         digest.update(data)
     return digest.hexdigest()
+
+
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """sha256 of plain data, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 @cache

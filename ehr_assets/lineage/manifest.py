@@ -31,7 +31,10 @@ class InputEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """Written last into a dataset's directory; a directory without it is not a dataset."""
+    """Written last into a dataset's directory; a directory without it is not a dataset.
+
+    `asset`, here and of the inputs, is the dataset's name: with the partition, if there is one (`names.py`).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     format_version: int = FORMAT_VERSION

@@ -177,18 +177,17 @@ def subjects_in(meds_dir: Path, split: str) -> set[int]:
     return found
 
 
-def train_subjects(meds_dirs: Mapping[str, Path], splits_dirs: Mapping[str, Path]) -> set[int]:
-    """Subjects with events, anywhere in the data, whom the cohorts' `subject_splits` put in train.
+def train_subjects(meds_dirs: Mapping[str, Path], splits_dirs: Mapping[str, Path]) -> dict[str, set[int]]:
+    """Cohort → subjects with events, anywhere in the data, whom its `subject_splits` put in train.
 
     This is the independent truth that `fitted_on.json` is compared with: it does not trust the folder in
     which a subject's events lie.
     """
-    found: set[int] = set()
+    found: dict[str, set[int]] = {}
     for cohort, meds_dir in meds_dirs.items():
         splits = pq.read_table(Path(splits_dirs[cohort]) / "subject_splits.parquet")
         train = set(splits.filter(pc.field("split") == "train")["subject_id"].to_pylist())
-        for split in SPLITS:
-            found |= subjects_in(meds_dir, split) & train
+        found[cohort] = train & set().union(*(subjects_in(meds_dir, split) for split in SPLITS))
     return found
 
 

@@ -4,6 +4,7 @@ Only networks here. Files are read by `load_backbone` through transformers alone
 `training/checkpoint.py`'s matter.
 """
 
+import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,15 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 from transformers.utils import logging as transformers_logging
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from ehr_assets.errors import TrainingError
 
@@ -57,10 +65,16 @@ def build_backbone(
 def load_backbone(path: str | Path) -> PreTrainedModel:
     """A published causal LM, from a local folder or the hub: safetensors only, no remote code is run.
 
+    Whole weights, or an adapter of peft's (a checkpoint of ours, say), which is merged into its own backbone:
+    that in the folder `backbone` beside it, or else the one that it names.
+
     Raises:
         TrainingError: when it is not there, has no safetensors, or needs code of its own.
     """
     try:
+        adapter = find_adapter_config_file(str(path))
+        if adapter:
+            return _merged(path, Path(adapter))
         return AutoModelForCausalLM.from_pretrained(
             path, use_safetensors=True, trust_remote_code=False, dtype="auto", use_cache=False
         )
@@ -70,6 +84,15 @@ def load_backbone(path: str | Path) -> PreTrainedModel:
             where=f"backbone.path: {path}",
             do="Give a folder (or a reachable hub name) with config.json and *.safetensors of a causal LM.",
         ) from e
+
+
+def _merged(path: str | Path, adapter: Path) -> PreTrainedModel:
+    own = adapter.parent / "backbone"
+    named = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    base = load_backbone(own if own.is_dir() else named)
+    fit_vocabulary(base, len(AutoTokenizer.from_pretrained(path, trust_remote_code=False)))
+    merged: Any = PeftModel.from_pretrained(base, str(path)).merge_and_unload()
+    return merged
 
 
 def fit_vocabulary(model: PreTrainedModel, vocab_size: int) -> None:
@@ -130,16 +153,12 @@ def hidden_states(model: nn.Module, input_ids: Tensor) -> Tensor:
     Returns:
         ``[batch, tokens, hidden]``. Position i has seen tokens 0..i only; the last real one is S(t).
     """
-    decoder: Any = _causal_lm(model).base_model
+    decoder: Any = causal_lm(model).base_model
     return decoder(input_ids=input_ids, use_cache=False).last_hidden_state
 
 
-def token_logits(model: nn.Module, hidden: Tensor) -> Tensor:
-    """Next-token logits ``[..., vocabulary]`` of hidden states ``[..., hidden]``."""
-    return _head(_causal_lm(model))(hidden)
-
-
-def _causal_lm(model: nn.Module) -> PreTrainedModel:
+def causal_lm(model: nn.Module) -> PreTrainedModel:
+    """The causal LM itself, without what peft wraps around it."""
     return model.get_base_model() if isinstance(model, PeftModel) else model  # type: ignore[return-value]
 
 

@@ -1,45 +1,45 @@
 """Objectives: what a world model is trained to do. Each is a small class with a name.
 
-An objective takes the model and a batch and gives one scalar to be minimised. It may own parameters (it is
-a module): whatever it registers is trained with the model. Recipes name objectives; `OBJECTIVES` finds them.
-To add one: write the class here, decorate it, and add its name to `training/recipe.py`.
+An objective makes one loss per example from the states of the encoder; the passes over the encoder are the
+same for all (`world_model.py`). It may own parameters. Recipes name objectives; `OBJECTIVES` finds them. To
+add one: write the class here, decorate it, and add its name to `training/recipe_parts.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from ehr_assets.models.backbone import hidden_states, token_logits
+from ehr_assets.models.batch import CONTINUATION, Batch
+from ehr_assets.models.predictor import Predictor
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Context x followed by continuation y, right-padded.
+class States:
+    """What the passes over the encoder gave.
 
     Attributes:
-        input_ids: ``[batch, tokens]`` int64.
-        real: ``[batch, tokens]`` bool, false on padding.
-        continuation: ``[batch, tokens]`` bool, true on y; at least one per example, never the first token.
+        online: ``[T, hidden]``: final hidden states of the batch, after the last norm.
+        target: ``[T', hidden]``: the target encoder's, of the batch's [x, y]; without gradient. None where no
+            objective asks for them.
+        nll: states ``[n, hidden]`` and labels ``[n]`` to ``-log p(label)``, ``[n]`` float32.
     """
 
-    input_ids: Tensor
-    real: Tensor
-    continuation: Tensor
-
-    def to(self, device: torch.device | str) -> "Batch":
-        return Batch(self.input_ids.to(device), self.real.to(device), self.continuation.to(device))
+    online: Tensor
+    target: Tensor | None
+    nll: Callable[[Tensor, Tensor], Tensor]
 
 
 class Objective(nn.Module):
-    """Base of the objectives: ``forward(model, batch)`` returns the loss, a scalar in float32."""
+    """Base of the objectives: ``forward(states, batch)`` gives one loss per example, ``[E]`` float32."""
 
     name: ClassVar[str]
+    hides: ClassVar[bool] = False
+    """Whether it needs ỹ, the copy of the continuation with hidden tokens, and the target encoder."""
 
-    def forward(self, model: nn.Module, batch: Batch) -> Tensor:
+    def forward(self, states: States, batch: Batch) -> Tensor:
         raise NotImplementedError
 
 
@@ -56,34 +56,50 @@ def objective(cls: type[Objective]) -> type[Objective]:
 class SFT(Objective):
     """Next-token prediction of the continuation given the context (SMB eq 4).
 
-    ``L_SFT = -1/m sum_t log p(y_t | y_<t, x)``, the mean over y's own m tokens, then over the batch:
-    every example weighs the same, however long its continuation, so the loss does not depend on how examples
-    were gathered into batches or spread over processes.
+    ``L_SFT = -1/m sum_t log p(y_t | y_<t, x)``: the mean over y's own m tokens.
     """
 
     name = "sft"
 
-    def forward(self, model: nn.Module, batch: Batch) -> Tensor:
-        hidden = hidden_states(model, batch.input_ids)
-        # Token i is predicted from position i - 1. Only the positions that predict y go through the output
-        # head: its logits are the largest tensor of the step.
-        row, position = batch.continuation.nonzero(as_tuple=True)
-        logits = token_logits(model, hidden[row, position - 1])
-        nll = cross_entropy(logits.float(), batch.input_ids[row, position], reduction="none")
-        share = 1 / (batch.continuation.sum(dim=1)[row] * len(batch.input_ids))
-        return (nll * share).sum()
+    def forward(self, states: States, batch: Batch) -> Tensor:
+        # Token i is predicted from position i - 1. Only those that predict y go through the output head.
+        at = (batch.part == CONTINUATION).nonzero().squeeze(1)
+        nll = states.nll(states.online[at - 1], batch.token_ids[at])
+        return mean_by_example(nll, batch.example[at], len(batch.spans))
 
 
-class Trained(nn.Module):
-    """A backbone with the objectives of all phases: one module, so that one engine holds every parameter."""
+@objective
+class JEPA(Objective):
+    """Prediction of the target encoder's states at the hidden tokens of the continuation (SMB eq 5, 6).
 
-    def __init__(self, backbone: nn.Module, names: set[str]) -> None:
+    ``L_JEPA = 1/|M| sum_(i in M) ||ĥ_i - h̄_i||² / d``. Equation 6 prints the sum over the d dimensions, the
+    text calls it the MSE; it is the mean over them here, since a sum would weigh thousands of times what the
+    weights 1 : 1 of Table 7 say.
+
+    Args:
+        predictor: g_φ.
+    """
+
+    name = "jepa"
+    hides = True
+
+    def __init__(self, predictor: Predictor) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.objectives = nn.ModuleDict({name: OBJECTIVES[name]() for name in sorted(names)})
+        self.predictor = predictor
 
-    def forward(self, batch: Batch, weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum of the named objectives (SMB eq 7), and each of them, detached."""
-        losses = {name: self.objectives[name](self.backbone, batch) for name, w in weights.items() if w > 0}
-        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-        return total, {name: loss.detach() for name, loss in losses.items()}
+    def forward(self, states: States, batch: Batch) -> Tensor:
+        assert states.target is not None
+        where = batch.in_masked()
+        hidden, example = batch.hidden[where], batch.example[where]
+        predicted = self.predictor(states.online[where], [span.plain for span in batch.spans])
+        error = (predicted[hidden].float() - states.target[hidden].float()).square().mean(dim=-1)
+        return mean_by_example(error, example[hidden], len(batch.spans))
+
+
+def mean_by_example(values: Tensor, example: Tensor, examples: int) -> Tensor:
+    """The mean of the values of each example, ``[E]``; every example weighs the same, however long it is.
+
+    So a loss does not depend on how examples were put into batches or spread over processes.
+    """
+    sums = torch.zeros(examples, dtype=values.dtype, device=values.device).index_add(0, example, values)
+    return sums / torch.bincount(example, minlength=examples)

@@ -1,5 +1,7 @@
 """Dagster assets of this room: `<recipe>/probe_metrics`, and of cohorts the baselines and the oracle."""
 
+from typing import Any
+
 from dagster import (
     AssetExecutionContext,
     AssetKey,
@@ -18,6 +20,7 @@ from ehr_assets.lineage.hashing import code_version
 from ehr_assets.meds.assets import meds_events_key, subject_splits_key
 from ehr_assets.nodes.assets import decision_nodes_key, task_labels_key
 from ehr_assets.training.recipe import RecipeSpec
+from resources.points import Points
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
 
 
@@ -55,7 +58,8 @@ def _scores(dataset: Dataset) -> dict[str, MetadataValue]:
 SCORES = Shown(schema_of="metrics", more=_scores)
 
 
-def recipe_probe_assets(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetsDefinition]:
+def recipe_probe_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefinition]:
+    recipe = points.recipe
     embeddings = node_embeddings_key(recipe.name)
 
     @asset(
@@ -65,9 +69,13 @@ def recipe_probe_assets(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetsDe
         kinds={"scikitlearn", "parquet"},
         code_version=code_version(["probes/linear.py"], recipe.config_hash("probe", "seed")),
         description="What a linear probe reads off S(t), task by task, with patient-level intervals.",
+        partitions_def=points.partitions,
+        metadata=points.metadata(_settings),
     )
     def probe_metrics(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
         from ehr_assets.probes.linear import probe_recipe
+
+        recipe = points.at(context)
 
         def build(step: Step) -> Stats:
             return probe_recipe(
@@ -84,12 +92,16 @@ def recipe_probe_assets(recipe: RecipeSpec, corpus: CorpusSpec) -> list[AssetsDe
         return datasets.materialize(
             context,
             build,
-            config=recipe.probe.model_dump(mode="json"),
+            config=_settings(recipe),
             seed=recipe.seed,
             shown=SCORES,
         )
 
     return [probe_metrics]
+
+
+def _settings(recipe: RecipeSpec) -> dict[str, Any]:
+    return recipe.probe.model_dump(mode="json")
 
 
 def cohort_probe_assets(cohort: CohortSpec) -> list[AssetsDefinition]:

@@ -222,11 +222,15 @@ def write_fitted_on(cohorts: Sequence[CohortNodes], out_dir: Path) -> None:
 
     At the top, the train subjects of all cohorts together, as in the tokenizer's; below, cohort by cohort.
     """
-
-    selected = {c.cohort: fitted_on(c.labelled_subjects("tuning"), "tuning") for c in cohorts}
+    train, tuning = (
+        {c.cohort: c.labelled_subjects(split).tolist() for c in cohorts} for split in ("train", "tuning")
+    )
     document = {
-        **fitted_on(subject for c in cohorts for subject in c.labelled_subjects("train")),
-        "cohorts": {c.cohort: fitted_on(c.labelled_subjects("train")) for c in cohorts},
-        "selected_on": {"split": "tuning", "cohorts": selected},
+        **fitted_on(train),
+        "cohorts": {cohort: fitted_on({cohort: ids}) for cohort, ids in train.items()},
+        "selected_on": {
+            "split": "tuning",
+            "cohorts": {cohort: fitted_on({cohort: ids}, "tuning") for cohort, ids in tuning.items()},
+        },
     }
     (out_dir / FITTED_ON).write_text(json.dumps(document, indent=1, sort_keys=True), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Dagster assets of this room: `<report>/report`, at the end of the chain, and `<cohort>/profile`."""
+"""Dagster assets of this room: `<report>/report`, `<cohort>/profile` and `<grid>/ablation`."""
 
 from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, MaterializeResult, MetadataValue, asset
 
@@ -7,11 +7,13 @@ from ehr_assets.cohorts.assets import is_simulated
 from ehr_assets.cohorts.spec import CohortSpec
 from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version, combined_hash
+from ehr_assets.lineage.names import dataset_name
 from ehr_assets.meds.assets import meds_events_key, subject_splits_key
 from ehr_assets.nodes.assets import decision_nodes_key, task_labels_key
 from ehr_assets.probes.assets import baseline_metrics_key, oracle_metrics_key, probe_metrics_key
 from ehr_assets.reports.spec import ReportSpec
 from ehr_assets.training.assets import checkpoint_key
+from ehr_assets.training.grid import Grid
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
 
 
@@ -21,6 +23,10 @@ def report_key(report: str) -> AssetKey:
 
 def profile_key(cohort: str) -> AssetKey:
     return AssetKey([cohort, "profile"])
+
+
+def ablation_key(grid: str) -> AssetKey:
+    return AssetKey([grid, "ablation"])
 
 
 def report_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition]:
@@ -144,3 +150,35 @@ def _profile(dataset: Dataset) -> dict[str, MetadataValue]:
         "page": MetadataValue.path(str(dataset.path / PAGE)),
         "events by section and year": MetadataValue.md(picture),
     }
+
+
+def ablation_assets(grid: Grid) -> list[AssetsDefinition]:
+    metrics = probe_metrics_key(grid.spec.name)
+
+    @asset(
+        key=ablation_key(grid.spec.name),
+        deps=[metrics],
+        group_name=grid.spec.name,
+        kinds={"parquet"},
+        code_version=code_version(["reports/ablation.py"], grid.spec.config_hash()),
+        description=grid.spec.title,
+    )
+    def ablation(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
+        from ehr_assets.reports.ablation import write_ablation
+
+        def build(step: Step) -> Stats:
+            found = {p: step.inputs[dataset_name(asset_name(metrics), p)].path for p in grid.recipes}
+            return write_ablation(grid, found, step.out)
+
+        return datasets.materialize(
+            context, build, config=grid.spec.model_dump(mode="json"), shown=Shown(more=_ablation)
+        )
+
+    return [ablation]
+
+
+def _ablation(dataset: Dataset) -> dict[str, MetadataValue]:
+    from ehr_assets.reports.ablation import ablation_markdown, ablation_png
+
+    picture = f"![mean AUROC of each point](data:image/png;base64,{ablation_png(dataset.path)})"
+    return {"table": MetadataValue.md(ablation_markdown(dataset.path)), "plot": MetadataValue.md(picture)}

@@ -6,7 +6,6 @@ colour-blind readers, and every method has its own marker too.
 """
 
 import io
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,12 +21,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ehr_assets.reports.tables import Method, TaskRow
+from ehr_assets.training.history import phases, points, read_history, steps
 
 WIDTH = 11.0  # inches; shown about 1,050 px wide
 INK, MUTED, RULE = "#1f2933", "#66707a", "#d9dee3"
-RECIPE_COLOURS = ("#0072B2", "#CC79A7", "#56B4E9", "#009E73")
+RECIPE_COLOURS = ("#0072B2", "#CC79A7", "#56B4E9", "#009E73", "#E69F00", "#000000")
 BASELINE_COLOUR, ORACLE_COLOUR = "#D55E00", "#5b6770"
-RECIPE_MARKERS = ("o", "^", "v", "P")
+RECIPE_MARKERS = ("o", "^", "v", "P", "X", "<")
 
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -63,7 +63,9 @@ def forest(rows: Sequence[TaskRow], methods: Sequence[Method]) -> str:
                 y += 1.0
         y += 0.35
     with plt.rc_context(cast(Any, STYLE)):
-        fig, ax = plt.subplots(figsize=(WIDTH, 0.42 * y + 1.1), layout="constrained")
+        fig, ax = plt.subplots(
+            figsize=(WIDTH, max(0.42, 0.09 * len(methods)) * y + 1.1), layout="constrained"
+        )
         drawn = [s for _, r in places for s in r.scores.values() if s.value is not None]
         left = min([0.45, *(s.value if s.low is None else s.low for s in drawn)])
         right = max([0.75, *(s.value if s.high is None else s.high for s in drawn)])
@@ -184,9 +186,9 @@ def reliability(predicted: np.ndarray, outcome: np.ndarray, bins: int = 10) -> t
 
 
 def training_curves(histories: Mapping[str, Path]) -> str | None:
-    """Loss, tuning loss and learning rate by step. histories: recipe -> its `history.jsonl`."""
-    read = {name: read_history(path) for name, path in histories.items()}
-    read = {name: h for name, h in read.items() if h["loss"]}
+    """Loss, tuning loss and learning rate by step. histories: recipe -> its checkpoint folder."""
+    read = {name: read_history(folder) for name, folder in histories.items()}
+    read = {name: rows for name, rows in read.items() if steps(rows)}
     if not read:
         return None
     with plt.rc_context(cast(Any, STYLE)):
@@ -195,22 +197,21 @@ def training_curves(histories: Mapping[str, Path]) -> str | None:
         )
         for i, (name, history) in enumerate(read.items()):
             colour = RECIPE_COLOURS[i % len(RECIPE_COLOURS)]
-            step, loss = np.array(history["loss"]).T
+            step, loss = np.array(points(history, "loss")).T
             axes[0].plot(step, loss, color=colour, lw=0.8, alpha=0.28)
             axes[0].plot(step, smoothed(loss), color=colour, lw=1.8, label=f"{name}: train (smoothed)")
-            if history["tuning_loss"]:
-                x, y = np.array(history["tuning_loss"]).T
+            if tuning := points(history, "tuning_loss"):
+                x, y = np.array(tuning).T
                 look = {"mec": colour, "mfc": "white", "marker": "D", "ms": 6.5, "mew": 1.6}
                 axes[0].plot(x, y, ls=(0, (1, 2)), color=colour, lw=1, label=f"{name}: tuning", **look)
-            if history["lr"]:
-                x, y = np.array(history["lr"]).T
-                axes[1].plot(x, y, color=colour, lw=1.5)
-            for phase, first in history["phases"][1:]:
+            x, y = np.array(points(history, "lr")).T
+            axes[1].plot(x, y, color=colour, lw=1.5)
+            for phase, first in phases(history)[1:]:
                 axes[0].axvline(first, color=MUTED, lw=0.8, ls=(0, (2, 2)))
                 axes[0].text(
                     first, 1.0, f" {phase}", transform=axes[0].get_xaxis_transform(), va="top", fontsize=9
                 )
-        axes[0].set_ylabel("loss (nats per token)")
+        axes[0].set_ylabel("loss (weighted sum of objectives)")
         axes[1].set_ylabel("learning rate")
         axes[1].set_xlabel("optimizer step")
         axes[1].set_ylim(bottom=0)
@@ -219,22 +220,6 @@ def training_curves(histories: Mapping[str, Path]) -> str | None:
             ax.grid(True)
         axes[0].legend(loc="upper right")
         return svg_text(fig)
-
-
-def read_history(path: Path) -> dict[str, list]:
-    """Points (step, value) of loss, tuning_loss and lr, and the first step of each phase."""
-    out: dict[str, list] = {"loss": [], "tuning_loss": [], "lr": [], "phases": []}
-    if not path.is_file():
-        return out
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        for key in ("loss", "tuning_loss", "lr"):
-            if row.get(key) is not None:
-                out[key].append((row["step"], row[key]))
-        phase = row.get("phase")
-        if phase and (not out["phases"] or out["phases"][-1][0] != phase):
-            out["phases"].append((phase, row["step"]))
-    return out
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
@@ -274,7 +259,7 @@ def _wrapped(title: str, width: int = 46) -> str:
 
 def _legend(fig: Figure, entries: Sequence[tuple[str, dict[str, Any]]]) -> None:
     handles = [Line2D([], [], lw=1.6, label=name, **look) for name, look in entries]
-    fig.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=10)
+    fig.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), fontsize=10)
 
 
 def svg_text(fig: Figure) -> str:

@@ -30,6 +30,7 @@ from ehr_assets.reports.tables import (
     methods_of,
     task_rows,
 )
+from ehr_assets.training.history import points, read_history
 
 HERE = Path(__file__).parent
 
@@ -57,7 +58,7 @@ def write_report(
     for done, cohort in enumerate(cohorts):
         progress("report", done, len(cohorts) + 1)
         sections.append(_cohort_section(cohort, recipes))
-    histories = {r.name: r.checkpoint / "history.jsonl" for r in recipes}
+    histories = {r.name: r.checkpoint for r in recipes}
     curves = figures.training_curves(histories)
     page = (
         environment()
@@ -164,14 +165,15 @@ def _predictions(
 
 
 def _recipe_section(recipe: RecipeInputs) -> dict[str, Any]:
-    history = figures.read_history(recipe.checkpoint / "history.jsonl")
+    history = read_history(recipe.checkpoint)
+    trained, tuned = points(history, "loss"), points(history, "tuning_loss")
     return {
         "name": recipe.name,
         "title": recipe.title,
         "settings": _flat(recipe.settings),
-        "steps": history["loss"][-1][0] if history["loss"] else None,
-        "loss": [history["loss"][0][1], history["loss"][-1][1]] if history["loss"] else None,
-        "tuning_loss": history["tuning_loss"][-1][1] if history["tuning_loss"] else None,
+        "steps": trained[-1][0] if trained else None,
+        "loss": [trained[0][1], trained[-1][1]] if trained else None,
+        "tuning_loss": tuned[-1][1] if tuned else None,
     }
 
 

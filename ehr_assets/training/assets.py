@@ -1,13 +1,24 @@
 """Dagster assets of this room: `<recipe>/checkpoint`."""
 
+from pathlib import Path
+from typing import Any
+
 from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, MaterializeResult, MetadataValue, asset
 
-from ehr_assets.corpora.assets import token_corpus_key, tokenizer_key
+from ehr_assets.corpora.assets import input_dirs, token_corpus_key, tokenizer_key
+from ehr_assets.corpora.spec import CorpusSpec
+from ehr_assets.errors import TrainingError
 from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version, git_revision
+from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
+from ehr_assets.nodes.assets import decision_nodes_key
+from ehr_assets.training.examine import require_usable
+from ehr_assets.training.history import VOLATILE
 from ehr_assets.training.recipe import RecipeSpec
+from ehr_assets.training.tags import run_tags, version_tags
 from resources.launcher import DeepSpeedLauncher
-from resources.storage import Datasets, Shown, Stats, Step, asset_name
+from resources.points import Points
+from resources.storage import DATASET_KEY, Datasets, Shown, Stats, Step, asset_name
 from resources.tracking import MlflowTracking
 
 
@@ -15,18 +26,22 @@ def checkpoint_key(recipe: str) -> AssetKey:
     return AssetKey([recipe, "checkpoint"])
 
 
-def training_assets(recipe: RecipeSpec) -> list[AssetsDefinition]:
-    corpus, tokenizer = token_corpus_key(recipe.corpus), tokenizer_key(recipe.corpus)
+def training_assets(points: Points, on: CorpusSpec) -> list[AssetsDefinition]:
+    recipe = points.recipe
+    corpus, tokenizer = token_corpus_key(on.name), tokenizer_key(on.name)
+    cut_at = on.cohorts if recipe.data.cuts.nodes else []
     continued = [checkpoint_key(recipe.continues)] if recipe.continues else []
 
     @asset(
         key=checkpoint_key(recipe.name),
-        deps=[corpus, tokenizer, *continued],
+        deps=[corpus, tokenizer, *map(decision_nodes_key, cut_at), *continued],
         group_name=recipe.name,
         kinds={"torch", "deepspeed", "huggingface"},
         pool="gpu",
-        code_version=code_version(["training/process.py"], recipe.training_hash()),
+        code_version=code_version(["training/loop.py"], recipe.training_hash()),
         description=recipe.title,
+        partitions_def=points.partitions,
+        metadata=points.metadata(RecipeSpec.training_settings),
     )
     def checkpoint(
         context: AssetExecutionContext,
@@ -34,19 +49,21 @@ def training_assets(recipe: RecipeSpec) -> list[AssetsDefinition]:
         launcher: DeepSpeedLauncher,
         tracking: MlflowTracking,
     ) -> MaterializeResult:
+        recipe = points.at(context)
+
         def build(step: Step) -> Stats:
+            require_usable(recipe, step.inputs[asset_name(tokenizer)].path)
             inputs = {name: d.data_version for name, d in step.inputs.items()}
-            tags = {
-                "dagster.run_id": step.run_id,
-                "git.revision": git_revision() or "none",
-                **{f"data_version.{name.replace('/', '.')}": v for name, v in inputs.items()},
-            }
-            with tracking.run(recipe.name, tags, recipe.training_settings()) as run_id:
+            tags = run_tags(recipe, inputs, step.run_id, git_revision())
+            work = step.work.open()
+            with tracking.run(recipe.name, tags, recipe.training_settings(), work=work) as run_id:
                 job = {
                     "recipe": recipe.model_dump(mode="json"),
                     "token_corpus": str(step.inputs[asset_name(corpus)].path),
                     "tokenizer": str(step.inputs[asset_name(tokenizer)].path),
+                    "nodes": {c: str(d) for c, d in input_dirs(step, cut_at, decision_nodes_key).items()},
                     "out_dir": str(step.out),
+                    "work_dir": str(work),
                     "start_from": str(step.inputs[asset_name(continued[0])].path) if continued else None,
                     "tracking": {"uri": tracking.uri, "run_id": run_id},
                     "facts": {f"data version of {name}": v for name, v in inputs.items()},
@@ -54,20 +71,39 @@ def training_assets(recipe: RecipeSpec) -> list[AssetsDefinition]:
                 stats = launcher.train(context, job, num_processes=recipe.engine.num_processes)
             return {**stats, "mlflow_run_id": run_id}
 
-        return datasets.materialize(
+        result = datasets.materialize(
             context,
             build,
             config=recipe.training_settings(),
             seed=recipe.seed,
-            volatile=("timing.jsonl",),
-            shown=Shown(more=_curve),
+            volatile=VOLATILE,
+            shown=Shown(more=_curves),
         )
+        return registered(context, tracking, recipe, result)
 
     return [checkpoint]
 
 
-def _curve(dataset: Dataset) -> dict[str, MetadataValue]:
-    from ehr_assets.training.curves import curve_png
+def registered(
+    context: AssetExecutionContext, tracking: MlflowTracking, recipe: RecipeSpec, result: MaterializeResult
+) -> MaterializeResult:
+    """The committed checkpoint as a model version. A registry that fails costs no training: that is said, and
+    the next run that keeps the checkpoint tries again."""
+    shown: dict[str, Any] = dict(result.metadata or {})
+    folder, dataset = Path(shown["path"].value), str(shown[DATASET_KEY].value)
+    manifest = Manifest.read(folder / MANIFEST_NAME)
+    run_id = str(manifest.stats["mlflow_run_id"])
+    try:
+        version = tracking.register(recipe.name, run_id, folder, version_tags(recipe, manifest, dataset))
+        said = f"{recipe.name}/{version}"
+    except TrainingError as e:
+        context.log.warning(f"The checkpoint is committed, but was not registered. {e}")
+        said = f"not registered: {e.what}"
+    return result._replace(metadata={**shown, "model version": said})
 
-    picture = f"![training curve](data:image/png;base64,{curve_png(dataset.path)})"
-    return {"training curve": MetadataValue.md(picture)}
+
+def _curves(dataset: Dataset) -> dict[str, MetadataValue]:
+    from ehr_assets.training.curves import curves_png
+
+    picture = f"![course of the training](data:image/png;base64,{curves_png(dataset.path)})"
+    return {"course of the training": MetadataValue.md(picture)}

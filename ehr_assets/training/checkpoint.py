@@ -4,33 +4,47 @@
 |---|---|
 | `adapter_config.json`, `adapter_model.safetensors` | the LoRA adapter and the trained token embeddings |
 | `backbone/` | the frozen backbone, when it was built from a configuration (a pretrained one is only named) |
+| `config.json`, `model.safetensors` | instead of these, under full fine-tuning: the whole model |
+| `target_adapter/`, `target_model/` | the target encoder in the same form, where JEPA was trained |
+| `predictor.safetensors` | JEPA's predictor and the mask token |
 | `tokenizer.json` and friends | the corpus's tokenizer |
 | `recipe.yaml` | the resolved settings that made it |
-| `history.jsonl` | loss, learning rate, gradient norm per step; tuning losses |
-| `timing.jsonl` | seconds, tokens per second, memory: the only file that differs between equal runs |
+| `history.jsonl`, `timing.jsonl` | the course of the training (`history.py`) |
+| `resume/` | the last state, if it is small (`state.py`); no part of the content hash |
 | `fitted_on.json` | the hash of the subjects that were really trained on |
-| `model_card.md` | the same for people |
+| `model_card.md` | the same for people (`model_card.py`) |
+
+Weights are written from tensors by name, whole ones, wherever the model's own parameters lie (with ZeRO-3
+they are spread over processes). A recipe that continues another takes up the online weights, the predictor
+and the mask token. Its target encoder begins at the online weights, as its optimizer's moments begin anew:
+that is one rule whether or not the recipe before had a target, and an average over 1 / (1 - τ) = 250 steps
+(SMB: τ = 0.996) soon holds nothing of where it began.
 """
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from peft import PeftModel, get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ehr_assets.errors import TrainingError
 from ehr_assets.models.backbone import fit_vocabulary, load_backbone
-from ehr_assets.training.model_card import model_card
+from ehr_assets.models.world_model import WorldModel
 from ehr_assets.training.recipe import RecipeSpec
 
 BACKBONE = "backbone"
-VOLATILE = ("timing.jsonl",)
-"""Files that hold clock readings: leave them out of a content hash."""
+TARGET_ADAPTER, TARGET_MODEL = "target_adapter", "target_model"
+PREDICTOR = "predictor.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+_ENCODER = "backbone."
+"""What the world model's names of the encoder's parameters begin with."""
 
 NOT_TOKENIZER = ("fitted_on.json", "_manifest.json")
 
@@ -40,60 +54,120 @@ def save_backbone(model: PreTrainedModel, out_dir: Path) -> None:
     model.save_pretrained(out_dir / BACKBONE)
 
 
+def trained_tensors(model: WorldModel) -> dict[str, Tensor]:
+    """What is trained, by name, where every process holds it whole: all but ZeRO-3."""
+    return {name: p.detach() for name, p in model.trainable().items()}
+
+
 def save_checkpoint(
     out_dir: Path,
-    model: PeftModel,
+    model: WorldModel,
     tokenizer_dir: Path,
     recipe: RecipeSpec,
     fitted_on: Mapping[str, Any],
-    stats: Mapping[str, Any],
-    facts: Mapping[str, str],
+    *,
+    tensors: Mapping[str, Tensor],
+    target: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Writes everything but `backbone/`, `history.jsonl` and `timing.jsonl`, which exist by then."""
-    config = model.peft_config["default"]
-    settings = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
-    settings["inference_mode"] = True
-    _write_json(out_dir / "adapter_config.json", settings)
-    # Neither the base's embeddings (frozen or in the token adapter) nor a look at the hub is wanted here.
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    tensors = {name: state[name].detach().cpu().contiguous() for name in sorted(state)}
-    save_file(tensors, out_dir / "adapter_model.safetensors", metadata={"format": "pt"})
+    """Writes everything but `backbone/`, the histories, which exist by then, and the card.
+
+    Args:
+        model: gives configuration and names; its values are not read.
+        tensors: of all of `model.trainable()`, whole.
+        target: the target encoder's average, of all of `model.trained_encoder()`, whole.
+    """
+    _save_encoder(out_dir, model.backbone, _of(_ENCODER, tensors))
+    if target is not None:
+        inside = out_dir / (TARGET_ADAPTER if isinstance(model.backbone, PeftModel) else TARGET_MODEL)
+        inside.mkdir()
+        _save_encoder(inside, model.backbone, _of(_ENCODER, target))
+    if predicting := {k: v for k, v in tensors.items() if not k.startswith(_ENCODER)}:
+        _save_tensors(out_dir / PREDICTOR, predicting)
     for file in sorted(tokenizer_dir.iterdir()):
         if file.is_file() and file.name not in NOT_TOKENIZER:
             shutil.copyfile(file, out_dir / file.name)
     _write_json(out_dir / "fitted_on.json", fitted_on)
     resolved = yaml.safe_dump(recipe.training_settings(), sort_keys=False, allow_unicode=True)
     (out_dir / "recipe.yaml").write_text(resolved, encoding="utf-8")
-    (out_dir / "model_card.md").write_text(model_card(recipe, fitted_on, stats, facts), encoding="utf-8")
 
 
-def load_checkpoint(folder: Path, *, trainable: bool = False) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+def load_checkpoint(folder: Path, *, trainable: bool = False) -> tuple[Any, PreTrainedTokenizerBase]:
     """The trained model, on CPU, and its tokenizer; in evaluation mode unless `trainable`.
+
+    With an adapter it is a PeftModel; after full fine-tuning, transformers' own.
 
     Raises:
         TrainingError: when the folder is no checkpoint, or its pretrained backbone cannot be found.
     """
-    config = folder / "adapter_config.json"
-    if not config.is_file():
+    adapter = folder / ADAPTER_CONFIG
+    if not adapter.is_file() and not (folder / "config.json").is_file():
         raise TrainingError(
-            "This folder is not a checkpoint: it has no adapter_config.json.",
+            "This folder is not a checkpoint: it has neither adapter_config.json nor config.json.",
             where=str(folder),
             do="Materialize the recipe's checkpoint again.",
         )
-    named = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not adapter.is_file():
+        whole = load_backbone(folder)
+        whole.train(trainable)
+        return whole, tokenizer
+    named = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
     own = folder / BACKBONE
     backbone = load_backbone(own if own.is_dir() else named)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     fit_vocabulary(backbone, len(tokenizer))
     model = PeftModel.from_pretrained(backbone, str(folder), is_trainable=trainable)
     model.train(trainable)
     return model, tokenizer
 
 
-def write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Appends JSON lines."""
-    with file.open("a", encoding="utf-8") as f:
-        f.writelines(json.dumps(row) + "\n" for row in rows)
+def load_predictor(folder: Path, model: WorldModel) -> bool:
+    """Puts a checkpoint's predictor and mask token into a model that has them; whether there were any.
+
+    Raises:
+        TrainingError: they are of another kind or size than the model's.
+    """
+    file = folder / PREDICTOR
+    own = {k: p for k, p in model.named_parameters() if not k.startswith(_ENCODER)}
+    if not own or not file.is_file():
+        return False
+    kept = load_file(file)
+    if {k: v.shape for k, v in kept.items()} != {k: p.shape for k, p in own.items()}:
+        raise TrainingError(
+            "The predictor of the recipe that this one continues has another kind or size.",
+            where="jepa.predictor",
+            do="Give both recipes the same jepa.predictor.",
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(kept[name])
+    return True
+
+
+def _save_encoder(folder: Path, backbone: Any, tensors: Mapping[str, Tensor]) -> None:
+    """In the form that plain peft, or plain transformers, loads."""
+    if not isinstance(backbone, PeftModel):
+        backbone.save_pretrained(folder, state_dict=_plain(tensors))
+        return
+    config = backbone.peft_config["default"]
+    settings = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
+    settings["inference_mode"] = True
+    _write_json(folder / ADAPTER_CONFIG, settings)
+    # Neither the base's embeddings (frozen or in the token adapter) nor a look at the hub is wanted here.
+    state = get_peft_model_state_dict(backbone, state_dict=dict(tensors), save_embedding_layers=False)
+    _save_tensors(folder / "adapter_model.safetensors", state)
+
+
+def _save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    save_file(_plain(tensors), file, metadata={"format": "pt"})
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """In the order of their names, so that equal weights give equal bytes."""
+    return {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+
+
+def _of(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def _write_json(file: Path, data: Mapping[str, Any]) -> None:

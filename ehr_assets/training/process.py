@@ -1,17 +1,17 @@
-"""One rank of a training run: `python -m ehr_assets.training.process JOB.json`.
+"""One process of a training: `python -m ehr_assets.training.process JOB.json`.
 
-Read `train` for the whole of it. Started by `deepspeed.launcher.launch` it is one of several ranks; started
-by hand it is the only one. The job file is described in `training/job.py`, what comes before the first step
-in `training/start.py`.
+Started by `deepspeed.launcher.launch` it is one of several; started by hand it is the only one. The job file
+is described in `training/job.py`, what comes before the first step in `start.py`, the training itself is
+`loop.py`.
 """
 
 import contextlib
-import itertools
 import json
-import math
 import random
+import re
+import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,146 +21,141 @@ from torch import distributed as dist
 from ehr_assets.corpora.reader import TokenCorpus
 from ehr_assets.errors import EhrError, TrainingError
 from ehr_assets.leakage.fits import fitted_on
-from ehr_assets.models.objectives import Trained
-from ehr_assets.training.checkpoint import save_checkpoint
-from ehr_assets.training.examples import (
-    FIRST_EPOCH,
-    TUNING_EPOCH,
-    Examples,
-    Step,
-    collate,
-)
+from ehr_assets.lineage.workspace import sharing
+from ehr_assets.models.attention import ROUND
+from ehr_assets.models.backbone import causal_lm
+from ehr_assets.training import kept
+from ehr_assets.training.checkpoint import save_checkpoint, trained_tensors
+from ehr_assets.training.engine import Engine
+from ehr_assets.training.examples import Examples, trained_rows
 from ehr_assets.training.job import TrainingJob
-from ehr_assets.training.recipe import OptimizerSpec
-from ehr_assets.training.start import device, join_ranks, load_tokenizer, prepare_model, start_engine
-from ehr_assets.training.watch import Watch, pipes_if_launched_by_dagster
+from ehr_assets.training.loop import Hooks, Progress, Training, train
+from ehr_assets.training.model_card import write_card
+from ehr_assets.training.node_times import read_node_times
+from ehr_assets.training.recipe import RecipeSpec
+from ehr_assets.training.sinks import pipes_if_launched_by_dagster
+from ehr_assets.training.start import attention_kind, join_ranks, load_tokenizer, prepare_model
+from ehr_assets.training.state import States
+from ehr_assets.training.watch import Watch
 
 
-def train(job: TrainingJob, rank: int, world: int, watch: Watch) -> None:
-    """Trains the recipe's phases and, on rank 0, writes the checkpoint."""
-    recipe = job.recipe
-    seed_everything(recipe.seed)
-    tokenizer = load_tokenizer(job.tokenizer)
-    if world != recipe.engine.num_processes:
-        raise TrainingError(
-            f"The recipe asks for {recipe.engine.num_processes} process(es), but {world} were started.",
-            where="engine.num_processes",
-            do="Launch as many as the recipe says.",
+def run(job: TrainingJob, rank: int, world: int, watch: Watch) -> None:
+    """Trains what is left of the recipe and, on rank 0, writes the checkpoint."""
+    seed_everything(job.recipe.seed)
+    with said_clearly(job):
+        training = prepare(job, rank, world)
+        watch.say(
+            f"{len(training.examples):,} examples per epoch of {len(training.examples.rows):,} subjects; "
+            f"{world} process(es)"
         )
+        states = States(job.work, training, watch.say)
+        progress = states.resume()
+        watch.take_up()
+        watch.begin(job.recipe, causal_lm(training.model.backbone).config.to_dict(), world)
+        progress = train(training, progress, Everyone(watch, states))
+        states.select(progress)
+        if rank == 0:
+            write(job, training, progress, states, watch)
+        dist.barrier()
+
+
+class Everyone:
+    """Several hooks as one; what is told to the first is done when the second is told."""
+
+    def __init__(self, *hooks: Hooks) -> None:
+        self._hooks = hooks
+
+    def on_step(self, row: dict[str, Any], i: int, steps: int) -> None:
+        for hooks in self._hooks:
+            hooks.on_step(row, i, steps)
+
+    def on_tuning(self, row: dict[str, Any]) -> None:
+        for hooks in self._hooks:
+            hooks.on_tuning(row)
+
+    def on_state(self, progress: Progress, engine: Engine, *, best: bool) -> None:
+        for hooks in self._hooks:
+            hooks.on_state(progress, engine, best=best)
+
+
+def prepare(job: TrainingJob, rank: int, world: int) -> Training:
+    """Examples and model.
+
+    Raises:
+        TrainingError: the corpus cannot be trained on, or the model cannot be had.
+    """
+    recipe = job.recipe
+    tokenizer = load_tokenizer(job.tokenizer)
     corpus = TokenCorpus(Path(job.token_corpus))
-    examples = Examples(corpus, "train", recipe.data, recipe.data.examples_per_subject, len(tokenizer))
-    tuning = Examples(corpus, "tuning", recipe.data, 1, len(tokenizer))
+    _shares_the_batch(recipe, world)
+    nodes = read_node_times(job.nodes, corpus, ("train", "tuning")) if recipe.data.cuts.nodes else None
+    examples, tuning = (
+        Examples(corpus, split, recipe.data, per_subject, nodes, vocab_size=len(tokenizer))
+        for split, per_subject in (("train", recipe.data.examples_per_subject), ("tuning", 1))
+    )
     if not examples.rows:
         raise TrainingError(
             f"None of the {examples.too_short} train records can be cut into context and continuation.",
             where=f"corpus {recipe.corpus}, data.min_context_tokens: {recipe.data.min_context_tokens}",
             do="Check the token corpus, or lower data.min_context_tokens.",
         )
-
     model = prepare_model(job, tokenizer, save_to=Path(job.out_dir) if rank == 0 else None)
-    names = {name for phase in recipe.phases for name in phase.objectives}
-    engine = start_engine(Trained(model, names), recipe)
-    seed_everything(recipe.seed + rank)  # dropout differs between ranks
-    pad = tokenizer.pad_token_id or 0
-    watch.say(
-        f"{len(examples):,} examples per epoch of {len(examples.rows):,} subjects; "
-        f"{world} process(es) on {device()}"
+    multiple = ROUND if attention_kind(recipe) == "flex" else 1
+    return Training(recipe, model, examples, tuning, rank, world, tokenizer.pad_token_id or 0, multiple)
+
+
+def write(job: TrainingJob, training: Training, progress: Progress, states: States, watch: Watch) -> None:
+    """The checkpoint, and the report to whoever launched the training."""
+    recipe, examples = job.recipe, training.examples
+    subjects = examples.subject_ids(trained_rows(examples, progress.step, recipe.batch))
+    trainable = training.model.trainable()
+    stats = {
+        "steps": progress.step,
+        "examples": progress.step * recipe.batch,
+        "tokens": progress.tokens,
+        "subjects": sum(map(len, subjects.values())),
+        "subjects_too_short": examples.too_short,
+        "tuning_subjects": len(training.tuning.rows),
+        "first_loss": progress.first_loss,
+        "last_loss": progress.last_loss,
+        "tuning_loss": progress.tuning_loss,
+        "tuning_losses": progress.tuning,
+        "parameters": sum(p.numel() for p in training.model.parameters()),
+        "trainable_parameters": sum(p.numel() for p in trainable.values()),
+        "predictor_parameters": sum(p.numel() for p in training.model.objectives.parameters()),
+    }
+    if progress.best:
+        stats["best_step"], stats["best_loss"] = progress.best
+        if recipe.select == "best":
+            stats["selected_step"] = progress.best[0]
+    if progress.resumed_on:
+        stats["resumed_on"] = "; ".join(progress.resumed_on)
+    out, fitted = Path(job.out_dir), fitted_on(subjects)
+    save_checkpoint(
+        out,
+        training.model,
+        Path(job.tokenizer),
+        recipe,
+        fitted,
+        tensors=trained_tensors(training.model),
+        target=progress.target.average if progress.target else None,
     )
-
-    step = tokens = seen = 0
-    first_loss = loss = tuning_loss = None
-    trained_rows: set[int] = set()
-    size = recipe.engine.examples_per_step
-    per_epoch = math.ceil(len(examples) / size)
-    stream = steps_forever(examples, size)
-    for phase in recipe.phases:
-        steps = phase.length(len(examples), size)
-        for i in range(1, steps + 1):
-            lr = learning_rate(i, steps, recipe.optimizer)
-            for group in engine.optimizer.param_groups:
-                group["lr"] = lr
-            drawn = next(stream)
-            sums: dict[str, torch.Tensor] = {}
-            for part in drawn.share(recipe.engine.micro_batch, rank, world):
-                total, losses = engine(collate(part, pad).to(device()), phase.objectives)
-                engine.backward(total)  # scales by 1 / gradient_accumulation
-                engine.step()  # moves the weights at the last of them
-                for name, value in {"loss": total.detach(), **losses}.items():
-                    sums[name] = sums.get(name, 0) + value.float()
-            means = mean_over_ranks(sums, recipe.engine.gradient_accumulation, world)
-            step, loss = step + 1, means.pop("loss")
-            tokens, seen = tokens + drawn.tokens, seen + size
-            trained_rows.update(drawn.rows)
-            first_loss = loss if first_loss is None else first_loss
-            grad_norm = float(engine.get_global_grad_norm())
-            if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-                raise _not_finite(step, phase.name, "loss" if not math.isfinite(loss) else "gradient")
-            row = {"step": step, "phase": phase.name, "loss": loss, "lr": lr, "grad_norm": grad_norm}
-            watch.step({**row, "tokens": tokens, "losses": means}, i, steps)
-            if tuning.rows and (i % per_epoch == 0 or i == steps):
-                tuning_loss = loss_on(engine, tuning, phase.objectives, pad, rank, world)
-                if not math.isfinite(tuning_loss):
-                    raise _not_finite(step, phase.name, "tuning loss")
-                watch.tuning(step, phase.name, tuning_loss)
-
-    if rank == 0:
-        subjects = examples.subject_ids(sorted(trained_rows))
-        stats = {
-            "steps": step,
-            "examples": seen,
-            "tokens": tokens,
-            "subjects": len(set(subjects)),
-            "subjects_too_short": examples.too_short,
-            "tuning_subjects": len(tuning.rows),
-            "first_loss": first_loss,
-            "last_loss": loss,
-            "tuning_loss": tuning_loss,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        }
-        seen_by = fitted_on(subjects)
-        save_checkpoint(Path(job.out_dir), model, Path(job.tokenizer), recipe, seen_by, stats, job.facts)
-        watch.finish(stats, tokens)
-    dist.barrier()
+    watch.finish(stats, progress.tokens)
+    states.hand_over(out, recipe.engine.keep.in_checkpoint_gb * 1e9)
+    write_card(out, recipe, fitted, stats, job.facts)  # reads the history, which is there by now
+    if job.work_dir is None:
+        shutil.rmtree(job.work)
 
 
-def learning_rate(i: int, steps: int, spec: OptimizerSpec) -> float:
-    """Step i of 1..steps: linear warmup over `warmup_fraction`, then a cosine to zero (SMB Table 7)."""
-    warmup = max(1, round(spec.warmup_fraction * steps))
-    if i <= warmup:
-        return spec.lr * i / warmup
-    return spec.lr * 0.5 * (1 + math.cos(math.pi * (i - warmup) / (steps - warmup + 1)))
-
-
-def steps_forever(examples: Examples, size: int) -> Iterator[Step]:
-    """Epoch after epoch."""
-    for epoch in itertools.count(FIRST_EPOCH):
-        yield from examples.steps(epoch, size)
-
-
-def loss_on(
-    engine: Any, examples: Examples, weights: Mapping[str, float], pad: int, rank: int, world: int
-) -> float:
-    """The mean loss over one example of every subject, the same ones each time; without dropout."""
-    engine.eval()
-    total = torch.zeros(2, device=device(), dtype=torch.float64)
-    pairs = [(row, 0) for row in examples.rows][rank::world]
-    micro = engine.train_micro_batch_size_per_gpu()
-    with torch.no_grad():
-        for start in range(0, len(pairs), micro):
-            some = [examples.example(row, TUNING_EPOCH, k) for row, k in pairs[start : start + micro]]
-            loss, _ = engine.module(collate(some, pad).to(device()), weights)
-            total += torch.tensor([float(loss) * len(some), len(some)], device=device(), dtype=torch.float64)
-    dist.all_reduce(total)
-    engine.train()
-    return float(total[0] / total[1])
-
-
-def mean_over_ranks(sums: dict[str, torch.Tensor], accumulate: int, world: int) -> dict[str, float]:
-    """Sums over this rank's micro-batches to means over all ranks' micro-batches, in one exchange."""
-    values = torch.stack(list(sums.values())) / (accumulate * world)
-    dist.all_reduce(values)
-    return dict(zip(sums, values.tolist(), strict=True))
+def _shares_the_batch(recipe: RecipeSpec, world: int) -> None:
+    try:
+        recipe.engine.shared(recipe.batch, world)
+    except ValueError as e:
+        raise TrainingError(
+            f"The processes cannot share a step: {e}.",
+            where="batch, engine.num_processes",
+            do="Start a number of processes that divides the batch.",
+        ) from None
 
 
 def seed_everything(seed: int) -> None:
@@ -172,19 +167,62 @@ def main(path: str) -> int:
     """Exit code 0, or 1 with the reason in `JOB.error.json` when a person can do something about it."""
     job = TrainingJob.model_validate_json(Path(path).read_text(encoding="utf-8"))
     try:
-        rank, world = join_ranks()
+        job.work.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(sharing(job.work))
+            rank, world = join_ranks(job.recipe.engine.timeout_minutes)
             pipes = stack.enter_context(pipes_if_launched_by_dagster()) if rank == 0 else None
-            watch = Watch(
-                Path(job.out_dir), pipes, job.tracking if rank == 0 else None, job.log_every, rank == 0
-            )
-            train(job, rank, world, watch)
-    except torch.OutOfMemoryError as e:
-        return _give_up(path, _out_of_memory(e))
+            watch = Watch(job.work, pipes, job.tracking if rank == 0 else None, job.log_every, rank == 0)
+            run(job, rank, world, watch)
     except EhrError as e:
         return _give_up(path, e)
     dist.destroy_process_group()
     return 0
+
+
+class LostError(TrainingError):
+    """Another process is gone or silent. Why is in that one's last words, which the launcher adds."""
+
+
+@contextlib.contextmanager
+def said_clearly(job: TrainingJob) -> Iterator[None]:
+    """Errors of this block as one that a person can act on, with what a re-run would go on from.
+
+    Raises:
+        TrainingError: in place of what can be told so; everything else as it is.
+    """
+    try:
+        yield
+    except TrainingError as e:
+        if "goes on from" in (e.do or "") or not kept.promoted(job.work, kept.STEP):
+            raise
+        raise TrainingError(e.what, where=e.where, do=f"{e.do} {kept.promise(job.work)}") from e
+    except torch.OutOfMemoryError as e:
+        raise TrainingError(
+            f"The device ran out of memory: {str(e).splitlines()[0]}",
+            where="engine.micro_batch, data.max_tokens",
+            do="Halve engine.micro_batch (the step stays the same), set engine.gradient_checkpointing, or "
+            f"lower data.max_tokens. {kept.promise(job.work)}",
+        ) from e
+    except Exception as e:
+        if kept.disk_full(e):
+            raise kept.disk_is_full(job.work, "what the training writes") from e
+        if isinstance(e, RuntimeError) and _LOST.search(str(e)):
+            raise LostError(
+                "Another process of the training ended, or did not answer within "
+                f"{job.recipe.engine.timeout_minutes:g} minutes.",
+                where="engine.num_processes, engine.timeout_minutes",
+                do="Its last words, if it had any, are above; one that was killed had too little memory: "
+                f"lower engine.micro_batch or engine.num_processes. {kept.promise(job.work)}",
+            ) from e
+        raise
+
+
+# How gloo and NCCL say it (torch 2.13).
+_LOST = re.compile(
+    r"connection (was )?(closed|reset|refused)|broken pipe|timed? ?out|remote process exited|socket error",
+    re.IGNORECASE,
+)
 
 
 def _give_up(path: str, e: EhrError) -> int:
@@ -194,24 +232,8 @@ def _give_up(path: str, e: EhrError) -> int:
         contextlib.suppress(FileExistsError),
         Path(path).with_suffix(".error.json").open("x", encoding="utf-8") as f,
     ):
-        json.dump({"what": e.what, "where": e.where, "do": e.do}, f)
+        json.dump({"what": e.what, "where": e.where, "do": e.do, "lost": isinstance(e, LostError)}, f)
     return 1
-
-
-def _out_of_memory(e: Exception) -> TrainingError:
-    return TrainingError(
-        f"The device ran out of memory: {str(e).splitlines()[0]}",
-        where="engine.micro_batch, data.max_tokens",
-        do="Halve engine.micro_batch and double engine.gradient_accumulation, or lower data.max_tokens.",
-    )
-
-
-def _not_finite(step: int, phase: str, what: str) -> TrainingError:
-    return TrainingError(
-        f"The {what} is not finite at step {step}.",
-        where=f"phase {phase}",
-        do="Lower optimizer.lr, or lengthen optimizer.warmup_fraction. No checkpoint was written.",
-    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""What a rank needs before its first step: the other ranks, the model, DeepSpeed's engine."""
+"""What a process needs before its first step: the other processes, and the model."""
 
+import datetime
 import os
-import shutil
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +10,26 @@ import torch
 from torch import distributed as dist
 from transformers import AutoTokenizer
 
-from ehr_assets.corpora.phrases import TAGS
 from ehr_assets.errors import TrainingError
-from ehr_assets.models.backbone import build_backbone, fit_vocabulary, load_backbone, with_lora
-from ehr_assets.models.objectives import Trained
-from ehr_assets.training.checkpoint import BACKBONE, load_checkpoint, save_backbone
+from ehr_assets.models.attention import use_attention
+from ehr_assets.models.backbone import causal_lm
+from ehr_assets.models.predictor import build_predictor
+from ehr_assets.models.world_model import WorldModel
+from ehr_assets.training.backbones import prepare_backbone
+from ehr_assets.training.checkpoint import load_predictor
 from ehr_assets.training.job import TrainingJob
-from ehr_assets.training.lean_deepspeed import import_deepspeed, import_muon_uncompiled
-from ehr_assets.training.recipe import ConfigBackbone, RecipeSpec
+from ehr_assets.training.lean_deepspeed import import_deepspeed
+from ehr_assets.training.recipe import RecipeSpec
 
 deepspeed = import_deepspeed()
-import_muon_uncompiled()
 
 
-def join_ranks() -> tuple[int, int]:
-    """(rank, number of ranks), once all have met. Started by hand, this process is the only rank."""
+def join_ranks(timeout_minutes: float = 10) -> tuple[int, int]:
+    """(rank, number of ranks), once all have met. Started by hand, this process is the only rank.
+
+    Args:
+        timeout_minutes: how long to wait for the others, now and in every exchange.
+    """
     if "RANK" not in os.environ:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
@@ -34,8 +38,17 @@ def join_ranks() -> tuple[int, int]:
         os.environ.update(alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     if torch.cuda.is_available():
         torch.cuda.set_device(device())
-    deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+    patience = datetime.timedelta(minutes=timeout_minutes)
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    deepspeed.init_distributed(backend, verbose=False, timeout=patience)
     return dist.get_rank(), dist.get_world_size()
+
+
+def wait_at_most(minutes: float) -> None:
+    """Bounds the exchanges of all groups of processes that there are by now, DeepSpeed's own among them:
+    torch gives every new group its default instead."""
+    for group in list(dist.distributed_c10d._world.pg_map):
+        dist.distributed_c10d._set_pg_timeout(datetime.timedelta(minutes=minutes), group)
 
 
 def load_tokenizer(folder: str) -> Any:
@@ -47,76 +60,37 @@ def load_tokenizer(folder: str) -> Any:
         ) from e
 
 
-def prepare_model(job: TrainingJob, tokenizer: Any, save_to: Path | None) -> Any:
-    """The backbone with its adapter: continued from a checkpoint, built from a configuration, or loaded."""
+def prepare_model(job: TrainingJob, tokenizer: Any, save_to: Path | None) -> WorldModel:
+    """The world model on this process's device, in the precision that it trains in.
+
+    Weights that are drawn (a backbone's, an adapter's, a predictor's) follow from the recipe's seeds.
+    """
     recipe = job.recipe
-    spec, adapter = recipe.backbone, recipe.adapter
+    backbone = prepare_backbone(job, tokenizer, save_to)
+    base = causal_lm(backbone)
+    use_attention(base, attention_kind(recipe))
+    if recipe.engine.gradient_checkpointing:
+        # ZeRO-3 has let go of a layer's parameters when the other kind compares what it computes again.
+        base.gradient_checkpointing_enable({"use_reentrant": recipe.engine.zero_stage == 3})
+        base.enable_input_require_grads()
+    if recipe.engine.compile:
+        decoder: Any = base.base_model
+        for layer in decoder.layers:  # one after another: all are one piece of code, compiled once
+            layer.compile()
+    predictor = None
+    if recipe.jepa:
+        spec, hidden = recipe.jepa.predictor, base.config.hidden_size
+        predictor = build_predictor(spec.kind, hidden, spec.size_inside(hidden), spec.layers, spec.heads)
+    model = WorldModel(backbone, predictor)
     if job.start_from:
-        model, known = load_checkpoint(Path(job.start_from), trainable=True)
-        was: Any = model.peft_config["default"]
-        if known.get_vocab() != tokenizer.get_vocab() or (was.r, was.lora_alpha) != (
-            adapter.r,
-            adapter.alpha,
-        ):
-            raise TrainingError(
-                f"This recipe cannot continue '{recipe.continues}': its tokenizer or adapter differs.",
-                where="continues",
-                do="Give both recipes the same corpus, adapter.r and adapter.alpha.",
-            )
-        if save_to and isinstance(spec, ConfigBackbone):
-            shutil.copytree(Path(job.start_from) / BACKBONE, save_to / BACKBONE)
-    else:
-        if isinstance(spec, ConfigBackbone):
-            sizes = spec.model_dump(exclude={"kind", "architecture"})
-            backbone = build_backbone(vocab_size=len(tokenizer), **sizes)
-            if save_to:
-                save_backbone(backbone, save_to)
-        else:
-            backbone = load_backbone(spec.path)
-            fit_vocabulary(backbone, len(tokenizer))
-        delimiters = tokenizer.convert_tokens_to_ids(list(TAGS))
-        model = with_lora(
-            backbone,
-            r=adapter.r,
-            alpha=adapter.alpha,
-            dropout=adapter.dropout,
-            trainable_tokens=range(len(tokenizer)) if adapter.trainable_tokens == "all" else delimiters,
-            base_name=BACKBONE if isinstance(spec, ConfigBackbone) else spec.path,
-        )
-    base: Any = model.get_base_model()
-    longest = base.config.max_position_embeddings
-    if recipe.data.max_tokens > longest:
-        raise TrainingError(
-            f"data.max_tokens ({recipe.data.max_tokens}) is more than the backbone can place ({longest}).",
-            where="data.max_tokens",
-            do=f"Lower it to {longest} or less.",
-        )
-    return model if bf16(recipe) else model.float()
+        load_predictor(Path(job.start_from), model)
+    return (model.bfloat16() if bf16(recipe) else model.float()).to(device())
 
 
-def start_engine(trained: Trained, recipe: RecipeSpec) -> Any:
-    """DeepSpeed's engine around everything that is trained (SMB Table 7: AdamW, ZeRO-1, bf16)."""
-    spec = recipe.optimizer
-    trained.to(device())
-    optimizer = torch.optim.AdamW(
-        [p for p in trained.parameters() if p.requires_grad],
-        lr=spec.lr,
-        betas=spec.betas,
-        weight_decay=spec.weight_decay,
-    )
-    config = {
-        "train_micro_batch_size_per_gpu": recipe.engine.micro_batch,
-        "gradient_accumulation_steps": recipe.engine.gradient_accumulation,
-        "gradient_clipping": spec.clip,
-        "zero_optimization": {"stage": recipe.engine.zero_stage},
-        "bf16": {"enabled": bf16(recipe)},
-        "steps_per_print": sys.maxsize,
-    }
-    engine, *_ = deepspeed.initialize(
-        model=trained, optimizer=optimizer, config=config, dist_init_required=False
-    )
-    engine.train()
-    return engine
+def attention_kind(recipe: RecipeSpec) -> str:
+    """One of `models.attention.KINDS`."""
+    kind = recipe.engine.attention
+    return ("flex" if torch.cuda.is_available() else "segments") if kind == "auto" else kind
 
 
 def bf16(recipe: RecipeSpec) -> bool:

@@ -1,21 +1,24 @@
-"""Watching a training run, on rank 0: the run's log, Dagster Pipes, MLflow, and the history files.
+"""Watching a training run, on rank 0: what is said of it while it goes on, and its clock readings.
 
-Only dagster_pipes is used, which is a small package of its own: a rank needs no dagster.
+The figures themselves come from `loop.py`; where they go is `sinks.py`.
 """
 
-import contextlib
-import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, PipesContext, open_dagster_pipes
+import torch
+from dagster_pipes import PipesContext
 
-from ehr_assets.training.checkpoint import write_rows
+from ehr_assets.training.estimate import flops_per_token, peak_flops, shape_of
+from ehr_assets.training.history import Row, read_history
 from ehr_assets.training.job import Tracking
+from ehr_assets.training.recipe import RecipeSpec
+from ehr_assets.training.sinks import Files, Log, Mlflow, losses_said, metrics_of, target_said
+from ehr_assets.training.start import bf16
 
 
 class Watch:
@@ -23,105 +26,128 @@ class Watch:
 
     Deterministic facts go to `history.jsonl`, clock readings to `timing.jsonl`; both, thinned out to every
     `every` steps, to the log and MLflow.
+
+    Args:
+        folder: where those files lie; lines are appended.
+        pipes: the Dagster run to tell.
+        tracking: the MLflow run to tell.
     """
 
     def __init__(
-        self, out_dir: Path, pipes: PipesContext | None, tracking: Tracking | None, every: int, active: bool
+        self, folder: Path, pipes: PipesContext | None, tracking: Tracking | None, every: int, active: bool
     ) -> None:
-        self._out, self._pipes, self._every, self._active = out_dir, pipes, every, active
-        self._mlflow = _Mlflow(tracking, self.say) if tracking else None
+        self._folder, self._every, self._active = folder, every, active
+        self._files, self._log = Files(folder), Log(pipes)
+        self._mlflow = Mlflow(tracking, self.say) if tracking and active else None
+        self._flops: Mapping[str, float] = {}
+        self._peak: float | None = None
         self._began = self._marked = time.perf_counter()
-        self._tokens_marked = 0
+        self._tokens_marked = self._tokens_before = 0
+
+    def begin(self, recipe: RecipeSpec, config: Mapping[str, Any], world: int) -> None:
+        """Before the first step: what the model costs, for the MFU.
+
+        That is known for backbones of `estimate.FAMILIES`, and what devices can do, for bf16 on those of
+        `estimate.PEAKS`.
+
+        Args:
+            config: the backbone's, with its vocabulary grown.
+            world: processes, each with a device of its own.
+        """
+        shape = shape_of(config)
+        self._flops = flops_per_token(recipe, shape) if shape else {}
+        peak = (
+            peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() and bf16(recipe) else None
+        )
+        self._peak = peak * world if peak else None
+
+    def take_up(self) -> None:
+        """Instead of beginning anew: the history that lies in the folder is told to MLflow once more."""
+        rows = read_history(self._folder) if self._active else []
+        self._tokens_marked = self._tokens_before = max((row.get("tokens", 0) for row in rows), default=0)
+        if self._mlflow:
+            for row in rows:
+                self._mlflow.add(row["step"], metrics_of(row))
+            self._mlflow.send()
+        self._marked = time.perf_counter()
 
     def say(self, text: str) -> None:
         """One line in the run's log."""
-        if not self._active:
-            return
-        if self._pipes:
-            self._pipes.log.info(text)
-        else:
-            print(text, flush=True)
+        if self._active:
+            self._log.say(text)
 
-    def step(self, row: dict[str, Any], i: int, steps: int) -> None:
+    def on_step(self, row: Row, i: int, steps: int) -> None:
         """After optimizer step `i` of the phase's `steps`: `row` as it goes to `history.jsonl`."""
         if not self._active:
             return
-        step, tokens = row["step"], row["tokens"]
-        write_rows(self._out / "history.jsonl", [row])
-        if self._mlflow:
-            self._mlflow.add(
-                step, loss=row["loss"], lr=row["lr"], grad_norm=row["grad_norm"], **row["losses"]
-            )
+        self._fact(row)
         if i % self._every and i not in (1, steps):
             return
-        now = time.perf_counter()
-        speed = (tokens - self._tokens_marked) / max(now - self._marked, 1e-9)
-        self._marked, self._tokens_marked = now, tokens
-        timing = {"step": step, "seconds": round(now - self._began, 3), "tokens_per_s": round(speed, 1)}
-        write_rows(self._out / "timing.jsonl", [timing])
-        if self._mlflow:
-            self._mlflow.add(step, tokens_per_s=speed)
-            self._mlflow.send()
+        clock = self._clock(row["phase"], row["tokens"])
+        self._files.clock({"step": row["step"], **clock})
+        self._tell(row["step"], clock)
+        mfu = f", MFU {clock['mfu']:.0%}" if "mfu" in clock else ""
         self.say(
-            f"{row['phase']}: step {i}/{steps} ({i / steps:.0%}), loss {row['loss']:.4f}, "
-            f"learning rate {row['lr']:.2e}, {speed:,.0f} tokens/s"
+            f"{row['phase']}: step {i}/{steps} ({i / steps:.0%}), "
+            f"loss {row['loss']:.4f}{losses_said(row['losses'])}, learning rate {row['lr']:.2e}, "
+            f"{clock['tokens_per_s']:,.0f} tokens/s{mfu}, "
+            f"{clock.get('gpu_mb', clock['rss_mb']):,.0f} MB"
         )
 
-    def tuning(self, step: int, phase: str, loss: float) -> None:
-        """A tuning loss, taken after `step`."""
+    def on_tuning(self, row: Row) -> None:
+        """A tuning pass: `row` as it goes to `history.jsonl`."""
         if not self._active:
             return
-        write_rows(self._out / "history.jsonl", [{"step": step, "phase": phase, "tuning_loss": loss}])
-        if self._mlflow:
-            self._mlflow.add(step, tuning_loss=loss)
-            self._mlflow.send()
-        self.say(f"{phase}: tuning loss {loss:.4f} after step {step}")
+        self._fact(row)
+        self._tell(row["step"], {})
+        self.say(
+            f"{row['phase']}: tuning loss {row['tuning_loss']:.4f}{losses_said(row['losses'])} "
+            f"after step {row['step']}{target_said(row.get('target'))}"
+        )
         self._marked = time.perf_counter()  # the tuning pass is not training time
+
+    def on_state(self, progress: Any, engine: Any, *, best: bool) -> None:
+        """Nothing to watch."""
 
     def finish(self, stats: dict[str, Any], tokens: int) -> None:
         """Reports the end of the run to whoever launched it: `{"stats": …, "timing": …}`."""
+        if not self._active:
+            return
         seconds = time.perf_counter() - self._began
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-            1024 if sys.platform == "linux" else 1024**2
-        )
-        timing = {
-            "seconds": round(seconds, 3),
-            "tokens_per_s": round(tokens / seconds, 1),
-            "peak_memory_mb": round(peak, 1),
-        }
-        write_rows(self._out / "timing.jsonl", [timing])
-        if self._pipes:
-            self._pipes.report_custom_message({"stats": stats, "timing": timing})
+        speed = (tokens - self._tokens_before) / seconds
+        memory = memory_mb()
+        timing = {"seconds": round(seconds, 3), "tokens_per_s": round(speed, 1)}
+        timing["peak_memory_mb"] = memory.get("gpu_mb", memory["rss_mb"])
+        self._files.clock({**timing, **memory})
+        if self._mlflow:
+            self._mlflow.send(last=True)
+        self._log.report({"stats": stats, "timing": timing})
+
+    def _fact(self, row: Row) -> None:
+        self._files.fact(row)
+        if self._mlflow:
+            self._mlflow.add(row["step"], metrics_of(row))
+
+    def _clock(self, phase: str, tokens: int) -> dict[str, float]:
+        now = time.perf_counter()
+        speed = (tokens - self._tokens_marked) / max(now - self._marked, 1e-9)
+        self._marked, self._tokens_marked = now, tokens
+        clock = {"seconds": round(now - self._began, 3), "tokens_per_s": round(speed, 1)}
+        if self._peak and phase in self._flops:
+            clock["mfu"] = round(speed * self._flops[phase] / self._peak, 4)
+        return {**clock, **memory_mb()}
+
+    def _tell(self, step: int, clock: Mapping[str, float]) -> None:
+        if self._mlflow:
+            self._mlflow.add(step, {f"speed/{k}": clock.get(k) for k in ("tokens_per_s", "mfu")})
+            self._mlflow.add(step, {f"memory/{k}": clock.get(k) for k in ("rss_mb", "gpu_mb")})
+            self._mlflow.send()
 
 
-@contextlib.contextmanager
-def pipes_if_launched_by_dagster() -> Iterator[PipesContext | None]:
-    """The Pipes session, when a Dagster run opened one for this process; otherwise None."""
-    if DAGSTER_PIPES_CONTEXT_ENV_VAR in os.environ:
-        with open_dagster_pipes() as pipes:
-            yield pipes
-    else:
-        yield None
-
-
-class _Mlflow:
-    """Metrics on their way to an open MLflow run. A tracking server that fails must not end a training."""
-
-    def __init__(self, tracking: Tracking, say: Any) -> None:
-        from mlflow import MlflowClient
-
-        self._client, self._run_id, self._say = MlflowClient(tracking.uri), tracking.run_id, say
-        self._waiting: list[Any] = []
-
-    def add(self, step: int, **values: float) -> None:
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        self._waiting += [Metric(name, value, now, step) for name, value in values.items()]
-
-    def send(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        try:
-            self._client.log_batch(self._run_id, metrics=waiting)
-        except Exception as e:
-            self._say(f"MLflow did not take {len(waiting)} metrics ({type(e).__name__}); training goes on.")
+def memory_mb() -> dict[str, float]:
+    """The most that this process has held so far: resident memory and, where there is one, of the GPU's."""
+    unit = 1024 if sys.platform == "linux" else 1024**2
+    found = {"rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)}
+    if torch.cuda.is_available():
+        found["gpu_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return found

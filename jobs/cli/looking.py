@@ -1,9 +1,11 @@
 """`ehr status` and `ehr show`: what there is, without running anything."""
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from ehr_assets.catalog import unknown
+from ehr_assets.lineage.names import asset_and_partition
 from jobs.cli.project import Project
 from jobs.status import State, locate
 
@@ -18,7 +20,10 @@ def show_status(console: Console) -> None:
         table.add_column(column, no_wrap=column != "why", overflow="fold")
     for s in project.statuses().values():
         table.add_row(
-            s.name, f"[{STYLES[s.state]}]{s.state}[/]", (s.data_version or "")[:8], "; ".join(s.reasons)
+            s.name,
+            f"[{STYLES[s.state]}]{s.state}{s.extent}[/]",
+            (s.data_version or "")[:8],
+            escape("; ".join(s.reasons)),
         )
     console.print(table)
 
@@ -33,7 +38,7 @@ def show_asset(console: Console, name: str, *, path_only: bool) -> None:
     project = Project()
     statuses = project.statuses()
     names = [s.name for s in statuses.values()]
-    if name not in names:
+    if asset_and_partition(name)[0] not in names:
         raise unknown("asset", name, names, "ehr show")
     status = locate(statuses, name)
     dataset = project.dataset(statuses, name)
@@ -57,5 +62,5 @@ def show_asset(console: Console, name: str, *, path_only: bool) -> None:
         "overrides": "\n".join(m.overrides) or "none",
     }
     for key, value in rows.items():
-        table.add_row(f"[dim]{key}[/]", value)
+        table.add_row(f"[dim]{key}[/]", escape(value))
     console.print(table, soft_wrap=False)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ehr_assets.errors import EhrError
 from ehr_assets.settings import PROJECT_ROOT, Settings
-from jobs.cli import cohort, corpus
+from jobs.cli import cohort, corpus, recipe
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,33 +21,41 @@ app = typer.Typer(
 )
 app.add_typer(cohort.app, name="cohort")
 app.add_typer(corpus.app, name="corpus")
+app.add_typer(recipe.app, name="recipe")
 console = Console()
 errors = Console(stderr=True)
 
-DEMO_COHORT = "synthetic_oncology"
+DEMO_REPORT = "synthetic_oncology"
 
 
 @app.command()
 def demo() -> None:
     """Run the whole chain on the embedded oncology cohort and print its result table."""
-    from jobs.cli.running import run_chain, show_results
+    from jobs.cli.running import run_reports, show_results
 
-    reports = run_chain(console, DEMO_COHORT, None)
-    show_results(console, reports)
+    show_results(console, run_reports(console, report=DEMO_REPORT))
 
 
 @app.command()
 def run(
-    cohort: Annotated[str, typer.Option(help="A cohort spec's name.")],
+    cohort: Annotated[str | None, typer.Option(help="The reports about this cohort alone.")] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="A recipe's name; default: all recipes on the cohort.")
+        str | None, typer.Option(help="With --cohort: only the reports that show this recipe.")
     ] = None,
+    report: Annotated[str | None, typer.Option(help="This report.")] = None,
+    grid: Annotated[str | None, typer.Option(help="This grid: its points one by one, its table.")] = None,
 ) -> None:
-    """Bring a cohort's reports up to date: only what is missing or stale is run."""
-    from jobs.cli.running import run_chain, show_results
+    """Bring reports or a grid up to date: only what is missing or stale is run."""
+    from jobs.cli.running import run_grid, run_reports, show_ablation, show_results
 
-    reports = run_chain(console, cohort, recipe)
-    show_results(console, reports)
+    if sum(name is not None for name in (cohort, report, grid)) != 1:
+        raise typer.BadParameter("Give one of --cohort, --report and --grid.")
+    if recipe is not None and cohort is None:
+        raise typer.BadParameter("--recipe goes with --cohort.")
+    if grid is not None:
+        show_ablation(console, run_grid(console, grid))
+    else:
+        show_results(console, run_reports(console, cohort=cohort, recipe=recipe, report=report))
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """The project as the commands see it: definitions, instance, statuses; opened once per command."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import cached_property
 
 from dagster import AssetKey, DagsterInstance
@@ -54,21 +54,26 @@ class Project:
         status = locate(statuses, name)
         return self.store.open(name, str(status.dataset), data_version=status.data_version)
 
-    def reports_for(self, cohort: str, recipe: str | None) -> list[AssetKey]:
-        """The report assets that `ehr run` brings up to date.
+    def reports_for(self, cohort: str, recipe: str | None) -> list[str]:
+        """The reports that `ehr run --cohort` brings up to date.
 
         Raises:
             SpecError: no such cohort or recipe, or no report shows them.
         """
         if cohort not in self.catalog.cohorts:
             raise unknown("cohort", cohort, self.catalog.cohorts, "--cohort")
-        on_cohort = self.catalog.recipes_on(cohort)
         if recipe is not None and recipe not in self.catalog.recipes:
             raise unknown("recipe", recipe, self.catalog.recipes, "--recipe")
         if recipe is not None and cohort not in self.catalog.corpus_of(recipe).cohorts:
+            on_cohort = [r for r in self.catalog.recipes if cohort in self.catalog.corpus_of(r).cohorts]
             raise unknown(f"recipe on cohort '{cohort}' named", recipe, on_cohort, "--recipe")
-        recipes: Sequence[str] = [recipe] if recipe else on_cohort
-        reports = self.catalog.reports_on(recipes)
+        reports = self.catalog.reports_on(cohort, recipe)
         if not reports:
             raise unknown(f"report for cohort '{cohort}'", recipe or cohort, self.catalog.reports, "reports/")
-        return [AssetKey([name, "report"]) for name in reports]
+        return reports
+
+    def report_named(self, name: str) -> str:
+        """Raises SpecError where there is no such report."""
+        if name not in self.catalog.reports:
+            raise unknown("report", name, self.catalog.reports, "--report")
+        return name

@@ -1,4 +1,4 @@
-"""`ehr demo` and `ehr run`: one Dagster run over what is not fresh, watched live."""
+"""`ehr demo` and `ehr run`: Dagster runs over what is not fresh, watched live."""
 
 import json
 import statistics
@@ -13,9 +13,10 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from ehr_assets.catalog import unknown
 from ehr_assets.errors import EhrError
 from ehr_assets.lineage.guards import override_reason
-from ehr_assets.reports.assets import profile_key
+from ehr_assets.reports.assets import ablation_key, profile_key, report_key
 from jobs.abandoned import close_dead_runs
 from jobs.cli.project import Project
 from jobs.runner import run_assets
@@ -27,25 +28,25 @@ class RunFailedError(EhrError):
     """The Dagster run did not succeed; carries what its failed steps said."""
 
 
-def run_chain(console: Console, cohort: str, recipe: str | None) -> list[Path]:
-    """Brings the cohort's reports and its profile up to date; returns the report datasets' directories.
+def run_reports(
+    console: Console, *, cohort: str | None = None, recipe: str | None = None, report: str | None = None
+) -> list[Path]:
+    """Brings a report up to date, or those about a cohort, with the profiles of their cohorts.
+
+    Returns:
+        The report datasets' directories.
 
     Raises:
-        SpecError: unknown cohort or recipe.
+        SpecError: unknown cohort, recipe or report.
         RunFailedError: a step failed or a blocking check did not pass.
     """
     project = Project()
-    reports = project.reports_for(cohort, recipe)
-    wanted = project.graph.upstream([*reports, profile_key(cohort)])
+    names = project.reports_for(cohort, recipe) if cohort else [project.report_named(report or "")]
+    reports = [report_key(name) for name in names]
+    cohorts = dict.fromkeys(c for name in names for c in project.catalog.reports[name].cohorts)
+    wanted = project.graph.upstream([*reports, *(profile_key(c) for c in ([cohort] if cohort else cohorts))])
     close_dead_runs(project.instance, project.settings)
-    statuses = project.statuses(thorough=wanted)
-    usable = {State.FRESH, State.FAILED_CHECK} if override_reason() else {State.FRESH}
-    todo = [key for key in wanted if statuses[key].state not in usable]
-    for key in wanted:
-        if statuses[key].state is State.FAILED_CHECK and key not in todo:
-            console.print(
-                f"{asset_name(key)} is used although it failed: {'; '.join(statuses[key].reasons)}."
-            )
+    todo, statuses = _not_usable(console, project, wanted)
     if todo:
         console.print(f"{len(wanted) - len(todo)} of {len(wanted)} assets are fresh; running {len(todo)}.")
         _run(console, project, todo, statuses)
@@ -53,6 +54,50 @@ def run_chain(console: Console, cohort: str, recipe: str | None) -> list[Path]:
     else:
         console.print(f"All {len(wanted)} assets are fresh; nothing to run.")
     return [project.dataset(statuses, asset_name(key)).path for key in reports]
+
+
+def run_grid(console: Console, name: str) -> Path:
+    """Brings a grid up to date: what its points read, each point in a run of its own, then their table.
+
+    Returns:
+        The table's directory.
+
+    Raises:
+        SpecError: unknown grid.
+        RunFailedError: a step failed or a blocking check did not pass.
+    """
+    project = Project()
+    if name not in project.catalog.grids:
+        raise unknown("grid", name, project.catalog.grids, "--grid")
+    table = ablation_key(name)
+    close_dead_runs(project.instance, project.settings)
+    wanted = [key for key in project.graph.upstream([table]) if key != table]
+    of_points = [key for key in wanted if key in project.graph.partitions]
+    rounds = [([key for key in wanted if key not in of_points], None)]
+    rounds += [(of_points, point) for point in project.catalog.grids[name].recipes]
+    for keys, point in [*rounds, ([table], None)]:
+        todo, statuses = _not_usable(console, project, keys, point)
+        if todo:
+            console.print(f"{name}{f', {point}' if point else ''}: running {len(todo)} assets.")
+            _run(console, project, todo, statuses, point)
+    return project.dataset(project.statuses(thorough=[table]), asset_name(table)).path
+
+
+def _not_usable(
+    console: Console, project: Project, wanted: Sequence[AssetKey], partition: str | None = None
+) -> tuple[list[AssetKey], dict[AssetKey, AssetStatus]]:
+    """Those of the wanted assets (of their partition) that must be made, and the status of all."""
+    statuses = project.statuses(thorough=wanted)
+    usable = {State.FRESH, State.FAILED_CHECK} if override_reason() else {State.FRESH}
+    todo = []
+    for key in wanted:
+        status = statuses[key] if partition is None else statuses[key].partitions[partition]
+        if status.state not in usable:
+            todo.append(key)
+        elif status.state is State.FAILED_CHECK:
+            said = f"{status.name} is used although it failed: {'; '.join(status.reasons)}."
+            console.print(said, markup=False)
+    return todo, statuses
 
 
 def show_results(console: Console, reports: Sequence[Path]) -> None:
@@ -75,6 +120,21 @@ def show_results(console: Console, reports: Sequence[Path]) -> None:
         console.print(f"Report: {report / 'report.html'}", soft_wrap=True, highlight=False)
 
 
+def show_ablation(console: Console, folder: Path) -> None:
+    """Prints a grid's table and its path."""
+    from ehr_assets.reports.ablation import NUMBER, read_ablation
+
+    rows, titles = read_ablation(folder)
+    table = Table(title=f"mean AUROC over {rows['tasks'][0]} tasks", title_justify="left", box=None)
+    for name in ("group", *titles, "AUROC"):
+        table.add_column(name, no_wrap=True)
+    for row in rows.iter_rows(named=True):
+        style = "bold" if row["best"] else None
+        table.add_row(row["group"], *(row[t] for t in titles), NUMBER.format(row["auroc"]), style=style)
+    console.print(table)
+    console.print(f"Table: {folder}", soft_wrap=True, highlight=False)
+
+
 def _score(value: float | None, interval: Sequence[float | None] | None = None) -> str:
     if value is None:
         return "–"
@@ -85,11 +145,15 @@ def _score(value: float | None, interval: Sequence[float | None] | None = None) 
 
 
 def _run(
-    console: Console, project: Project, todo: Sequence[AssetKey], statuses: dict[AssetKey, AssetStatus]
+    console: Console,
+    project: Project,
+    todo: Sequence[AssetKey],
+    statuses: dict[AssetKey, AssetStatus],
+    partition: str | None = None,
 ) -> None:
     view = _RunView(console, [asset_name(k) for k in todo], {s.name: s.reasons for s in statuses.values()})
     with view:
-        run_id, success = run_assets(project.instance, todo, view.on_event)
+        run_id, success = run_assets(project.instance, todo, view.on_event, partition=partition)
     if not success:
         raise RunFailedError(
             "The run did not finish:\n    " + "\n    ".join(view.failures or ["see the run's log"]),

@@ -30,7 +30,7 @@ def untrained_checkpoint(world: World) -> Path:
     sizes = recipe.backbone.model_dump(exclude={"kind", "architecture"})
     backbone = build_backbone(vocab_size=tokens, **sizes)
     save_backbone(backbone, out)
-    lora = recipe.adapter.model_dump(exclude={"trainable_tokens"})
+    lora = recipe.adapter.model_dump(exclude={"kind", "trainable_tokens"})
     model = with_lora(backbone, **lora, trainable_tokens=range(tokens), base_name=str(out / "backbone"))
     model.save_pretrained(out)
     for file in ("tokenizer.json", "tokenizer_config.json"):

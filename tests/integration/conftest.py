@@ -34,9 +34,11 @@ SMALL_RECIPE = {
     "probe.bootstrap": 20,
     "probe.min_positives": 2,
 }
+SAME_TO_CONTINUE = {k: v for k, v in SMALL_RECIPE.items() if k.startswith(("backbone", "adapter"))}
 SMALL = {
     "cohorts/synthetic_oncology": {"source.subjects": 80},
     "recipes/smb_sft_demo": SMALL_RECIPE,
+    "recipes/smb_curriculum_demo": SAME_TO_CONTINUE,
     "recipes/smb_sft_mimic_demo": {**SMALL_RECIPE, "engine.num_processes": 1},
 }
 

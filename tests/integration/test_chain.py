@@ -6,9 +6,12 @@ The tests stand in an order: later ones break things that earlier ones need.
 import json
 import re
 import sqlite3
+import subprocess
+import time
 
 import polars as pl
 import pytest
+from conftest import BIN
 
 CHAIN = [
     "synthetic_oncology/raw_tables",
@@ -79,8 +82,8 @@ def test_two_ranks_trained_and_streamed_to_mlflow_and_dagster(installation):
         logged = {(key, step) for key, step in db.execute("SELECT key, step FROM metrics")}
         tags = dict(db.execute("SELECT key, value FROM tags"))
         status = {row[0] for row in db.execute("SELECT status FROM runs")}
-    assert {("loss", s) for s in steps} | {("lr", s) for s in steps} <= logged
-    assert any(key == "tokens_per_s" for key, _ in logged)
+    assert {(name, s) for s in steps for name in ("train/loss", "train/sft", "train/lr")} <= logged
+    assert any(key == "speed/tokens_per_s" for key, _ in logged)
     assert status == {"FINISHED"}
     assert tags["dagster.run_id"] == installation.manifest("smb_sft_demo/checkpoint").run_id
     (events,) = (installation.home / "dagster" / "history" / "runs").glob("????????-*.db")
@@ -158,6 +161,46 @@ def test_training_again_gives_the_same_weights(installation):
     after = installation.manifest("smb_sft_demo/checkpoint")
     assert after.run_id != before.run_id
     assert after.data_version == before.data_version
+
+
+def test_a_training_that_was_killed_is_taken_up_by_the_next_command(installation):
+    """kill -9 of the command in mid-training; the checkpoint is that of a training that nobody killed."""
+    phases = [{"name": "sft", "objectives": {"sft": 1.0}, "epochs": 8, "steps": None}]
+    recipe = {**installation.overrides["recipes/smb_sft_demo"], "phases": phases, "engine.keep.every": 2}
+    longer = installation.changed({"recipes/smb_sft_demo": recipe})
+    command = subprocess.Popen([BIN / "ehr", "demo"], env=longer.env)
+    try:
+        until = time.monotonic() + 300
+        while not (states := list(longer.home.glob("work/smb_sft_demo/checkpoint/*/step-*[0-9]"))):
+            assert command.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    finally:
+        command.kill()
+        command.wait()
+    (work,) = {state.parent for state in states}
+    assert work.exists()
+    longer.ehr("demo")
+    with sqlite3.connect(f"file:{longer.home}/mlflow.db?mode=ro", uri=True) as runs:
+        ended = [status for (status,) in runs.execute("select status from runs order by start_time")]
+    assert ended[-2:] == ["KILLED", "FINISHED"]
+    assert [p.name for p in work.iterdir()] == ["committed"]
+    resumed = longer.manifest("smb_sft_demo/checkpoint")
+    assert "Taken up after step" in events(longer)
+    longer.run("dg", "launch", "--assets", "key:smb_sft_demo/checkpoint")
+    again = longer.manifest("smb_sft_demo/checkpoint")
+    assert again.run_id != resumed.run_id
+    assert again.data_version == resumed.data_version
+    installation.overrides = longer.overrides
+
+
+def events(installation):
+    """All that Dagster's runs have said."""
+    said = ""
+    for file in (installation.home / "dagster" / "history" / "runs").glob("????????-*.db"):
+        with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as db:
+            said += " ".join(row[0] for row in db.execute("SELECT event FROM event_logs"))
+    return said
 
 
 @pytest.mark.parametrize(

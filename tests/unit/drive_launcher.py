@@ -1,17 +1,30 @@
-"""A Dagster run in a process of its own, for a test to cancel or kill: `drive_launcher.py PIDS_FOLDER`."""
+"""A Dagster run in a process of its own, for a test to cancel or kill: `drive_launcher.py PIDS_FOLDER HOSTS`.
 
+In the instance of DAGSTER_HOME if there is one, as `ehr` would make it.
+"""
+
+import os
 import sys
+from pathlib import Path
 
 import dagster as dg
 
+from jobs.abandoned import process_tags
 from resources.launcher import DeepSpeedLauncher
 
+HERE = Path(__file__).parent
 
-@dg.asset
+
+@dg.asset(pool="gpu")
 def hanging(context: dg.AssetExecutionContext, launcher: DeepSpeedLauncher) -> dg.MaterializeResult:
     launcher.launch(context, "rank_for_tests", {"do": "hang", "pids": sys.argv[1]}, num_processes=2)
     return dg.MaterializeResult()
 
 
 if __name__ == "__main__":
-    dg.materialize([hanging], resources={"launcher": DeepSpeedLauncher(grace_seconds=1.0)})
+    hosts = ["localhost slots=1", "elsewhere slots=1"] if sys.argv[2] == "2" else []
+    shell = [sys.executable, str(HERE / "shell_for_tests.py")]
+    launcher = DeepSpeedLauncher(grace_seconds=1.0, hosts=hosts, remote_shell=shell)
+    home = os.environ.get("DAGSTER_HOME")
+    instance = dg.DagsterInstance.from_config(home) if home else dg.DagsterInstance.ephemeral()
+    dg.materialize([hanging], resources={"launcher": launcher}, instance=instance, tags=process_tags())

@@ -16,6 +16,9 @@ from ehr_assets.errors import SpecError
 from ehr_assets.lineage.hashing import PACKAGE_ROOT, imported_files
 from ehr_assets.settings import PROJECT_ROOT, Settings
 from ehr_assets.specs import read_yaml
+from ehr_assets.training.assets import training_assets
+from ehr_assets.training.recipe_parts import CutsSpec
+from resources.points import Points
 
 HEAVY = [
     *("torch", "transformers", "peft", "deepspeed", "great_expectations", "mlflow"),
@@ -86,11 +89,12 @@ def test_a_recipes_training_settings_touch_only_its_descendants(tmp_path):
     before, after = versions(), versions({"recipes/smb_sft_demo": {"optimizer.lr": 1.5e-3}})
     assert {k for k in before if before[k] != after[k]} == {
         "smb_sft_demo/checkpoint",
-        "synthetic_oncology/report",  # it prints the settings
+        "synthetic_oncology/report",  # they print the settings
+        "synthetic_smb/report",
     }
     after = versions({"recipes/smb_sft_demo": {"probe.bootstrap": 11}})
     changed = {k for k in before if before[k] != after[k]}
-    assert changed == {"smb_sft_demo/probe_metrics", "synthetic_oncology/report"}
+    assert changed == {"smb_sft_demo/probe_metrics", "synthetic_oncology/report", "synthetic_smb/report"}
 
 
 def test_task_and_table_changes_touch_what_they_should(tmp_path):
@@ -153,7 +157,11 @@ def test_no_room_imports_a_room_to_its_right():
     [
         ("meds/splits.py", {"meds/expressions.py", "cohorts/readers.py"}, {"meds/shards.py"}),
         ("corpora/tokenizer.py", {"leakage/subjects.py", "contracts.py"}, {"cohorts/readers.py"}),
-        ("training/process.py", {"models/objectives.py", "corpora/phrases.py"}, {"cohorts/readers.py"}),
+        (
+            "training/loop.py",
+            {"models/objectives.py", "corpora/phrases.py", "training/checkpoint.py", "training/start.py"},
+            {"cohorts/readers.py", "training/watch.py", "training/model_card.py", "training/state.py"},
+        ),
         ("probes/linear.py", {"probes/metrics.py", "leakage/fits.py"}, {"probes/baselines.py", "errors.py"}),
     ],
 )
@@ -176,3 +184,14 @@ def test_two_cohorts_with_a_person_key_and_other_splits_do_not_share_a_corpus(tm
     (tmp_path / "corpora" / "both.yaml").write_text(yaml.safe_dump(corpus))
     with pytest.raises(SpecError, match="deal persons into splits differently"):
         load_catalog(Settings(home=tmp_path, spec_dirs=(tmp_path,)))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_checkpoint_depends_on_the_decision_nodes_it_is_cut_at(project, share):
+    recipe = next(iter(project.catalog.recipes.values()))
+    data = recipe.data.model_copy(update={"cuts": CutsSpec(nodes=share, boundaries=1 - share)})
+    corpus = project.catalog.corpus_of(recipe.name)
+    (checkpoint,) = training_assets(Points.of(recipe.model_copy(update={"data": data})), corpus)
+    deps = {key.to_user_string() for key in checkpoint.asset_deps[checkpoint.key]}
+    nodes = {f"{cohort}/decision_nodes" for cohort in corpus.cohorts}
+    assert (nodes <= deps) if share else not (nodes & deps)

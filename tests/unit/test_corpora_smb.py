@@ -22,13 +22,13 @@ from smb_support import CODES, CUTS, RECORDS
 from ehr_assets.contracts import SECTIONS
 from ehr_assets.corpora import smb_whole
 from ehr_assets.corpora.piece_tokenizer import PieceTokenizer
-from ehr_assets.corpora.reader import TokenCorpus, shown_at, text_until, unrolled, window
+from ehr_assets.corpora.reader import Record, TokenCorpus, shown_at, text_until, unrolled, window
 from ehr_assets.corpora.serialize import serialize
 from ehr_assets.corpora.shards import write_corpus
 from ehr_assets.corpora.spec import CorpusSpec
 from ehr_assets.corpora.tokenizer import train_tokenizer
-from ehr_assets.training.examples import cut_example, possible_cuts
-from ehr_assets.training.recipe import DataSpec
+from ehr_assets.training.cutting import Example, cut_example, possible_cuts
+from ehr_assets.training.recipe_parts import DataSpec
 from tests.benchmarks.plain import known, smb_text
 
 GOLDEN = json.loads((Path(__file__).parent / "smb_golden.json").read_text(encoding="utf-8"))
@@ -39,6 +39,11 @@ END = datetime(2100, 1, 1)
 
 def smb(**changes) -> CorpusSpec:
     return CorpusSpec.model_validate({**SPEC.model_dump(), "format": "smb", "smb": changes})
+
+
+def drawn(record: Record, data: DataSpec, seed: int) -> Example:
+    rng = np.random.default_rng(seed)
+    return cut_example(record, rng.choice(possible_cuts(record, data)), data, rng)
 
 
 def texts_at(events: pl.DataFrame, t: datetime | None, spec: CorpusSpec, codes=CODES) -> list[str]:
@@ -234,8 +239,7 @@ def test_an_example_reads_the_text_of_a_day_and_goes_on_with_the_days_after(made
     tokenizer = PieceTokenizer(made[2])
     data = DataSpec(max_tokens=20_000, min_context_tokens=8, continuation_fraction=(0.9, 0.95))
     for record in TokenCorpus(made[3]).subjects("train"):
-        example = cut_example(record, data, np.random.default_rng(3))
-        assert example is not None
+        example = drawn(record, data, 3)
         context = tokenizer.decode(example.token_ids[: example.n_context])
         days = np.unique(record.token_time[record.n_demographics :].astype("datetime64[D]"))
         # Days of which nothing was known at their end leave the text as it was the day before.
@@ -277,8 +281,7 @@ def test_the_context_of_an_example_is_the_newest_that_fits(made):
     for record in TokenCorpus(made[3]).subjects("train"):
         texts = [record.token_ids[shown_at(record, t)].tolist() for t in possible_cuts(record, data)]
         for seed in range(5 if texts else 0):
-            example = cut_example(record, data, np.random.default_rng(seed))
-            assert example is not None
+            example = drawn(record, data, seed)
             context = example.token_ids[: example.n_context].tolist()
             assert len(example.token_ids) <= 48
             assert 1 <= len(example.token_ids) - len(context) <= 0.3 * 48

@@ -52,6 +52,8 @@ def test_what_a_dead_run_left_is_tidied(tmp_path):
     gone, here = staging / f"{socket.gethostname()}-{dead_process()}-1f", staging / "x"
     for folder in (gone, here):
         folder.mkdir(parents=True)
+    work = tmp_path / "work" / "r" / "checkpoint" / "1f" / "step-00000400"
+    work.mkdir(parents=True)
     with DagsterInstance.ephemeral() as instance:
         tag = {PROCESS_TAG: f"{socket.gethostname()} {dead_process()} 1"}
         run = instance.create_run_for_job(nothing, tags=tag, status=DagsterRunStatus.STARTED)
@@ -59,3 +61,4 @@ def test_what_a_dead_run_left_is_tidied(tmp_path):
         close_dead_runs(instance, settings)
     assert MlflowClient(settings.mlflow_uri).get_run(tracked).info.status == "KILLED"
     assert [p.name for p in staging.iterdir()] == ["x"]
+    assert work.exists(), "how far it came is for the next run"

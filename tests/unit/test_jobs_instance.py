@@ -1,12 +1,15 @@
 """The instance's own troubles, told so that a person can act on them."""
 
 import errno
+import hashlib
 import sqlite3
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from jobs.instance import storage_problem
+from ehr_assets.settings import Settings
+from jobs import instance
+from jobs.instance import INSTANCE_CONFIG, prepare_home, storage_problem
 
 
 def raised(error: Exception, cause: Exception | None = None) -> Exception:
@@ -34,3 +37,16 @@ def test_a_full_disk_is_one_clear_error(tmp_path, error):
 def test_other_errors_are_not_blamed_on_the_disk(tmp_path):
     assert storage_problem(raised(ValueError("x"), KeyError("y")), tmp_path) is None
     assert storage_problem(OSError(errno.EACCES, "Permission denied"), tmp_path) is None
+
+
+def test_a_copy_of_the_configuration_follows_until_somebody_edits_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    monkeypatch.setenv("EHR_HOME", "")
+    settings, old = Settings(home=tmp_path), "telemetry:\n  enabled: false\n"
+    monkeypatch.setattr(instance, "EARLIER_CONFIGS", {hashlib.sha256(old.encode()).hexdigest()})
+    copy = settings.dagster_home / "dagster.yaml"
+    for content, kept in ((old, False), (old + "# ours\n", True)):
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_text(content)
+        prepare_home(settings)
+        assert copy.read_text() == (content if kept else INSTANCE_CONFIG.read_text())

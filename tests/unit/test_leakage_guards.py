@@ -12,7 +12,7 @@ from nodes_support import US, at, event, event_frame, labels_of
 
 from ehr_assets.leakage.fits import fitted_on, fitted_on_subjects, read_fitted_on
 from ehr_assets.leakage.labels import labels_keep_window
-from ehr_assets.leakage.subjects import splits_agree, splits_disjoint, subjects_hash
+from ehr_assets.leakage.subjects import cohorts_hash, splits_agree, splits_disjoint, subjects_hash
 from ehr_assets.leakage.windows import events_known_at, future_in_windows
 from ehr_assets.meds.reading import follow_up, scan_events
 
@@ -43,14 +43,25 @@ def test_splits():
 
 
 def test_fits(tmp_path):
-    train = [1, 2]
+    train = {"c": [1, 2]}
     (tmp_path / "fitted_on.json").write_text(json.dumps(fitted_on(train)))
     claim = read_fitted_on(tmp_path)
-    assert fitted_on_subjects(claim, [2, 1, 1]).ok
-    assert fitted_on_subjects(claim, [1, 3]).problem == "the fit has seen other subjects"
-    assert fitted_on_subjects(claim, [1, 2, 3]).problem == "the fit has seen another number of subjects"
+    assert fitted_on_subjects(claim, {"c": [2, 1, 1]}).ok
+    assert fitted_on_subjects(claim, {"c": [1, 3]}).problem == "the fit has seen other subjects"
+    assert (
+        fitted_on_subjects(claim, {"c": [1, 2, 3]}).problem == "the fit has seen another number of subjects"
+    )
     assert not fitted_on_subjects({**claim, "split": "held_out"}, train).ok
     assert not fitted_on_subjects(read_fitted_on(tmp_path / "nowhere"), train).ok
+
+
+def test_equal_ids_of_two_cohorts_are_two_subjects():
+    claim = fitted_on({"a": [1, 2], "b": [2]})
+    assert claim["n_subjects"] == 3
+    assert fitted_on_subjects(claim, {"b": [2], "a": [2, 1]}).ok
+    assert not fitted_on_subjects(claim, {"a": [1], "b": [1, 2]}).ok
+    assert not fitted_on_subjects(claim, {"a": [2], "b": [1, 2]}).ok
+    assert cohorts_hash({"a": [1, 2]}) == subjects_hash([1, 2])
 
 
 def _nodes(rows: list[tuple]) -> pl.DataFrame:

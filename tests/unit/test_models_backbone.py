@@ -9,12 +9,13 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from ehr_assets.errors import TrainingError
 from ehr_assets.models.backbone import (
     build_backbone,
+    causal_lm,
     fit_vocabulary,
     hidden_states,
     load_backbone,
-    token_logits,
     with_lora,
 )
+from ehr_assets.models.vocabulary import Vocabulary
 
 SIZES = {
     "vocab_size": 20,
@@ -85,7 +86,7 @@ def test_hidden_states_and_logits_are_the_models_own(make):
     ids = torch.randint(0, 20, (2, 7), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
     with torch.no_grad():
-        mine = token_logits(adapted, hidden_states(adapted, ids))
+        mine = Vocabulary(causal_lm(adapted)).logits(hidden_states(adapted, ids))
         own = adapted(input_ids=ids, attention_mask=mask).logits
         without = make()(input_ids=ids, attention_mask=mask).logits
     torch.testing.assert_close(mine, own)

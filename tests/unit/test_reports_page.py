@@ -14,7 +14,7 @@ from ehr_assets.probes.baselines import baseline_metrics
 from ehr_assets.probes.frames import CohortDirs
 from ehr_assets.probes.linear import probe_recipe
 from ehr_assets.probes.oracle import oracle_metrics
-from ehr_assets.reports.figures import read_history, reliability, smoothed
+from ehr_assets.reports.figures import reliability, smoothed
 from ehr_assets.reports.page import write_report
 from ehr_assets.reports.spec import SPECS, ReportSpec, load_report
 from ehr_assets.reports.tables import CohortInputs, RecipeInputs, means_by, methods_of, task_rows
@@ -169,20 +169,6 @@ def test_timelines_are_held_out_and_relative(root):
         assert all(at > 0 for at, _ in timeline.nodes)
         assert sum(map(len, timeline.events.values())) == timeline.n_events
     assert found[0].n_events < found[1].n_events < found[2].n_events
-
-
-def test_history_points_and_phases(tmp_path):
-    lines = [
-        {"step": 1, "phase": "a", "loss": 2.0, "lr": 0.1},
-        {"step": 2, "phase": "b", "loss": 1.0, "lr": 0.2},
-        {"step": 2, "phase": "b", "tuning_loss": 1.5},
-    ]
-    (tmp_path / "h").write_text("\n".join(map(json.dumps, lines)))
-    history = read_history(tmp_path / "h")
-    assert history["loss"] == [(1, 2.0), (2, 1.0)]
-    assert history["tuning_loss"] == [(2, 1.5)]
-    assert history["phases"] == [("a", 1), ("b", 2)]
-    assert read_history(tmp_path / "none")["loss"] == []
 
 
 def test_reliability_and_smoothing():

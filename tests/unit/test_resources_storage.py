@@ -32,6 +32,8 @@ class Chain:
         self.datasets = Datasets(home=str(home), gates={"c/up": ["good"]})
         self.content, self.version, self.good, self.error = "data", "code.1", True, None
         self.built: list[str] = []
+        self.works = False  # whether bodies use their work folder
+        self.taken_up: list[bool] = []
 
     def run(self, *names, tags=None):
         chain = self
@@ -59,6 +61,10 @@ class Chain:
 
     def build(self, name):
         def body(step):
+            if self.works:
+                reached = step.work.open() / "reached"
+                self.taken_up.append(reached.exists())
+                reached.touch()
             if self.error:
                 (step.out / "half.txt").write_text("half")
                 raise self.error
@@ -206,6 +212,29 @@ def test_a_failed_body_commits_nothing_and_explains_itself(chain, error, said):
     assert said in chain.message(result)
     assert chain.instance.get_latest_materialization_event(UP) is None
     assert not list((chain.datasets.store.home / "staging").iterdir())
+
+
+def test_what_a_failed_body_reached_is_there_for_the_next_and_gone_once_committed(chain):
+    chain.works, chain.error = True, RawTableError("Half way.")
+    assert not chain.run("up").success
+    assert not chain.run("up").success
+    chain.version = "code.2"
+    assert not chain.run("up").success
+    chain.version, chain.error = "code.1", None
+    assert chain.run("up").success
+    assert chain.run("up").success
+    assert chain.taken_up == [False, True, False, True, False]
+
+
+def test_what_was_committed_by_a_run_that_died_at_once_is_not_made_again(chain):
+    chain.works = True
+    assert chain.run("up").success
+    chain.instance = DagsterInstance.ephemeral()  # which has never heard of it
+    assert chain.run("up").success
+    assert chain.latest(UP).manifest.stats == {"n": 1}
+    assert chain.built == ["up"]
+    assert chain.run("up").success
+    assert chain.built == ["up", "up"], "asked for again, it is made again"
 
 
 class Diamond:

@@ -48,3 +48,25 @@ def test_a_run_that_ends_early_says_how(tracking, error, status):
     with pytest.raises(error), tracking.run("r", {}, {}) as run_id:
         raise error
     assert MlflowClient(tracking.uri).get_run(run_id).info.status == status
+
+
+@pytest.mark.parametrize("error", [None, ValueError])
+def test_a_server_that_is_gone_at_the_end_costs_nothing(tmp_path, error, caplog):
+    database = tmp_path / "mlflow.db"
+    tracking = MlflowTracking(uri=f"sqlite:///{database}")
+
+    def block() -> str:
+        with tracking.run("r", {}, {}) as run_id:
+            object.__setattr__(tracking, "uri", "http://127.0.0.1:9")
+            if error:
+                raise error
+        return run_id
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        if error:
+            with pytest.raises(error):
+                block()
+        else:
+            assert block()
+    assert "could not be closed" in caplog.text

@@ -1,6 +1,7 @@
 """How records are cut into context and continuation."""
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,16 +9,20 @@ from training_helpers import recipe_data, record_columns, write_corpus
 
 from ehr_assets.corpora.reader import Record, TokenCorpus
 from ehr_assets.errors import TrainingError
-from ehr_assets.training.examples import (
-    FIRST_EPOCH,
+from ehr_assets.training.collate import collate
+from ehr_assets.training.cutting import (
     Example,
-    Examples,
-    collate,
+    ExampleId,
     cut_example,
     event_boundaries,
-    trained_subjects,
+    node_cuts,
+    possible_cuts,
+    with_hidden,
 )
-from ehr_assets.training.recipe import DataSpec, RecipeSpec
+from ehr_assets.training.examples import FIRST_EPOCH, Examples, trained_subjects
+from ehr_assets.training.node_times import NodeTimes
+from ehr_assets.training.recipe import RecipeSpec
+from ehr_assets.training.recipe_parts import CutsSpec, DataSpec, JepaSpec
 
 DATA = DataSpec(max_tokens=64, min_context_tokens=16)
 
@@ -49,11 +54,14 @@ specs = st.builds(
 @given(st.integers(0, 2**32), st.integers(0, 80), st.integers(0, 30), specs)
 def test_cuts(seed, n_events, n_demographics, data):
     record = made_up_record(seed, n_events, n_demographics)
-    example = cut_example(record, data, np.random.default_rng(seed))
-    bounds = event_boundaries(record)
-    if example is None:
-        assert not ((bounds >= data.min_context_tokens) & (bounds < len(record))).any()
+    bounds, cuts = event_boundaries(record), possible_cuts(record, data)
+    known = record.available
+    between = {b for b in bounds[:-1] if b >= data.min_context_tokens and known[b] > known[b - 1]}
+    assert set(cuts) == between
+    if not len(cuts):
         return
+    rng = np.random.default_rng(seed)
+    example = cut_example(record, rng.choice(cuts), data, rng)
     ids, head = example.token_ids, min(n_demographics, data.max_tokens // 2)
     assert 0 < example.n_context < len(ids) <= data.max_tokens
     # The demographics block leads; the rest is one unbroken stretch of the record.
@@ -61,7 +69,7 @@ def test_cuts(seed, n_events, n_demographics, data):
     body = ids[head:]
     assert (np.diff(body) == 1).all()
     assert body[0] >= n_demographics
-    # x ends where an event ends, and nothing known earlier than its end comes after it.
+    # x ends where an event ends.
     cut = int(ids[example.n_context])
     assert cut in bounds
     assert cut >= data.min_context_tokens
@@ -96,36 +104,91 @@ def corpus(tmp_path_factory) -> TokenCorpus:
 
 def test_examples_are_a_function_of_seed_epoch_subject_and_k(corpus):
     one, two = (Examples(corpus, "train", DATA, 2) for _ in range(2))
-    a, b = one.example(3, 1, 0), two.example(3, 1, 0)
+    first = ExampleId("train", 3, 1, 0)
+    a, b = one.example(first), two.example(first)
     assert a.token_ids.tolist() == b.token_ids.tolist()
     assert a.n_context == b.n_context
     other_seed = Examples(corpus, "train", DATA.model_copy(update={"seed": 5}), 2)
-    others = [one.example(3, 2, 0), one.example(3, 1, 1), one.example(4, 1, 0), other_seed.example(3, 1, 0)]
+    changed = [ExampleId("train", 3, 2, 0), ExampleId("train", 3, 1, 1), ExampleId("train", 4, 1, 0)]
+    others = [*(one.example(which) for which in changed), other_seed.example(first)]
     assert sum(o.token_ids.tolist() != a.token_ids.tolist() for o in others) >= 3
 
 
-@pytest.mark.parametrize(("world", "micro"), [(1, 6), (1, 2), (2, 3), (3, 1)])
-def test_ranks_and_micro_batches_share_a_step_out(corpus, world, micro):
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_processes_share_a_step_out(corpus, world):
     examples = Examples(corpus, "train", DATA, 2)
-    steps = list(examples.steps(FIRST_EPOCH, 6))
-    assert len(steps) == 3
-    for step in steps:
-        shares = [share for rank in range(world) for share in step.share(micro, rank, world)]
-        assert {len(share) for share in shares} == {micro}, "the mean of their means is the step's mean"
-        assert sorted(key(e) for share in shares for e in share) == sorted(map(key, step.examples))
+    for s in range(1, 4):
+        shares = [examples.share(s, 6, rank, world) for rank in range(world)]
+        assert {len(share) for share in shares} == {6 // world}
+        assert sorted(str(w) for share in shares for w in share) == sorted(map(str, examples.step(s, 6)))
 
 
 def test_an_epoch_draws_every_example_and_fills_the_last_step_up(corpus):
     examples = Examples(corpus, "train", DATA, 2)
-    steps = list(examples.steps(FIRST_EPOCH, 4))
-    assert [len(step.examples) for step in steps] == [4] * 5
-    drawn = {key(e) for step in steps for e in step.examples}
-    assert drawn == {key(examples.example(row, FIRST_EPOCH, k)) for row in range(9) for k in range(2)}
-    assert sum(step.tokens for step in steps) > sum(n for step in steps for n, *_ in map(key, step.examples))
+    assert examples.steps_per_epoch(4) == 5
+    steps = [examples.step(s, 4) for s in range(1, 11)]
+    assert [len(step) for step in steps] == [4] * 10
+    for epoch, of_epoch in ((FIRST_EPOCH, steps[:5]), (FIRST_EPOCH + 1, steps[5:])):
+        drawn = [which for step in of_epoch for which in step]
+        everything = {ExampleId("train", row, epoch, k) for row in range(9) for k in range(2)}
+        assert set(drawn) == everything
+        assert len(drawn) == 20
+    assert steps[0] != [ExampleId("train", w.row, 1, w.k) for w in steps[5]]
 
 
-def key(example: Example) -> tuple[int, ...]:
-    return (example.n_context, *example.token_ids.tolist())
+def test_what_is_hidden_changes_nothing_about_the_cut(corpus):
+    examples, which = Examples(corpus, "train", DATA, 2), ExampleId("train", 3, 1, 0)
+    bare, hidden = examples.example(which), examples.example(which, JepaSpec())
+    assert bare.hidden is None
+    assert hidden.token_ids.tolist() == bare.token_ids.tolist()
+    assert hidden.hidden is not None
+    assert hidden.hidden.sum() == max(1, round(0.5 * bare.n_continuation))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.floats(0.01, 1.0), st.sampled_from(["token", "event"]))
+def test_so_much_is_hidden_and_events_are_hidden_whole(seed, ratio, unit):
+    rng = np.random.default_rng(seed)
+    event = np.repeat(np.arange(12), rng.integers(1, 5, 12)).astype(np.int32)
+    example = Example(np.arange(len(event)), int(rng.integers(1, len(event))), event)
+    hidden = with_hidden(example, JepaSpec(mask_ratio=ratio, mask_unit=unit), rng).hidden
+    assert hidden is not None
+    wanted = max(1, round(ratio * example.n_continuation))
+    if unit == "token":
+        assert hidden.sum() == wanted
+        return
+    y = event[example.n_context :]
+    sizes = [int((y == e).sum()) for e in np.unique(y)]
+    assert wanted <= hidden.sum() < wanted + max(sizes)
+    assert all(len(set(hidden[y == e])) == 1 for e in np.unique(y))
+
+
+def test_records_are_cut_at_their_decision_nodes(corpus):
+    """What is known at the node is the context, what becomes known later the continuation."""
+    records = list(corpus.subjects("train"))
+    before = np.datetime64("2000-01-01", "us")  # nothing known
+    at = {r.subject_id: r.available[r.n_demographics + 20] for r in records}
+    rows = [(s, time) for s, t in at.items() for time in (t, before)]
+    frame = pl.DataFrame({"subject_id": [s for s, _ in rows], "time": np.array([t for _, t in rows])})
+    nodes = NodeTimes({"made_up": frame})
+    data = DATA.model_copy(update={"cuts": CutsSpec(nodes=1.0, boundaries=0.0)})
+    examples = Examples(corpus, "train", data, 4, nodes)
+    for row, record in enumerate(records):
+        node = at[record.subject_id]
+        assert node_cuts(record, nodes.of("made_up", record.subject_id), data) == [node]
+        cut = record.known(node)
+        for k in range(4):
+            example = examples.example(ExampleId("train", row, 1, k))
+            n = example.n_context
+            assert example.token_ids[n - 1] == record.token_ids[cut - 1]
+            assert example.token_ids[n:].tolist() == record.token_ids[cut:][: example.n_continuation].tolist()
+            assert (record.available[cut:] > node).all()
+
+
+def test_without_a_usable_node_records_are_cut_at_boundaries(corpus):
+    data = DATA.model_copy(update={"cuts": CutsSpec(nodes=1.0, boundaries=0.0)})
+    which = ExampleId("train", 0, 1, 0)
+    assert Examples(corpus, "train", data, 1).example(which).n_continuation > 0
 
 
 def test_short_records_are_counted_not_cut(tmp_path):
@@ -139,22 +202,30 @@ def test_ids_beyond_the_vocabulary_are_refused(corpus):
         Examples(corpus, "train", DATA, 2, vocab_size=20)
 
 
-def test_collate_pads_on_the_right_and_marks_y(corpus):
+def test_collate_lays_examples_one_behind_the_other(corpus):
     examples = Examples(corpus, "train", DATA, 1)
-    some = [examples.example(row, 1, 0) for row in range(4)]
-    batch = collate(some, pad=0)
-    for i, e in enumerate(some):
-        n = len(e.token_ids)
-        assert batch.input_ids[i, :n].tolist() == e.token_ids.tolist()
-        assert batch.real[i].tolist() == [True] * n + [False] * (batch.input_ids.shape[1] - n)
-        assert batch.continuation[i].nonzero().flatten().tolist() == list(range(e.n_context, n))
+    for jepa in (None, JepaSpec()):
+        some = [examples.example(ExampleId("train", row, 1, 0), jepa) for row in range(4)]
+        batch = collate(some, pad=0, multiple=64)
+        assert len(batch) % 64 == 0
+        assert len(batch) - sum(batch.lengths) < 64
+        for i, e in enumerate(some):
+            mine, y = batch.example == i, e.token_ids[e.n_context :].tolist()
+            want = e.token_ids.tolist() + (y if jepa else [])
+            assert batch.token_ids[mine].tolist() == want
+            places = list(range(len(e.token_ids)))
+            assert batch.position[mine].tolist() == places + (places[e.n_context :] if jepa else [])
+            assert batch.part[mine].bincount().tolist() == [e.n_context, len(y), *([len(y)] if jepa else [])]
+            if e.hidden is not None:
+                assert batch.hidden[mine][-len(y) :].tolist() == e.hidden.tolist()
+        assert not batch.hidden[(batch.part != 2)].any()
 
 
 def test_trained_subjects_follow_the_recipes_length(corpus):
     everyone = [r.subject_id for r in corpus.subjects("train")]
-    assert trained_subjects(corpus, RecipeSpec.model_validate(recipe_data())) == everyone
+    assert trained_subjects(corpus, RecipeSpec.model_validate(recipe_data())) == {"made_up": everyone}
     short = [{"name": "p", "objectives": {"sft": 1.0}, "steps": 1}]
     few = trained_subjects(corpus, RecipeSpec.model_validate(recipe_data(phases=short)))
-    assert set(few) < set(everyone)
+    assert set(few["made_up"]) < set(everyone)
     first = Examples(corpus, "train", RecipeSpec.model_validate(recipe_data()).data, 2)
-    assert set(few) == {everyone[row] for row in next(first.steps(FIRST_EPOCH, 4)).rows}
+    assert set(few["made_up"]) == {everyone[which.row] for which in first.step(1, 4)}

@@ -4,24 +4,32 @@ import itertools
 import json
 import math
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from corpora_support import SPEC, T0, random_rows, write_meds, write_nodes
 from peft import PeftModel
+from safetensors.torch import load_file
 from training_helpers import FIRST_WORD, make_job, recipe_data, write_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ehr_assets.corpora.reader import TokenCorpus
+from ehr_assets.corpora.shards import write_corpus
+from ehr_assets.corpora.tokenizer import train_tokenizer
 from ehr_assets.errors import TrainingError
 from ehr_assets.leakage.subjects import subjects_hash
 from ehr_assets.models.backbone import build_backbone
-from ehr_assets.training import process
+from ehr_assets.models.world_model import WorldModel
+from ehr_assets.training import loop, process
 from ehr_assets.training.checkpoint import load_checkpoint
+from ehr_assets.training.collapse import judge_collapse
 from ehr_assets.training.examples import trained_subjects
 from ehr_assets.training.job import TrainingJob
-from ehr_assets.training.recipe import OptimizerSpec, RecipeSpec
+from ehr_assets.training.recipe import RecipeSpec
+from ehr_assets.training.recipe_parts import ScheduleSpec
 from ehr_assets.training.start import join_ranks
 from ehr_assets.training.watch import Watch
 
@@ -29,6 +37,10 @@ pytestmark = pytest.mark.slow
 
 SUBJECTS = {"train": 12, "tuning": 3}
 IDS = torch.arange(1, 41).unsqueeze(0)
+
+
+def phase(steps: int) -> dict:
+    return {"name": "sft", "objectives": {"sft": 1.0}, "steps": steps}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,15 +61,16 @@ def train(job: dict, **changes) -> tuple[Path, torch.Tensor]:
     out, logits = Path(parsed.out_dir), []
     save = process.save_checkpoint
 
-    def save_and_look(folder, model, *rest):
+    def save_and_look(folder, model, *rest, **more):
         model.eval()
         with torch.no_grad():
-            logits.append(model(IDS).logits)
-        save(folder, model, *rest)
+            logits.append(model.backbone(IDS).logits)
+        save(folder, model, *rest, **more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process, "save_checkpoint", save_and_look)
-        process.train(parsed, 0, 1, Watch(out, None, None, 10, True))
+        parsed.work.mkdir(parents=True, exist_ok=True)
+        process.run(parsed, 0, 1, Watch(parsed.work, None, None, 10, True))
     return out, logits[0]
 
 
@@ -117,7 +130,11 @@ def test_the_checkpoint_says_what_it_is(trained, job):
     assert settings == recipe.training_settings()
     subjects = trained_subjects(TokenCorpus(Path(job["token_corpus"])), recipe)
     fitted_on = json.loads((out / "fitted_on.json").read_text())
-    assert fitted_on == {"split": "train", "n_subjects": 12, "subjects_sha256": subjects_hash(subjects)}
+    assert fitted_on == {
+        "split": "train",
+        "n_subjects": 12,
+        "subjects_sha256": subjects_hash(subjects["made_up"]),
+    }
     card = (out / "model_card.md").read_text()
     assert "12 subjects were trained on" in card
     assert "made by: a test" in card
@@ -153,6 +170,7 @@ def test_a_pretrained_backbone_gets_the_delimiters_and_is_only_named(job, tmp_pa
     sizes = recipe_data()["backbone"]
     del sizes["kind"]
     build_backbone(vocab_size=40, **sizes).save_pretrained(pretrained)
+    write_tokenizer(pretrained)
     recipe = recipe_data(
         backbone={"kind": "pretrained", "path": str(pretrained)},
         adapter={"r": 4, "trainable_tokens": "delimiters"},
@@ -171,27 +189,96 @@ def test_a_pretrained_backbone_gets_the_delimiters_and_is_only_named(job, tmp_pa
 
 
 def test_phases_follow_one_another_and_accumulation_is_a_larger_batch(job, tmp_path):
-    def run(name: str, micro: int, accumulate: int) -> list[dict]:
+    def run(name: str, micro: int) -> list[dict]:
         recipe = recipe_data(
             adapter={"r": 4, "dropout": 0.0, "trainable_tokens": "all"},
-            engine={"micro_batch": micro, "gradient_accumulation": accumulate},
+            engine={"micro_batch": micro},
             phases=[phase(steps=2), {**phase(steps=3), "name": "second"}],
         )
         (tmp_path / name).mkdir()
         return history(train(job, recipe=recipe, out_dir=str(tmp_path / name))[0])
 
-    whole, parts = run("whole", 4, 1), run("parts", 2, 2)
+    whole, parts = run("whole", 4), run("parts", 2)
     assert [row["phase"] for row in whole if "loss" in row] == ["sft"] * 2 + ["second"] * 3
     for a, b in zip(whole, parts, strict=True):
         key = "loss" if "loss" in a else "tuning_loss"
         assert b[key] == pytest.approx(a[key], rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["transformer", "mlp"])
+def test_sft_then_both_objectives(job, tmp_path, kind):
+    """A phase without JEPA leaves the predictor as it is; one with it lowers both losses, and is watched."""
+    recipe = recipe_data(
+        jepa={"predictor": {"kind": kind, "heads": 2}},
+        phases=[phase(steps=3), {"name": "both", "objectives": {"sft": 1.0, "jepa": 1.0}, "steps": 15}],
+    )
+    out, _ = train(job, recipe=recipe, out_dir=str(tmp_path))
+    rows = history(out)
+    assert {tuple(row["losses"]) for row in rows if row["phase"] == "sft"} == {("sft",)}
+    both = [row for row in rows if row["phase"] == "both" and "loss" in row]
+    for name in ("sft", "jepa"):
+        assert sum(row["losses"][name] for row in both[-3:]) < sum(row["losses"][name] for row in both[:3])
+    last = rows[-1]
+    assert last["tuning_loss"] == pytest.approx(sum(last["losses"].values()))
+    assert last["target"]["effective_rank"] > 1
+    assert 0 < last["target"]["cosine"] < 1  # the target encoder lags behind the online one
+
+
+BOTH = {
+    "jepa": {"predictor": {"heads": 2}},
+    "phases": [{**phase(steps=4), "objectives": {"sft": 1, "jepa": 1}}],
+}
+
+
+def test_continuing_takes_up_the_predictor_and_the_mask_token(job, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    first, _ = train(job, recipe=recipe_data(**BOTH), out_dir=str(tmp_path / "one"))
+    still = recipe_data(name="next", continues="made_up", **BOTH, optimizer={"lr": 1e-12})
+    second, _ = train(job, recipe=still, out_dir=str(tmp_path / "two"), start_from=str(first))
+    before, after = (load_file(out / "predictor.safetensors") for out in (first, second))
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor)
+    # The average begins at the online weights, and stays there while they stand still.
+    online, target = (
+        load_file(out / "adapter_model.safetensors") for out in (second, second / "target_adapter")
+    )
+    for name, tensor in online.items():
+        torch.testing.assert_close(target[name], tensor)
+    was = load_file(first / "target_adapter" / "adapter_model.safetensors")
+    assert any(not torch.allclose(was[name], target[name]) for name in was)
+    card = (second / "model_card.md").read_text()
+    assert "Continues `made_up`." in card
+    assert "effective rank" in card
+    assert "Collapse: none was found." in card
+
+
+def test_a_collapse_planted_in_a_training_is_found(job, tmp_path, monkeypatch):
+    """The encoder's states differ by less than their rounding: losses stay finite, and the check fails."""
+    encode = WorldModel.encode
+
+    def collapsed(self, batch):
+        states = encode(self, batch)
+        return states[:1] + 1e-3 * states
+
+    monkeypatch.setattr(WorldModel, "encode", collapsed)
+    out, _ = train(job, recipe=recipe_data(**BOTH), out_dir=str(tmp_path))
+    found = judge_collapse(history(out))
+    assert not found.ok
+    assert "nearly the same vector" in (found.problem or "")
+    assert (
+        "Collapse: the states of different tokens are nearly the same vector"
+        in (out / "model_card.md").read_text()
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"optimizer": {"lr": 1e30, "warmup_fraction": 0.0}}, r"not finite at step [12]\."),
-        ({"engine": {"num_processes": 2}}, r"asks for 2 process\(es\), but 1 were started"),
+        (
+            {"optimizer": {"lr": 1e30}, "schedule": {"warmup_fraction": 0.0}},
+            r"not finite at step [12]\. Its examples: train record \d+, example \d of epoch 1",
+        ),
         ({"backbone": {"kind": "pretrained", "path": "/nowhere/at/all"}}, "backbone cannot be loaded"),
     ],
 )
@@ -213,6 +300,66 @@ def test_an_empty_corpus_and_a_foreign_tokenizer_are_refused(tmp_path):
         train(job, tokenizer=str(small))
 
 
+def test_a_corpus_of_text_with_versions_trains_as_well(tmp_path):
+    """smb, cut at decision nodes and between days, both objectives."""
+    spec = SPEC.model_copy(update={"format": "smb"})
+    rows = {"train": random_rows(range(1, 9), 1), "tuning": random_rows(range(11, 13), 2), "held_out": []}
+    meds, splits = write_meds(tmp_path, rows)
+    for name in ("tokenizer", "corpus", "out"):
+        (tmp_path / name).mkdir()
+    train_tokenizer(spec, {"here": meds}, {"here": splits}, tmp_path / "tokenizer")
+    write_corpus(spec, {"here": meds}, tmp_path / "tokenizer", tmp_path / "corpus")
+    nodes = [(s, T0 + timedelta(days=20 * i)) for s in (*range(1, 9), 11, 12) for i in range(4)]
+    recipe = recipe_data(
+        jepa={"predictor": {"heads": 2}, "mask_unit": "event"},
+        phases=[{"name": "both", "objectives": {"sft": 1.0, "jepa": 1.0}, "epochs": 3}],
+        data={"max_tokens": 100, "min_context_tokens": 8, "cuts": {"nodes": 0.5, "boundaries": 0.5}},
+    )
+    job = {"recipe": recipe, "nodes": {"here": str(write_nodes(tmp_path / "nodes", nodes))}}
+    job |= {"token_corpus": str(tmp_path / "corpus"), "tokenizer": str(tmp_path / "tokenizer")}
+    out, _ = train({**job, "out_dir": str(tmp_path / "out")})
+    steps = [row for row in history(out) if "loss" in row]
+    for name in ("sft", "jepa"):
+        assert sum(r["losses"][name] for r in steps[-3:]) < sum(r["losses"][name] for r in steps[:3])
+    with pytest.raises(TrainingError, match="those of here were not given"):
+        train({**job, "nodes": {}, "out_dir": str(tmp_path / "out")})
+
+
+class Rows(list):
+    """Hooks that keep the history."""
+
+    def on_step(self, row, i, steps):
+        self.append(row)
+
+    def on_tuning(self, row): ...
+
+    def on_state(self, progress, engine, *, best): ...
+
+
+def test_full_fine_tuning_moves_every_weight_and_the_average_follows_them_all(tmp_path):
+    job = make_job(
+        tmp_path,
+        SUBJECTS,
+        adapter={"kind": "full"},
+        jepa={"predictor": {"heads": 2}, "momentum": 0.9},
+        phases=[{"name": "both", "objectives": {"sft": 1.0, "jepa": 1.0}, "steps": 20}],
+    )
+    torch.manual_seed(1)
+    training = process.prepare(TrainingJob.model_validate(job), 0, 1)
+    model, rows = training.model, Rows()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    progress = loop.train(training, loop.Progress(), rows)
+    for name in ("sft", "jepa"):
+        assert sum(r["losses"][name] for r in rows[-3:]) < sum(r["losses"][name] for r in rows[:3])
+    assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert progress.target is not None
+    encoder = {name for name in before if name.startswith("backbone.")}
+    assert progress.target.average.keys() == encoder
+    for name, average in progress.target.average.items():
+        now = model.get_parameter(name)
+        assert 0 < (average - before[name]).norm() < (now - before[name]).norm() * 2
+
+
 def test_without_tuning_subjects_there_is_no_tuning_loss(tmp_path):
     out, _ = train(make_job(tmp_path, {"train": 4}, phases=[phase(steps=1)]))
     assert all("tuning_loss" not in row for row in history(out))
@@ -220,15 +367,13 @@ def test_without_tuning_subjects_there_is_no_tuning_loss(tmp_path):
 
 
 def test_learning_rate_warms_up_and_follows_a_cosine_to_nothing():
-    spec = OptimizerSpec(lr=2.0, warmup_fraction=0.1)
-    rates = [process.learning_rate(i, 100, spec) for i in range(1, 101)]
+    schedule = ScheduleSpec(warmup_fraction=0.1)
+    rates = [loop.learning_rate(i, 100, 2.0, schedule) for i in range(1, 101)]
     assert rates[:10] == pytest.approx([0.2 * i for i in range(1, 11)])
     assert max(rates) == rates[9] == 2.0
     assert all(a > b for a, b in itertools.pairwise(rates[9:]))
     assert rates[54] == pytest.approx(1 + math.cos(math.pi * 45 / 91))
     assert 0 < rates[-1] < 0.01
-    assert process.learning_rate(1, 1, spec) == 2.0
-
-
-def phase(steps: int) -> dict:
-    return {"name": "sft", "objectives": {"sft": 1.0}, "steps": steps}
+    assert loop.learning_rate(1, 1, 2.0, schedule) == 2.0
+    constant = ScheduleSpec(kind="constant", warmup_fraction=0.1, lr_scale=0.5)
+    assert [loop.learning_rate(i, 10, 2.0, constant) for i in (1, 2, 10)] == [1.0, 1.0, 1.0]

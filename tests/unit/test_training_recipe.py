@@ -9,6 +9,7 @@ from training_helpers import recipe_data
 
 from ehr_assets.errors import SpecError
 from ehr_assets.training.recipe import NOT_TRAINING, RECIPES, RecipeSpec, load_recipe
+from ehr_assets.training.recipe_parts import EngineSpec
 
 
 def write(folder, name, data):
@@ -47,7 +48,7 @@ def test_extends_merges_key_by_key_through_several_files(tmp_path):
 def test_a_backbone_of_another_kind_replaces_the_parents(tmp_path):
     write(tmp_path, "a", recipe_data(name="a"))
     file = write(tmp_path, "b", {"extends": "a", "backbone": {"kind": "pretrained", "path": "x/y"}})
-    assert load_recipe(file).backbone.model_dump() == {"kind": "pretrained", "path": "x/y"}
+    assert load_recipe(file).backbone.model_dump() == {"kind": "pretrained", "path": "x/y", "licence": None}
 
 
 def test_search_folders_serve_extends(tmp_path):
@@ -65,6 +66,10 @@ def test_circles_and_unknown_parents_are_named(tmp_path):
     file = write(tmp_path, "x", {"extends": "smb_sft_dem"})
     with pytest.raises(SpecError, match=r"no recipe 'smb_sft_dem'\. Did you mean 'smb_sft_demo'\?"):
         load_recipe(file)
+
+
+SFT = {"name": "p", "objectives": {"sft": 1}, "epochs": 1}
+JEPA = {"name": "j", "objectives": {"sft": 1, "jepa": 1}, "epochs": 1}
 
 
 @pytest.mark.parametrize(
@@ -94,6 +99,18 @@ def test_circles_and_unknown_parents_are_named(tmp_path):
         ({"continues": "made_up"}, "cannot continue itself"),
         ({"engine": {"zero_stage": 4}}, "engine.zero_stage"),
         ({"name": "Bad Name"}, "name"),
+        ({"phases": [JEPA]}, "jepa: a phase weighs this objective"),
+        ({"jepa": {}}, "no phase weighs this objective"),
+        ({"phases": [JEPA], "jepa": {"mask_ratio": 0}}, "jepa.mask_ratio"),
+        ({"phases": [JEPA], "jepa": {"mask_ratio": 1.5}}, "jepa.mask_ratio"),
+        ({"phases": [JEPA], "jepa": {"momentum": 1}}, "jepa.momentum"),
+        ({"phases": [JEPA], "jepa": {"predictor": {"heads": 3}}}, "3 heads cannot share a bottleneck of 32"),
+        ({"phases": [{**JEPA, "trains": []}], "jepa": {}}, "phases.0.trains"),
+        ({"phases": [{**SFT, "trains": ["predictor"]}]}, "there is no 'predictor' in this recipe"),
+        ({"phases": [{**SFT, "trains": ["predictor"]}, JEPA], "jepa": {}}, "the predictor learns nothing"),
+        ({"adapter": {"kind": "full"}, "phases": [{**SFT, "trains": ["tokens"]}]}, "there is no 'tokens'"),
+        ({"data": {"max_tokens": 64, "cuts": {"nodes": 0.5, "boundaries": 0.6}}}, "together they must be 1"),
+        ({"batch": 3, "engine": {"num_processes": 2}}, "batch .3. is not a multiple of the 2 processes"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_its_key(tmp_path, changes, said):
@@ -109,6 +126,24 @@ def test_only_what_trains_is_in_the_training_hash():
     seed = RecipeSpec.model_validate(recipe_data(seed=2))
     assert base.training_hash() == probe.training_hash() != seed.training_hash()
     assert not set(NOT_TRAINING) & set(base.training_settings())
+
+
+def test_the_machine_is_not_in_the_training_hash_but_precision_is():
+    def hash_of(**engine) -> str:
+        return RecipeSpec.model_validate(recipe_data(engine=engine)).training_hash()
+
+    assert hash_of() == hash_of(num_processes=2, micro_batch=2, zero_stage=3, gradient_checkpointing=True)
+    assert hash_of() != hash_of(precision="bf16")
+
+
+@pytest.mark.parametrize(
+    ("batch", "processes", "micro", "shared"),
+    [(8, 1, 8, (8, 1)), (8, 2, 8, (4, 1)), (12, 1, 8, (6, 2)), (104, 8, 13, (13, 1)), (7, 1, 4, (1, 7))],
+)
+def test_how_processes_share_a_batch(batch, processes, micro, shared):
+    spec = EngineSpec(micro_batch=micro)
+    assert spec.shared(batch, processes) == shared
+    assert shared[0] * shared[1] * processes == batch
 
 
 def test_reading_recipes_imports_nothing_heavy():

@@ -54,23 +54,32 @@ def record_columns(rng: np.random.Generator, n_events: int, n_demographics: int 
 
 def write_corpus(folder: Path, subjects: dict[str, int], n_events: int = 40, seed: int = 0) -> Path:
     """A corpus of `subjects` per split; subject ids count on from 1."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rng, subject = np.random.default_rng(seed), 0
-    for split in ("train", "tuning", "held_out"):
+    rng = np.random.default_rng(seed)
+    records = {
+        split: [record_columns(rng, n_events) for _ in range(subjects.get(split, 0))]
+        for split in ("train", "tuning", "held_out")
+    }
+    return write_records(folder, records)
+
+
+def write_records(folder: Path, records: dict[str, list[dict[str, Any]]]) -> Path:
+    """A corpus of these records (as `record_columns` gives them) per split; subject ids count on from 1."""
+    subject = 0
+    for split, columns in records.items():
         rows = []
-        for _ in range(subjects.get(split, 0)):
+        for c in columns:
             subject += 1
-            c = record_columns(rng, n_events)
             times = [None if t is None else t.astype("datetime64[us]").item() for t in c["available"]]
             row = {"cohort": "made_up", "subject_id": subject, "n_demographics": c["n_demographics"]}
             row |= {"token_ids": c["token_ids"], "token_time": times, "token_available_time": times}
             rows.append({**row, "event_index": c["event_index"]})
-        (folder / split).mkdir()
+        (folder / split).mkdir(parents=True)
         with (
             pa.OSFile(str(folder / split / "00000.arrow"), "wb") as sink,
             pa.ipc.new_file(sink, SCHEMA) as out,
         ):
             out.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
+    (folder / "statistics.json").write_text(json.dumps({"vocabulary": VOCABULARY}))
     return folder
 
 
@@ -86,6 +95,7 @@ def recipe_data(**changes: Any) -> dict[str, Any]:
         "adapter": {"r": 8, "alpha": 16, "dropout": 0.1, "trainable_tokens": "all"},
         "data": {"max_tokens": 64, "examples_per_subject": 2, "min_context_tokens": 16},
         "phases": [{"name": "sft", "objectives": {"sft": 1.0}, "epochs": 2}],
+        "batch": 4,
         "optimizer": {"lr": 1e-2},
         "engine": {"micro_batch": 4},
         "embedding": {"max_tokens": 64},

@@ -1,0 +1,71 @@
+"""Backfills all partitions of a grid as Dagster's daemon does, but launches the runs in this process.
+
+Run by `test_grid.py` with the environment of an installation: `python backfill.py GRID`.
+"""
+
+import logging
+import sys
+import time
+
+from dagster import AssetKey, DagsterInstance
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
+from dagster._core.instance.ref import InstanceRef
+from dagster._core.test_utils import create_test_daemon_workspace_context
+from dagster._core.workspace.load_target import ModuleTarget
+from dagster._daemon.backfill import execute_backfill_iteration
+
+from ehr_assets.definitions import project
+from ehr_assets.settings import PROJECT_ROOT
+
+HERE = {
+    "run_launcher": {
+        "module": "dagster._core.launcher.sync_in_memory_run_launcher",
+        "class": "SyncInMemoryRunLauncher",
+    },
+    "run_coordinator": {
+        "module": "dagster._core.run_coordinator.default_run_coordinator",
+        "class": "DefaultRunCoordinator",
+    },
+}
+MOST_ITERATIONS = 100
+
+
+def backfill(grid: str) -> None:
+    ref = InstanceRef.from_dir(str(project.settings.dagster_home), overrides=HERE)
+    target = ModuleTarget(
+        "ehr_assets.definitions", attribute=None, working_directory=str(PROJECT_ROOT), location_name="ehr"
+    )
+    with (
+        DagsterInstance.from_ref(ref) as instance,
+        create_test_daemon_workspace_context(target, instance) as context,
+    ):
+        asked = PartitionBackfill.from_asset_partitions(
+            backfill_id=f"of_{grid}",
+            asset_graph=context.create_request_context().asset_graph,
+            partition_names=list(project.catalog.grids[grid].recipes),
+            asset_selection=[
+                AssetKey([grid, part]) for part in ("checkpoint", "node_embeddings", "probe_metrics")
+            ],
+            backfill_timestamp=time.time(),
+            tags={},
+            dynamic_partitions_store=instance,
+            all_partitions=False,
+            title=None,
+            description=None,
+            run_config=None,
+        )
+        instance.add_backfill(asked)
+        for _ in range(MOST_ITERATIONS):
+            errors = [e for e in execute_backfill_iteration(context, logging.getLogger("backfill")) if e]
+            found = instance.get_backfill(asked.backfill_id)
+            assert not errors, errors
+            assert found
+            if found.status is not BulkActionStatus.REQUESTED:
+                break
+        runs = instance.get_runs()
+        made = [run for run in runs if run.tags.get("dagster/backfill") == asked.backfill_id]
+        print(found.status.value, len(made), "runs", *(run.status.value for run in made))
+
+
+if __name__ == "__main__":
+    backfill(sys.argv[1])
