@@ -13,6 +13,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from training_helpers import FIRST_WORD, MINUTE, recipe_data, write_records, write_tokenizer
 
 from ehr_assets.models.backbone import hidden_states, load_backbone
@@ -95,16 +98,12 @@ def readable(model, lives):
         for split, some in lives.items():
             ids = torch.tensor([record["token_ids"] for _, record in some])
             x[split] = hidden_states(model.eval(), ids)[:, -1].double().numpy()
-            y[split] = np.array([velocity for velocity, _ in some], float)
-    mean, scale = x["train"].mean(axis=0), x["train"].std(axis=0) + 1e-9
-    x = {split: np.c_[(s - mean) / scale, np.ones(len(s))] for split, s in x.items()}
-    fits = []
-    for strength in 10.0 ** np.arange(-1, 5):
-        inner = x["train"].T @ x["train"] + strength * np.eye(x["train"].shape[1])
-        weights = np.linalg.solve(inner, x["train"].T @ y["train"])
-        r2 = {k: 1 - ((x[k] @ weights - y[k]) ** 2).mean() / y[k].var() for k in ("tuning", "held_out")}
-        fits.append((r2["tuning"], r2["held_out"]))
-    return float(max(fits)[1])
+            y[split] = [velocity for velocity, _ in some]
+    probes = [make_pipeline(StandardScaler(), Ridge(strength)) for strength in 10.0 ** np.arange(-1, 5)]
+    best = max(
+        (p.fit(x["train"], y["train"]) for p in probes), key=lambda p: p.score(x["tuning"], y["tuning"])
+    )
+    return best.score(x["held_out"], y["held_out"])
 
 
 def test_the_velocity_is_read_off_better_after_the_curriculum_than_before_training(tmp_path):
