@@ -90,7 +90,7 @@ def training_checks(points: Points) -> list[AssetChecksDefinition]:
         if points.at(context).jepa is None:
             said = "Not applicable: no phase trains towards a target encoder."
             return datasets.judge(dataset, True, description=said)
-        found = judge_collapse(read_history(dataset.path))
+        found = judge_collapse(read_history(dataset.path), dataset.manifest.stats.get("selected_step"))
         return datasets.judge(dataset, found.ok, found.figures, description=found.problem)
 
     return [fitted_on_train_only, losses_finite, tuning_loss_fell, representations_not_collapsed]

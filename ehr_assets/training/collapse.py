@@ -24,7 +24,7 @@ models use their dimensions unevenly, and this check stops what follows."""
 
 @dataclass(frozen=True)
 class CollapseFinding:
-    """What the last tuning pass says.
+    """What the last tuning pass of those weights says.
 
     Attributes:
         problem: why the representations cannot be used; None where they can, or where nothing was to judge.
@@ -39,12 +39,12 @@ class CollapseFinding:
         return self.problem is None
 
 
-def judge_collapse(rows: Sequence[Row]) -> CollapseFinding:
-    """Judges a training with a target encoder by its history.
+def judge_collapse(rows: Sequence[Row], step: int | None = None) -> CollapseFinding:
+    """Judges a training with a target encoder by its history, or the weights of one of its steps.
 
     A training without any tuning pass has nothing to show for itself, and does not pass.
     """
-    measured = [row["target"] for row in rows if row.get("target")]
+    measured = [row["target"] for row in rows if row.get("target") and (step is None or row["step"] <= step)]
     if not measured:
         return CollapseFinding("no tuning pass with a target encoder: there is nothing to judge by", {})
     first, last = measured[0], measured[-1]

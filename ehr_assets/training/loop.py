@@ -136,7 +136,7 @@ def _train_phase(
         progress.first_loss = row["loss"] if progress.first_loss is None else progress.first_loss
         hooks.on_step({**row, "lr": lr, "tokens": progress.tokens}, i, steps)
         best = False
-        if training.tuning.rows and (i % per_epoch == 0 or i == steps):
+        if training.tuning.rows and (recipe.tuning.due(i, per_epoch) or i == steps):
             best = _tune(training, phase, engine, target, progress, hooks)
         hooks.on_state(progress, engine, best=best)
     engine.close(progress.target)
@@ -202,7 +202,7 @@ def _step(
 def tuning_losses(
     training: Training, phase: PhaseSpec, engine: Engine, target: TargetEncoder | None
 ) -> dict[str, Any]:
-    """Mean losses over one example of each of `data.tuning_examples` subjects, the same ones every time.
+    """Mean losses over one example of each of `tuning.examples` subjects, the same ones every time.
 
     Without dropout.
 
@@ -212,7 +212,7 @@ def tuning_losses(
     """
     recipe, model, names = training.recipe, training.model, list(phase.weighed)
     rows = training.tuning.rows
-    rows = rows[:: math.ceil(len(rows) / recipe.data.tuning_examples)]
+    rows = rows[:: math.ceil(len(rows) / recipe.tuning.examples)]
     ids = [ExampleId(training.tuning.split, row, TUNING_EPOCH, 0) for row in rows]
     mine = ids[training.rank :: training.world]
     # With ZeRO-3 a pass needs all processes: those with fewer examples go through their first ones again.

@@ -35,7 +35,7 @@ def write_card(
         "Data": _data(recipe, fitted_on, stats),
         "Training": _training(recipe, stats),
         "Losses": _losses(stats),
-        "Representations": _representations(folder, recipe),
+        "Representations": _representations(folder, recipe, stats),
         "Licence": [licence_of(recipe.backbone)],
         "Limits": [
             "It describes the cohort it was trained on, and may not carry over to another.",
@@ -47,8 +47,8 @@ def write_card(
     }
     lines = [f"# {recipe.name}", "", recipe.title]
     for title, points in sections.items():
-        if points:
-            lines += ["", f"## {title}", *(f"- {point}" for point in points)]
+        if said := [f"- {point}" for point in points]:
+            lines += ["", f"## {title}", *said]
     lines += ["", "## Loading", "```python", *_loading(folder, recipe), "```"]
     (folder / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -95,7 +95,7 @@ def _data(recipe: RecipeSpec, fitted_on: Mapping[str, Any], stats: Mapping[str, 
         f"({data.cuts.nodes:.0%}) and event boundaries ({data.cuts.boundaries:.0%})."
     )
     yield (
-        f"The `tuning` split ({stats['tuning_subjects']:,} subjects, at most {data.tuning_examples:,} "
+        f"The `tuning` split ({stats['tuning_subjects']:,} subjects, at most {recipe.tuning.examples:,} "
         "examples) was used for the tuning loss alone. `held_out` was not read."
     )
 
@@ -127,7 +127,8 @@ def _training(recipe: RecipeSpec, stats: Mapping[str, Any]) -> Iterator[str]:
 
 def _phase(phase: PhaseSpec) -> str:
     weights = " + ".join(f"{weight:g} {name}" for name, weight in phase.objectives.items())
-    length = f"{phase.epochs} epochs" if phase.epochs else f"{phase.steps} steps"
+    length = f"{phase.epochs or phase.steps} {'epoch' if phase.epochs else 'step'}"
+    length += "s" if (phase.epochs or phase.steps) != 1 else ""
     trains = f", training {', '.join(phase.trains)}" if phase.trains else ""
     return f"{phase.name} ({weights}, {length}{trains})"
 
@@ -141,14 +142,14 @@ def _losses(stats: Mapping[str, Any]) -> Iterator[str]:
         yield f"Tuning, at the end: {stats['tuning_loss']:.4f} ({each})."
 
 
-def _representations(folder: Path, recipe: RecipeSpec) -> Iterator[str]:
+def _representations(folder: Path, recipe: RecipeSpec, stats: Mapping[str, Any]) -> Iterator[str]:
     """What tells whether they collapsed; nothing without a target encoder."""
     if recipe.jepa is None:
         return
-    found = judge_collapse(read_history(folder))
+    found = judge_collapse(read_history(folder), stats.get("selected_step"))
     if f := found.figures:
         yield (
-            f"Target encoder on the tuning examples, at the end: std of a dimension {f['std']:.4f} (smallest "
+            f"Target encoder on the tuning examples: std of a dimension {f['std']:.4f} (smallest "
             f"{f['std_min']:.4f}), spread {f['spread']:.3f}, effective rank {f['effective_rank']:.1f} of "
             f"at most {f['possible_rank']:.0f}, cosine with the online encoder {f['cosine']:.4f}."
         )

@@ -29,6 +29,7 @@ from ehr_assets.training.recipe_parts import (
     ProbeSpec,
     ScheduleSpec,
     Trainable,
+    TuningSpec,
 )
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -60,6 +61,7 @@ class RecipeSpec(Spec):
     batch: Positive = 8
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: ScheduleSpec = ScheduleSpec()
+    tuning: TuningSpec = TuningSpec()
     select: Literal["last", "best"] = "last"
     engine: EngineSpec = EngineSpec()
     seed: int = Field(default=1, ge=0)

@@ -127,17 +127,13 @@ class CutsSpec(Spec):
 
 
 class DataSpec(Spec):
-    """How a subject's record is cut into context x and continuation y (`training/cutting.py`).
-
-    `tuning_examples`: at most so many, one of a subject, give the tuning loss.
-    """
+    """How a subject's record is cut into context x and continuation y (`training/cutting.py`)."""
 
     max_tokens: int = Field(default=3300, ge=8)
     examples_per_subject: Positive = 4
     min_context_tokens: Positive = 32
     continuation_fraction: tuple[Fraction, Fraction] = (0.1, 0.5)
     cuts: CutsSpec = CutsSpec()
-    tuning_examples: Positive = 1000
     seed: int = Field(default=1, ge=0)
 
     @model_validator(mode="after")
@@ -213,6 +209,21 @@ class OptimizerSpec(Spec):
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     weight_decay: float = Field(default=0.1, ge=0)
     clip: float = Field(default=1.0, gt=0)
+
+
+class TuningSpec(Spec):
+    """When the tuning loss is taken, besides the end of each phase, and of how many examples at most.
+
+    One of a subject, the same ones every time.
+    """
+
+    passes_per_epoch: Positive = 4
+    examples: Positive = 1000
+
+    def due(self, i: int, steps_per_epoch: int) -> bool:
+        """Whether after step i, from 1."""
+        passes = self.passes_per_epoch
+        return i * passes // steps_per_epoch > (i - 1) * passes // steps_per_epoch
 
 
 class KeepSpec(Spec):

@@ -14,7 +14,7 @@ PAPER = PACKAGE / "paper"
 SIZE = {
     *("name", "title", "corpus", "continues", "batch"),
     *("backbone", "engine", "probe"),
-    *("adapter.trainable_tokens", "data.max_tokens", "data.examples_per_subject", "data.tuning_examples"),
+    *("adapter.trainable_tokens", "data.max_tokens", "data.examples_per_subject", "tuning.examples"),
     *("optimizer.lr", "embedding.max_tokens", "phases.0.epochs", "phases.0.steps"),
 }
 """What a size is: all that demo and paper versions of a recipe may differ in."""

@@ -209,6 +209,12 @@ def test_a_planted_collapse_is_seen(kind, said):
     assert said is None or said in (found.problem or "")
 
 
+def test_the_weights_of_an_earlier_step_are_judged_by_it():
+    rows = [tuning(1, statistics(planted("sound"))), tuning(9, statistics(planted("one vector")))]
+    assert judge_collapse(rows, step=1).ok
+    assert not judge_collapse(rows, step=9).ok
+
+
 def test_what_cannot_be_judged_does_not_pass():
     assert not judge_collapse([step(1), tuning(1)]).ok
     broken = {**HEALTHY, "effective_rank": float("nan")}
