@@ -2,9 +2,9 @@
 
 import itertools
 import json
-import re
 import math
 import os
+import re
 from datetime import timedelta
 from pathlib import Path
 
