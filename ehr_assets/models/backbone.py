@@ -157,6 +157,14 @@ def hidden_states(model: nn.Module, input_ids: Tensor) -> Tensor:
     return decoder(input_ids=input_ids, use_cache=False).last_hidden_state
 
 
+def in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model with its parameters in that type. Not its buffers: a rounded rotary frequency places the
+    tokens of a long record radians off."""
+    for p in model.parameters():  # tied ones come once
+        p.data = p.data.to(dtype)
+    return model
+
+
 def causal_lm(model: nn.Module) -> PreTrainedModel:
     """The causal LM itself, without what peft wraps around it."""
     return model.get_base_model() if isinstance(model, PeftModel) else model  # type: ignore[return-value]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 CONTEXT, CONTINUATION, COPY = 0, 1, 2
 PADDING = -1
-"""Behind the last example, where a device wants round lengths: an example of its own that nobody reads."""
+"""Behind the last example, where attention wants round lengths: an example of its own that nobody reads."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Batch:
     Attributes:
         token_ids: ``[T]`` int64; in ỹ the tokens of y.
         position: ``[T]`` int64, from 0 in each example.
-        part: ``[T]`` int64: `CONTEXT`, `CONTINUATION`, `COPY` or `PADDING`.
+        part: ``[T]`` int64: `CONTEXT`, `CONTINUATION` or `COPY`; `PADDING` behind the last example.
         example: ``[T]`` int64: 0 .. E - 1, or `PADDING`.
         hidden: ``[T]`` bool: the model reads the mask token here; only in ỹ.
         spans: of the examples, in their order.
@@ -58,7 +58,7 @@ class Batch:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each example; padding follows."""
+        """Tokens of each example."""
         return [s.plain + (s.continuation if self.copied else 0) for s in self.spans]
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -76,6 +76,18 @@ class Batch:
         """[x, y] alone: what the target encoder reads, and all that SFT needs."""
         where = self.in_unmasked()
         return replace(self._each(lambda tensor: tensor[where]), copied=False)
+
+    def padded(self, multiple: int) -> "Batch":
+        """With padding up to the next multiple of so many tokens."""
+        n = -len(self) % multiple
+        new = {
+            "token_ids": self.token_ids.new_zeros(n),  # any that there is
+            "position": torch.arange(n, device=self.position.device),
+            "part": self.part.new_full((n,), PADDING),
+            "example": self.example.new_full((n,), PADDING),
+            "hidden": self.hidden.new_zeros(n),
+        }
+        return replace(self, **{name: torch.cat([getattr(self, name), new[name]]) for name in new})
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         names = ("token_ids", "position", "part", "example", "hidden")

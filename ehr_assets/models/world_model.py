@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ehr_assets.models.attention import attention_arguments
+from ehr_assets.models.attention import attention_arguments, laid_out
 from ehr_assets.models.backbone import causal_lm
 from ehr_assets.models.batch import Batch
 from ehr_assets.models.objectives import JEPA, SFT, Objective, States
@@ -62,15 +62,17 @@ class WorldModel(nn.Module):
     def encode(self, batch: Batch) -> Tensor:
         """f_θ: the final hidden states ``[T, hidden]``, after the last norm; hidden tokens read as m."""
         model = causal_lm(self.backbone)
-        embedded = self.vocabulary.embed(batch.token_ids)
-        if self.mask_token is not None and batch.copied:
-            embedded = torch.where(batch.hidden[:, None], self.mask_token.to(embedded.dtype), embedded)
-        return model.base_model(
+        read = laid_out(model, batch)
+        embedded = self.vocabulary.embed(read.token_ids)
+        if self.mask_token is not None and read.copied:
+            embedded = torch.where(read.hidden[:, None], self.mask_token.to(embedded.dtype), embedded)
+        states = model.base_model(
             inputs_embeds=embedded[None],
-            position_ids=batch.position[None],
+            position_ids=read.position[None],
             use_cache=False,
-            **attention_arguments(model, batch),
+            **attention_arguments(model, read),
         ).last_hidden_state[0]
+        return states[: len(batch)]
 
     def forward(self, batch: Batch, weights: Mapping[str, float], target: Tensor | None = None) -> Losses:
         """The fused step's online pass: one over [x, y, ỹ], for all objectives.

@@ -5,17 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ehr_assets.models.batch import CONTEXT, CONTINUATION, COPY, PADDING, Batch, Span
+from ehr_assets.models.batch import CONTEXT, CONTINUATION, COPY, Batch, Span
 from ehr_assets.training.cutting import Example
 
 
-def collate(examples: Sequence[Example], pad: int, multiple: int = 1) -> Batch:
-    """Lays examples one behind the other: no padding between them.
-
-    Args:
-        examples: all with hidden tokens, or none.
-        pad: the token id behind the last one, up to the next `multiple` (FlexAttention's blocks).
-    """
+def collate(examples: Sequence[Example]) -> Batch:
+    """Lays examples, all with hidden tokens or none, one behind the other: no padding between them."""
     copied = examples[0].hidden is not None
     ids, position, part, hidden = [], [], [], []
     for e in examples:
@@ -32,17 +27,6 @@ def collate(examples: Sequence[Example], pad: int, multiple: int = 1) -> Batch:
             hidden.append(masked)
     spans = tuple(Span(e.n_context, e.n_continuation) for e in examples)
     lengths = [s.plain + (s.continuation if copied else 0) for s in spans]
-    padding = -sum(lengths) % multiple
-    return Batch(
-        _tensor(ids, np.full(padding, pad)),
-        _tensor(position, np.arange(padding)),
-        _tensor(part, np.full(padding, PADDING)),
-        _tensor([np.repeat(np.arange(len(examples)), lengths)], np.full(padding, PADDING)),
-        _tensor(hidden, np.zeros(padding, bool)),
-        spans,
-        copied,
-    )
-
-
-def _tensor(parts: list[np.ndarray], padding: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.concatenate([*parts, padding.astype(parts[0].dtype)]))
+    columns = [*map(np.concatenate, (ids, position, part)), np.repeat(np.arange(len(examples)), lengths)]
+    tensors = [torch.from_numpy(column) for column in (*columns, np.concatenate(hidden))]
+    return Batch(*tensors, spans, copied)

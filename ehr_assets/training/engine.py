@@ -42,7 +42,7 @@ class Engine:
         self.model, self.weights = model, phase.objectives
         self.micro, self.accumulate = recipe.engine.shared(recipe.batch, world)
         for name, parameter in model.trainable().items():
-            parameter.requires_grad_(part_of(name) in (phase.trains or recipe.trainable))
+            parameter.requires_grad_(part_of(name) in recipe.trained_in(phase))
         spec = recipe.optimizer
         optimizer = torch.optim.AdamW(
             _groups(model, spec.weight_decay), lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay

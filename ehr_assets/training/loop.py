@@ -29,12 +29,7 @@ from ehr_assets.training.start import device
 
 @dataclass(frozen=True)
 class Training:
-    """What one process trains with.
-
-    Args:
-        pad: the token id behind the examples of a batch.
-        multiple: batches are padded to a multiple of so many tokens.
-    """
+    """What one process trains with."""
 
     recipe: RecipeSpec
     model: WorldModel
@@ -42,8 +37,6 @@ class Training:
     tuning: Examples
     rank: int
     world: int
-    pad: int = 0
-    multiple: int = 1
 
     def __post_init__(self) -> None:
         self.recipe.engine.shared(self.recipe.batch, self.world)
@@ -180,7 +173,7 @@ def _step(
         ids = mine[m * engine.micro : (m + 1) * engine.micro]
         drawn = [training.examples.example(which, recipe.jepa if target else None) for which in ids]
         seed_step(recipe.seed, step, m, training.rank)
-        batch = collate(drawn, training.pad, training.multiple).to(device())
+        batch = collate(drawn).to(device())
         losses = engine.micro_step(batch, target).by_example
         for n, name in enumerate(names):
             sums[n] += losses[name].double().sum()
@@ -229,7 +222,7 @@ def tuning_losses(
                 training.tuning.example(which, recipe.jepa if target else None)
                 for which in some or ids[: engine.micro]
             ]
-            batch = collate(drawn, training.pad, training.multiple).to(device())
+            batch = collate(drawn).to(device())
             states = engine.target_states(batch, target)
             by_example = model(batch, phase.objectives, states).by_example
             online = model.encode(batch.unmasked()) if statistics else None

@@ -22,7 +22,6 @@ from ehr_assets.corpora.reader import TokenCorpus
 from ehr_assets.errors import EhrError, TrainingError
 from ehr_assets.leakage.fits import fitted_on
 from ehr_assets.lineage.workspace import sharing
-from ehr_assets.models.attention import ROUND
 from ehr_assets.models.backbone import causal_lm
 from ehr_assets.training import kept
 from ehr_assets.training.checkpoint import save_checkpoint, trained_tensors
@@ -34,7 +33,7 @@ from ehr_assets.training.model_card import write_card
 from ehr_assets.training.node_times import read_node_times
 from ehr_assets.training.recipe import RecipeSpec
 from ehr_assets.training.sinks import pipes_if_launched_by_dagster
-from ehr_assets.training.start import attention_kind, join_ranks, load_tokenizer, prepare_model
+from ehr_assets.training.start import join_ranks, load_tokenizer, prepare_model
 from ehr_assets.training.state import States
 from ehr_assets.training.watch import Watch
 
@@ -100,8 +99,7 @@ def prepare(job: TrainingJob, rank: int, world: int) -> Training:
             do="Check the token corpus, or lower data.min_context_tokens.",
         )
     model = prepare_model(job, tokenizer, save_to=Path(job.out_dir) if rank == 0 else None)
-    multiple = ROUND if attention_kind(recipe) == "flex" else 1
-    return Training(recipe, model, examples, tuning, rank, world, tokenizer.pad_token_id or 0, multiple)
+    return Training(recipe, model, examples, tuning, rank, world)
 
 
 def write(job: TrainingJob, training: Training, progress: Progress, states: States, watch: Watch) -> None:

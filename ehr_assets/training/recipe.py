@@ -125,6 +125,11 @@ class RecipeSpec(Spec):
         tokens: tuple[Trainable, ...] = () if isinstance(self.adapter, FullSpec) else ("tokens",)
         return ("backbone", *tokens, *(("predictor",) if self.jepa else ()))
 
+    def trained_in(self, phase: PhaseSpec) -> tuple[Trainable, ...]:
+        """The parts that a phase trains. Without JEPA the predictor has no gradient; weight decay alone would
+        shrink it."""
+        return phase.trains or tuple(p for p in self.trainable if p != "predictor" or "jepa" in phase.weighed)
+
     def schedule_of(self, phase: PhaseSpec) -> ScheduleSpec:
         return phase.schedule or self.schedule
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from ehr_assets.errors import TrainingError
 from ehr_assets.models.attention import use_attention
-from ehr_assets.models.backbone import causal_lm
+from ehr_assets.models.backbone import causal_lm, in_dtype
 from ehr_assets.models.predictor import build_predictor
 from ehr_assets.models.world_model import WorldModel
 from ehr_assets.training.backbones import prepare_backbone
@@ -84,7 +84,8 @@ def prepare_model(job: TrainingJob, tokenizer: Any, save_to: Path | None) -> Wor
     model = WorldModel(backbone, predictor)
     if job.start_from:
         load_predictor(Path(job.start_from), model)
-    return (model.bfloat16() if bf16(recipe) else model.float()).to(device())
+    in_dtype(model, torch.bfloat16 if bf16(recipe) else torch.float32)
+    return model.to(device())
 
 
 def attention_kind(recipe: RecipeSpec) -> str:

@@ -37,5 +37,10 @@ def unsuitable(config: Mapping[str, Any], max_tokens: int) -> list[str]:
         problems.append("its attention has sinks")
     if config.get("alibi"):
         problems.append("its positions are biases of attention (ALiBi)")
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    for part in (rope, *(inner for inner in rope.values() if isinstance(inner, Mapping))):
+        kind = str(part.get("rope_type") or part.get("type") or "")
+        if kind in ("longrope", "dynamic"):
+            problems.append(f"its positions depend on the longest example of a batch (rope_type {kind})")
     problems += [f"it changes its logits ({key})" for key in _LOGITS if config.get(key) not in (None, 1, 1.0)]
     return problems

@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from ehr_assets.models.attention import ROUND
-from ehr_assets.models.backbone import causal_lm
+from ehr_assets.models.backbone import causal_lm, in_dtype
 from ehr_assets.models.batch import Batch
 from ehr_assets.models.target import TargetEncoder
 from ehr_assets.models.world_model import WorldModel
@@ -66,10 +65,10 @@ def main(console: Console, folder: Path) -> None:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             try:
-                model = world_model(QWEN3_1B7, DELIMITERS, attention="flex").bfloat16().cuda()
+                model = in_dtype(world_model(QWEN3_1B7, DELIMITERS, attention="flex"), torch.bfloat16).cuda()
                 if checkpointing:
                     causal_lm(model.backbone).gradient_checkpointing_enable({"use_reentrant": False})
-                batch = made_up_batch(n, TOKENS, CONTINUATION, QWEN3_1B7["vocab_size"], multiple=ROUND)
+                batch = made_up_batch(n, TOKENS, CONTINUATION, QWEN3_1B7["vocab_size"])
                 took = seconds(Step(model, batch.to("cuda")))
             except torch.OutOfMemoryError:
                 console.print(f"  {how}: out of memory")

@@ -83,8 +83,8 @@ def main(console: Console, folder: Path) -> None:
             [examples.example(which, jepa) for which in examples.step(s, recipe.batch)]
             for s in range(1, STEPS + 1)
         ]
-        batches = [collate(some, pad=0) for some in drawn]
-        rounded = [collate(some, pad=0, multiple=ROUND) for some in drawn]
+        batches = [collate(some) for some in drawn]
+        rounded = [batch.padded(ROUND) for batch in batches]
         tokens = sum(sum(b.lengths) for b in batches)
 
         def run(model: WorldModel, batches=batches, weights=weights) -> list[Tensor]:

@@ -48,13 +48,13 @@ def world_model(
     return model.train()
 
 
-def made_up_batch(n: int, tokens: int, continuation: float, vocabulary: int, multiple: int = 1) -> Batch:
+def made_up_batch(n: int, tokens: int, continuation: float, vocabulary: int) -> Batch:
     """`n` examples of so many tokens, that share of them continuation, half of which is hidden."""
     rng, m = np.random.default_rng(0), round(tokens * continuation)
     hidden = np.arange(m) % 2 == 0
     event = np.arange(tokens, dtype=np.int32)
     examples = [Example(rng.integers(1, vocabulary, tokens), tokens - m, event, hidden) for _ in range(n)]
-    return collate(examples, pad=0, multiple=multiple)
+    return collate(examples)
 
 
 @dataclass(frozen=True)

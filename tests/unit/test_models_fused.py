@@ -16,7 +16,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from ehr_assets.models.attention import KINDS, use_attention
+from ehr_assets.models.attention import KINDS, ROUND, block_mask, use_attention
 from ehr_assets.models.backbone import build_backbone, causal_lm, with_lora
 from ehr_assets.models.batch import COPY, sees_matrix
 from ehr_assets.models.predictor import build_predictor
@@ -105,8 +105,8 @@ def literal(model: WorldModel, examples: list[Example], target: TargetEncoder) -
     return {"sft": torch.stack(sft), "jepa": torch.stack(jepa)}
 
 
-def fused(model: WorldModel, examples: list[Example], target: TargetEncoder, pad: int = 1):
-    batch = collate(examples, pad=0, multiple=pad)
+def fused(model: WorldModel, examples: list[Example], target: TargetEncoder):
+    batch = collate(examples)
     with target.in_place():
         states = model.encode(batch.unmasked())
     return model(batch, BOTH, states)
@@ -126,7 +126,7 @@ def test_losses_and_gradients_are_those_of_two_passes(kind, attention, packed):
     model, examples = make_model(kind, attention), make_examples()
     target = moved_target(model)
     groups = [examples] if packed else [[e] for e in examples]
-    parts = [fused(model, group, target, pad=16 if packed else 1) for group in groups]
+    parts = [fused(model, group, target) for group in groups]
     mine = gradients(model, torch.stack([p.total for p in parts]).sum())
     losses = literal(model, examples, target)
     total = sum(BOTH[name] * loss.sum() for name, loss in losses.items())
@@ -159,7 +159,7 @@ def test_it_is_so_in_other_families(family):
 
 def test_the_rule_of_attention_is_as_told():
     """x sees x; y sees x and y; ỹ sees x and ỹ; nobody sees another example, or what comes later."""
-    batch = collate(make_examples(((2, 2), (1, 1))), pad=0, multiple=4)
+    batch = collate(make_examples(((2, 2), (1, 1)))).padded(4)
     seen = sees_matrix(batch)
     as_text = ["".join("x" if v else "." for v in row) for row in seen.tolist()]
     assert as_text == [
@@ -178,15 +178,34 @@ def test_the_rule_of_attention_is_as_told():
     ]
 
 
-def test_flex_attentions_mask_is_the_same_rule():
-    from torch.nn.attention.flex_attention import create_mask
+@pytest.mark.parametrize("copied", [True, False])
+@pytest.mark.parametrize("seed", range(6))
+def test_flex_attentions_blocks_are_those_of_the_rule(seed, copied):
+    """None is missing, whole ones are whole, and hardly any is looked at for nothing."""
+    rng = np.random.default_rng(seed)
+    batch = collate(make_examples([tuple(rng.integers(1, (700, 300))) for _ in range(8)], seed))
+    batch = (batch if copied else batch.unmasked()).padded(ROUND)
+    seen = sees_matrix(batch).view(len(batch) // ROUND, ROUND, -1, ROUND)
+    mask = block_mask(batch)
+    some, whole = (
+        listed(mask.kv_num_blocks, mask.kv_indices),
+        listed(mask.full_kv_num_blocks, mask.full_kv_indices),
+    )
+    assert torch.equal(whole, seen.all(3).all(1))
+    assert not (some & whole).any()
+    needed = seen.any(3).any(1)
+    assert not (needed & ~some & ~whole).any()
+    assert (some | whole).sum() <= 1.1 * needed.sum()
+    here = torch.arange(len(batch))
+    assert torch.equal(mask.mask_mod(None, None, here[:, None], here[None, :]), sees_matrix(batch))
 
-    from ehr_assets.models.batch import sees
 
-    batch = collate(make_examples(), pad=0, multiple=128)
-    n = len(batch)
-    dense = create_mask(sees(batch), None, None, n, n, device="cpu")[0, 0].bool()
-    assert torch.equal(dense, sees_matrix(batch))
+def listed(numbers, indices):
+    """A block mask's lists as ``[rows, columns]`` bool."""
+    rows = torch.zeros(indices.shape[-2:], dtype=torch.bool)
+    for row, (n, columns) in enumerate(zip(numbers[0, 0].tolist(), indices[0, 0].tolist(), strict=True)):
+        rows[row, columns[:n]] = True
+    return rows
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -197,13 +216,14 @@ def test_flex_attention_gives_the_same_states(monkeypatch):
     monkeypatch.setattr(
         integration, "WrappedFlexAttention", lambda training: lambda: integration.flex_attention
     )
-    model, batch = make_model("mlp"), collate(make_examples(), pad=0, multiple=128)
-    with torch.no_grad():
-        want = model.encode(batch)
-        use_attention(causal_lm(model.backbone), "flex")
-        got = model.encode(batch)
-    real = batch.part >= 0
-    torch.testing.assert_close(got[real], want[real], rtol=1e-4, atol=1e-5)
+    model, batch = make_model("mlp"), collate(make_examples(((90, 60), (4, 1), (120, 80))))
+    for read in (batch, batch.unmasked()):
+        with torch.no_grad():
+            use_attention(causal_lm(model.backbone), "segments")
+            want = model.encode(read)
+            use_attention(causal_lm(model.backbone), "flex")
+            got = model.encode(read)
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("attention", [k for k in KINDS if k != "flex"])
@@ -212,7 +232,7 @@ def test_states_do_not_depend_on_what_is_hidden_from_them(attention):
     model = make_model("mlp", attention)
     examples = make_examples()
     with torch.no_grad():
-        batch = collate(examples, pad=0)
+        batch = collate(examples)
         want = model.encode(batch)
         ids = batch.token_ids.clone()
         other = batch.example != 1
@@ -229,7 +249,7 @@ def test_states_do_not_depend_on_what_is_hidden_from_them(attention):
 def test_targets_have_no_gradient_and_the_average_follows_slowly():
     model = make_model("transformer")
     target = TargetEncoder(model.backbone, model.trained_encoder(), 0.9)
-    batch = collate(make_examples(), pad=0)
+    batch = collate(make_examples())
     before = {name: p.detach().clone() for name, p in model.trained_encoder().items()}
     with target.in_place():
         states = model.encode(batch.unmasked())
@@ -252,7 +272,7 @@ def test_target_pass_has_no_dropout_and_leaves_the_online_one_as_it_was():
         if isinstance(m, nn.Dropout):
             m.p = 0.5
     target = TargetEncoder(model.backbone, model.trained_encoder(), 0.9)
-    batch = collate(make_examples(), pad=0).unmasked()
+    batch = collate(make_examples()).unmasked()
 
     def look() -> Tensor:
         with target.in_place():

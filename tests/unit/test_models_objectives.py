@@ -47,20 +47,14 @@ def literal_sft(model: WorldModel, e: Example) -> float:
 
 def test_sft_is_equation_4(model, examples):
     with torch.no_grad():
-        losses = model(collate(examples, pad=0), {"sft": 1.0}).by_example["sft"]
+        losses = model(collate(examples), {"sft": 1.0}).by_example["sft"]
         assert losses.tolist() == pytest.approx([literal_sft(model, e) for e in examples], rel=1e-5)
-
-
-def test_padding_changes_nothing(model, examples):
-    with torch.no_grad():
-        bare, padded = (model(collate(examples, 3, n), {"sft": 1.0}).by_example["sft"] for n in (1, 64))
-    torch.testing.assert_close(padded, bare)
 
 
 def test_sft_learns_from_the_continuation_only(model, examples):
     """With the states held fixed, context tokens (as labels) change nothing, continuation tokens do; and
     only the positions that predict y get a gradient from the output head."""
-    batch = collate(examples, pad=0)
+    batch = collate(examples)
     states = torch.randn(len(batch), 16, requires_grad=True)
     head = nn.Linear(16, 30)
 
@@ -83,7 +77,7 @@ def test_sft_learns_from_the_continuation_only(model, examples):
 
 
 def test_the_total_is_the_weighted_sum(model, examples):
-    batch = collate(examples, pad=0)
+    batch = collate(examples)
     with torch.no_grad():
         found = model(batch, {"sft": 0.25})
     torch.testing.assert_close(found.total, 0.25 * found.by_example["sft"].sum())

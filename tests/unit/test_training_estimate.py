@@ -74,7 +74,7 @@ def test_parameters_flops_and_memory_of_the_fused_step(kind):
     for phase in recipe.phases:
         hides = "jepa" in phase.weighed
         hidden = rng.random(m) < 0.5 if hides else None
-        batch = collate([Example(rng.integers(0, 300, n + m), n, np.zeros(n + m, np.int32), hidden)], 0)
+        batch = collate([Example(rng.integers(0, 300, n + m), n, np.zeros(n + m, np.int32), hidden)])
         target = TargetEncoder(model, world.trained_encoder(), 0.99) if hides else None
         saved = {}
 
