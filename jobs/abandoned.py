@@ -40,9 +40,9 @@ def close_dead_runs(instance: DagsterInstance, settings: Settings) -> list[str]:
         if _may_track(settings.mlflow_uri):
             MlflowTracking(uri=settings.mlflow_uri).close_abandoned(run.run_id)
         closed.append(run.run_id)
-    for folder in (settings.home / "staging").glob(f"{socket.gethostname()}-*-*"):
-        pid = folder.name.rsplit("-", 2)[1]
-        if pid.isdecimal() and _started(int(pid)) is None:
+    for folder in (settings.home / "staging").glob("*-*-*"):
+        host, pid, _ = folder.name.rsplit("-", 2)  # a host's name may begin like another's
+        if host == socket.gethostname() and pid.isdecimal() and _started(int(pid)) is None:
             shutil.rmtree(folder, ignore_errors=True)
     return closed
 

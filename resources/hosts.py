@@ -79,8 +79,11 @@ def commands(
 
     The first host's runs here. The others' are given to the remote shell, to run in this directory with the
     same interpreter; a remote shell that ends closes their standard input, which ends them.
+
+    Raises:
+        TrainingError: more processes than GPUs that can be seen.
     """
-    ranks = {host.name: list(range(host.slots)) for host in hosts}
+    ranks = {host.name: _devices(host, env, here=n == 0) for n, host in enumerate(hosts)}
     alone = len(hosts) == 1
     address = "127.0.0.1" if alone else hosts[0].name
     port = _free_port()
@@ -102,6 +105,27 @@ def commands(
             command = [*remote_shell, host.name, there]
         found.append(command)
     return found
+
+
+def _devices(host: Host, env: Mapping[str, str], *, here: bool) -> list[int | str]:
+    """What DeepSpeed's launcher makes the host's CUDA_VISIBLE_DEVICES: of this one, what the user made it.
+
+    Raises:
+        TrainingError: the user let fewer devices be seen than there are processes.
+    """
+    if env.get("DS_ACCELERATOR") == "cpu":
+        return [-1] * host.slots  # no device, which hides them all
+    named = env.get("CUDA_VISIBLE_DEVICES") if here else None
+    if named is None:
+        return list(range(host.slots))
+    devices: list[int | str] = [device.strip() for device in named.split(",") if device.strip()]
+    if len(devices) < host.slots:
+        raise TrainingError(
+            f"{host.slots} processes are to run here, but {len(devices)} GPUs can be seen.",
+            where="engine.num_processes, CUDA_VISIBLE_DEVICES",
+            do="Let more GPUs be seen, or lower engine.num_processes.",
+        )
+    return devices[: host.slots]
 
 
 def environment(processes: int, cores: int) -> dict[str, str]:

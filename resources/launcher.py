@@ -162,10 +162,18 @@ def _failure(
     # DeepSpeed's launcher gives the signal that ended a rank, -9, as its own exit code, which is a byte.
     signum = -code if code < 0 else 256 - code if code > 192 else 0
     how = f"was killed by {signal.Signals(signum).name}" if signum else f"ended with exit code {code}"
+    what, where = f"A process of {module} {how}.", module
+    do = ""
+    if code == 255:  # ssh's own
+        what, where = "A host could not be reached, or the connection to it was lost.", "launcher.hosts"
+        do = "Try the launcher's remote_shell with that host by hand. "
+    elif signum == signal.SIGKILL:
+        do = "The machine probably ran out of memory: lower engine.micro_batch or engine.num_processes. "
+    elif signum == signal.SIGABRT:  # NCCL's way to end an exchange that takes too long
+        do = "If it waited for another process in vain, that one's words or engine.timeout_minutes say why. "
     return TrainingError(
-        f"A process of {module} {how}. Its last words:\n    {said}",
-        where=module,
-        do="If it was killed (SIGKILL), the machine ran out of memory: lower engine.micro_batch or "
-        "engine.num_processes. The whole standard error is in the step's compute logs."
+        f"{what} Last words:\n    {said}",
+        where=where,
+        do=f"{do}The whole standard error is in the step's compute logs."
         + (f" {promise(work)}" if work else ""),
     )

@@ -38,7 +38,7 @@ def training_assets(points: Points, on: CorpusSpec) -> list[AssetsDefinition]:
         group_name=recipe.name,
         kinds={"torch", "deepspeed", "huggingface"},
         pool="gpu",
-        code_version=code_version(["training/loop.py"], recipe.training_hash()),
+        code_version=code_version(["training/prepare.py"], recipe.training_hash()),
         description=recipe.title,
         partitions_def=points.partitions,
         metadata=points.metadata(RecipeSpec.training_settings),

@@ -27,6 +27,12 @@ def collate(examples: Sequence[Example]) -> Batch:
             hidden.append(masked)
     spans = tuple(Span(e.n_context, e.n_continuation) for e in examples)
     lengths = [s.plain + (s.continuation if copied else 0) for s in spans]
-    columns = [*map(np.concatenate, (ids, position, part)), np.repeat(np.arange(len(examples)), lengths)]
-    tensors = [torch.from_numpy(column) for column in (*columns, np.concatenate(hidden))]
-    return Batch(*tensors, spans, copied)
+    return Batch(
+        torch.from_numpy(np.concatenate(ids)),
+        torch.from_numpy(np.concatenate(position)),
+        torch.from_numpy(np.concatenate(part)),
+        torch.from_numpy(np.repeat(np.arange(len(examples)), lengths)),
+        torch.from_numpy(np.concatenate(hidden)),
+        spans,
+        copied,
+    )

@@ -12,6 +12,7 @@ A training's work folder:
 No tensors here (`state.py`): the launcher reads it too.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -81,25 +82,39 @@ def sync(path: Path) -> None:
 def facts_of(folder: Path) -> dict[str, Any] | None:
     """What `state.json` says, if the folder's files are what it says they are; else None."""
     try:
-        facts: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        facts = _told(folder)
         intact = all(file_sha256(folder / name) == sha for name, sha in facts["files"].items())
     except (OSError, ValueError, KeyError):
         return None
     return facts if intact else None
 
 
-def newest(work: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
-    """The newest state that is whole, and its facts. Torn ones are removed, and said to be."""
+def _told(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / STATE).read_text(encoding="utf-8"))
+
+
+def newest(work: Path, say: Callable[[str], None], *, best: bool) -> tuple[Path, dict[str, Any]] | None:
+    """The newest state that is whole, and its facts. Torn ones are removed, and said to be.
+
+    Args:
+        best: whether the best weights that it tells of are needed too.
+    """
     for torn in sorted(work.glob(f"*-*{PART}")):
         say(f"{torn.name} was not written to its end; removed.")
         shutil.rmtree(torn)
     for folder in promoted(work, STEP):
         facts = facts_of(folder)
-        if facts and _size(work / HISTORY) >= facts["history_bytes"]:
+        whole = facts and _size(work / HISTORY) >= facts["history_bytes"]
+        if facts and whole and not (best and _lost_best(work, facts)):
             return folder, facts
-        say(f"{folder.name} is damaged: its files, or the history, are not as they were; removed.")
+        say(f"{folder.name} is damaged: its files, or others it tells of, are not as they were; removed.")
         shutil.rmtree(folder)
     return None
+
+
+def _lost_best(work: Path, facts: Mapping[str, Any]) -> bool:
+    """Whether the best weights that a state tells of are not whole."""
+    return facts["best"] is not None and facts_of(work / folder_name(BEST, facts["best"][0])) is None
 
 
 def _size(file: Path) -> int:
@@ -111,8 +126,8 @@ def prune(work: Path, last: int, best: int | None) -> None:
     states = promoted(work, STEP)
     told = {best}
     for state in states[:last]:
-        facts = json.loads((state / STATE).read_text(encoding="utf-8"))
-        told.add(facts["best"][0] if facts["best"] else None)
+        with contextlib.suppress(OSError, ValueError):  # of one that a killed process had begun to remove
+            told.add((_told(state)["best"] or [None])[0])
     for old in [*states[last:], *(p for p in promoted(work, BEST) if step_of(p) not in told)]:
         shutil.rmtree(old)
 

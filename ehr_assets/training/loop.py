@@ -1,8 +1,8 @@
 """The training loop: phases, steps, tuning losses. What is watched and kept is told to hooks.
 
-Everything that decides what is learnt is here and in what this file imports; a checkpoint's code version is
-made of these files. Where figures go (`watch.py`) and what is written (`checkpoint.py`, `state.py`) are not
-among them.
+With `prepare.py`, and what both import, it decides what is learnt: a checkpoint's code version is made of
+these files. Where figures go (`watch.py`), what is kept of a state and put back (`state.py`: tests hold it to
+the same bytes) and what is written at the end (`process.py`) are not among them.
 """
 
 import math
@@ -147,9 +147,9 @@ def _tune(
     found = tuning_losses(training, phase, engine, target)
     loss = found["tuning_loss"]
     progress.tuning, progress.tuning_loss = found["losses"], loss
-    hooks.on_tuning({"step": progress.step, "phase": phase.name, **found})
     if not math.isfinite(loss):
         raise _not_finite(progress.step, phase.name, "tuning loss", [])
+    hooks.on_tuning({"step": progress.step, "phase": phase.name, **found})
     if phase is not training.recipe.phases[-1] or (progress.best and loss >= progress.best[1]):
         return False
     progress.best = (progress.step, loss)
@@ -238,7 +238,8 @@ def tuning_losses(
     found["tuning_loss"] = sum(phase.objectives[name] * value for name, value in losses.items())
     if statistics:
         dist.all_reduce(statistics.sums)
-        found["target"] = statistics.result()
+        if math.isfinite(found["tuning_loss"]):  # else there are no singular values
+            found["target"] = statistics.result()
     return found
 
 

@@ -1,13 +1,12 @@
 """One process of a training: `python -m ehr_assets.training.process JOB.json`.
 
 Started by `deepspeed.launcher.launch` it is one of several; started by hand it is the only one. The job file
-is described in `training/job.py`, what comes before the first step in `start.py`, the training itself is
-`loop.py`.
+is described in `training/job.py`, what comes before the first step in `start.py` and `prepare.py`, the
+training itself is `loop.py`.
 """
 
 import contextlib
 import json
-import random
 import re
 import shutil
 import sys
@@ -18,7 +17,6 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
-from ehr_assets.corpora.reader import TokenCorpus
 from ehr_assets.errors import EhrError, TrainingError
 from ehr_assets.leakage.fits import fitted_on
 from ehr_assets.lineage.workspace import sharing
@@ -26,21 +24,19 @@ from ehr_assets.models.backbone import causal_lm
 from ehr_assets.training import kept
 from ehr_assets.training.checkpoint import save_checkpoint, trained_tensors
 from ehr_assets.training.engine import Engine
-from ehr_assets.training.examples import Examples, trained_rows
+from ehr_assets.training.examples import trained_rows
 from ehr_assets.training.job import TrainingJob
 from ehr_assets.training.loop import Hooks, Progress, Training, train
 from ehr_assets.training.model_card import write_card
-from ehr_assets.training.node_times import read_node_times
-from ehr_assets.training.recipe import RecipeSpec
+from ehr_assets.training.prepare import prepare
 from ehr_assets.training.sinks import pipes_if_launched_by_dagster
-from ehr_assets.training.start import join_ranks, load_tokenizer, prepare_model
+from ehr_assets.training.start import bf16, join_ranks
 from ehr_assets.training.state import States
 from ehr_assets.training.watch import Watch
 
 
 def run(job: TrainingJob, rank: int, world: int, watch: Watch) -> None:
     """Trains what is left of the recipe and, on rank 0, writes the checkpoint."""
-    seed_everything(job.recipe.seed)
     with said_clearly(job):
         training = prepare(job, rank, world)
         watch.say(
@@ -77,31 +73,6 @@ class Everyone:
             hooks.on_state(progress, engine, best=best)
 
 
-def prepare(job: TrainingJob, rank: int, world: int) -> Training:
-    """Examples and model.
-
-    Raises:
-        TrainingError: the corpus cannot be trained on, or the model cannot be had.
-    """
-    recipe = job.recipe
-    tokenizer = load_tokenizer(job.tokenizer)
-    corpus = TokenCorpus(Path(job.token_corpus))
-    _shares_the_batch(recipe, world)
-    nodes = read_node_times(job.nodes, corpus, ("train", "tuning")) if recipe.data.cuts.nodes else None
-    examples, tuning = (
-        Examples(corpus, split, recipe.data, per_subject, nodes, vocab_size=len(tokenizer))
-        for split, per_subject in (("train", recipe.data.examples_per_subject), ("tuning", 1))
-    )
-    if not examples.rows:
-        raise TrainingError(
-            f"None of the {examples.too_short} train records can be cut into context and continuation.",
-            where=f"corpus {recipe.corpus}, data.min_context_tokens: {recipe.data.min_context_tokens}",
-            do="Check the token corpus, or lower data.min_context_tokens.",
-        )
-    model = prepare_model(job, tokenizer, save_to=Path(job.out_dir) if rank == 0 else None)
-    return Training(recipe, model, examples, tuning, rank, world)
-
-
 def write(job: TrainingJob, training: Training, progress: Progress, states: States, watch: Watch) -> None:
     """The checkpoint, and the report to whoever launched the training."""
     recipe, examples = job.recipe, training.examples
@@ -120,6 +91,7 @@ def write(job: TrainingJob, training: Training, progress: Progress, states: Stat
         "tuning_losses": progress.tuning,
         "parameters": sum(p.numel() for p in training.model.parameters()),
         "trainable_parameters": sum(p.numel() for p in trainable.values()),
+        "precision": "bf16" if bf16(recipe) else "fp32",
         "predictor_parameters": sum(p.numel() for p in training.model.objectives.parameters()),
     }
     if progress.best:
@@ -143,22 +115,6 @@ def write(job: TrainingJob, training: Training, progress: Progress, states: Stat
     write_card(out, recipe, fitted, stats, job.facts)  # reads the history, which is there by now
     if job.work_dir is None:
         shutil.rmtree(job.work)
-
-
-def _shares_the_batch(recipe: RecipeSpec, world: int) -> None:
-    try:
-        recipe.engine.shared(recipe.batch, world)
-    except ValueError as e:
-        raise TrainingError(
-            f"The processes cannot share a step: {e}.",
-            where="batch, engine.num_processes",
-            do="Start a number of processes that divides the batch.",
-        ) from None
-
-
-def seed_everything(seed: int) -> None:
-    random.seed(seed)
-    torch.manual_seed(seed)
 
 
 def main(path: str) -> int:

@@ -74,6 +74,12 @@ def prepare_model(job: TrainingJob, tokenizer: Any, save_to: Path | None) -> Wor
         base.gradient_checkpointing_enable({"use_reentrant": recipe.engine.zero_stage == 3})
         base.enable_input_require_grads()
     if recipe.engine.compile:
+        if attention_kind(recipe) == "segments":
+            raise TrainingError(
+                "Attention by segments cannot be compiled: every batch would be compiled anew.",
+                where="engine.compile, engine.attention",
+                do="Take engine.compile out, or train on a GPU, where attention is FlexAttention.",
+            )
         decoder: Any = base.base_model
         for layer in decoder.layers:  # one after another: all are one piece of code, compiled once
             layer.compile()

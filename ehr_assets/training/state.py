@@ -72,7 +72,7 @@ class States:
         one. The history is cut to what the state knows."""
         found: list[Any] = [None]
         if self._training.rank == 0:
-            found = [kept.newest(self.work, self._say)]
+            found = [kept.newest(self.work, self._say, best=self._training.recipe.select == "best")]
             length = found[0][1]["history_bytes"] if found[0] else 0
             kept.cut_to(self.work / kept.HISTORY, length)
             kept.end_with_a_line(self.work / kept.TIMING)
@@ -185,8 +185,12 @@ class States:
     def _has_room(self) -> None:
         """Refuses early what a full disk would end after hours."""
         recipe, trained = self._training.recipe, self._training.model.trainable().values()
-        each = sum(4 * p.numel() for p in trained) * (4 if recipe.jepa else 3)  # weight, moments, average
-        free, needed = shutil.disk_usage(self.work).free, each * (recipe.engine.keep.last + 1)
+        numbers = 4 * sum(p.numel() for p in trained)
+        weights = numbers * (2 if recipe.jepa else 1)  # and averages
+        state = weights + 2 * numbers  # and moments
+        wanted = state * (recipe.engine.keep.last + 1) + (2 * weights if recipe.select == "best" else 0)
+        there = sum(f.stat().st_size for f in self.work.glob("*-*/*.safetensors"))
+        free, needed = shutil.disk_usage(self.work).free, max(wanted - there, state)
         if free < needed:
             raise TrainingError(
                 f"The disk has no room for this training's states: {needed / 1e9:,.1f} GB are needed, "

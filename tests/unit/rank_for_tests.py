@@ -17,7 +17,7 @@ def main(path: str) -> None:
     if job["do"] == "report" and os.environ["RANK"] == "0":
         with open_dagster_pipes() as pipes:
             pipes.log.info("a line from rank 0")
-            names = ("WORLD_SIZE", "OMP_NUM_THREADS", "DS_ACCELERATOR")
+            names = ("WORLD_SIZE", "OMP_NUM_THREADS", "DS_ACCELERATOR", "CUDA_VISIBLE_DEVICES")
             pipes.report_custom_message({name: os.environ.get(name) for name in names})
     if job["do"] == "meet":
         meet()

@@ -158,8 +158,8 @@ def test_no_room_imports_a_room_to_its_right():
         ("meds/splits.py", {"meds/expressions.py", "cohorts/readers.py"}, {"meds/shards.py"}),
         ("corpora/tokenizer.py", {"leakage/subjects.py", "contracts.py"}, {"cohorts/readers.py"}),
         (
-            "training/loop.py",
-            {"models/objectives.py", "corpora/phrases.py", "training/checkpoint.py", "training/start.py"},
+            "training/prepare.py",
+            {"models/objectives.py", "corpora/phrases.py", "training/checkpoint.py", "training/loop.py"},
             {"cohorts/readers.py", "training/watch.py", "training/model_card.py", "training/state.py"},
         ),
         ("probes/linear.py", {"probes/metrics.py", "leakage/fits.py"}, {"probes/baselines.py", "errors.py"}),

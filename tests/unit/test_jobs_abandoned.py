@@ -49,7 +49,8 @@ def test_only_runs_of_dead_processes_here_are_closed(tmp_path, tag, closed):
 def test_what_a_dead_run_left_is_tidied(tmp_path):
     settings = Settings(home=tmp_path)
     staging = tmp_path / "staging"
-    gone, here = staging / f"{socket.gethostname()}-{dead_process()}-1f", staging / "x"
+    ours = socket.gethostname()
+    gone, here = (staging / f"{host}-{dead_process()}-1f" for host in (ours, f"{ours}-2"))
     for folder in (gone, here):
         folder.mkdir(parents=True)
     work = tmp_path / "work" / "r" / "checkpoint" / "1f" / "step-00000400"
@@ -60,5 +61,7 @@ def test_what_a_dead_run_left_is_tidied(tmp_path):
         tracked = MlflowTracking(uri=settings.mlflow_uri).start("r", {"dagster.run_id": run.run_id}, {})
         close_dead_runs(instance, settings)
     assert MlflowClient(settings.mlflow_uri).get_run(tracked).info.status == "KILLED"
-    assert [p.name for p in staging.iterdir()] == ["x"]
+    assert [p.name for p in staging.iterdir()] == [here.name], (
+        "another host's whose name begins like this one's"
+    )
     assert work.exists(), "how far it came is for the next run"

@@ -1,8 +1,10 @@
 """The launcher: real ranks under a real Dagster run, their failures, and that none of them stays behind."""
 
+import base64
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from ehr_assets.errors import TrainingError
 from ehr_assets.settings import Settings
 from jobs.abandoned import close_dead_runs
 from jobs.instance import prepare_home
-from resources.hosts import Host, read_hosts, spread
+from resources.hosts import Host, commands, read_hosts, spread
 from resources.launcher import DeepSpeedLauncher, _failure
 from resources.tracking import MlflowTracking
 
@@ -112,8 +114,35 @@ def test_training_on_one_and_two_ranks(tmp_path):
 
 def test_messages_come_back_and_ranks_are_told_their_share():
     report, lines = in_a_run(lambda c, launcher: launcher.launch(c, "rank_for_tests", {"do": "report"}, 2))
-    assert report == {"WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    assert report == {
+        "WORLD_SIZE": "2",
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+        "CUDA_VISIBLE_DEVICES": "-1,-1",
+    }
     assert "a line from rank 0" in lines
+
+
+@pytest.mark.parametrize(
+    ("env", "first", "second"),
+    [
+        ({}, [0, 1], [0]),
+        ({"CUDA_VISIBLE_DEVICES": "4,5,6"}, ["4", "5"], [0]),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-a, GPU-b"}, ["GPU-a", "GPU-b"], [0]),
+        ({"DS_ACCELERATOR": "cpu"}, [-1, -1], [-1]),
+        ({"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}, [-1, -1], [-1]),
+    ],
+)
+def test_devices_are_those_that_the_user_lets_be_seen(tmp_path, env, first, second):
+    for command in commands([Host("a", 2), Host("b", 1)], "module", tmp_path / "job.json", env, ["ssh"]):
+        encoded = re.search(r"--world_info=([\w=-]+)", " ".join(command))
+        assert encoded
+        assert json.loads(base64.urlsafe_b64decode(encoded[1])) == {"a": first, "b": second}
+
+
+def test_more_processes_than_devices_are_refused(tmp_path):
+    with pytest.raises(TrainingError, match="2 processes are to run here, but 1 GPUs can be seen"):
+        commands([Host("a", 2)], "module", tmp_path / "job.json", {"CUDA_VISIBLE_DEVICES": "3"}, ["ssh"])
 
 
 OTHER_HOST = {
@@ -169,6 +198,8 @@ def test_a_ranks_own_error_is_told_as_it_is(tmp_path):
     error = _failure("module", 1, error_file, deque(["noise"]))
     assert (error.what, error.where, error.do) == ("What went wrong.", "here", "Do this.")
     assert "killed by SIGKILL" in str(_failure("module", -9, tmp_path / "none", deque()))
+    lost = _failure("module", 255, tmp_path / "none", deque(["ssh: connect to host b: No route to host"]))
+    assert ("could not be reached" in lost.what, lost.where) == (True, "launcher.hosts")
 
 
 @pytest.mark.parametrize("hosts", [1, 2])

@@ -29,6 +29,8 @@ from ehr_assets.training.suitable import unsuitable
 
 SIZES = {k: v for k, v in recipe_data()["backbone"].items() if k != "kind"}
 IDS = torch.arange(1, 20).unsqueeze(0)
+LONG = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 64, "long_factor": [2.0] * 64}
+LONG |= {"factor": 2.0, "original_max_position_embeddings": 4096}
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,7 @@ IDS = torch.arange(1, 20).unsqueeze(0)
         (FalconConfig(alibi=True, max_position_embeddings=8192), "ALiBi"),
         (GraniteConfig(logits_scaling=8.0, max_position_embeddings=8192), "changes its logits"),
         (Cohere2Config(sliding_window=1024), "changes its logits"),
+        (LlamaConfig(max_position_embeddings=8192, rope_parameters=LONG), "rope_type longrope"),
     ],
 )
 def test_what_does_not_attend_causally_to_everything_is_named(config, said):

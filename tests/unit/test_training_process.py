@@ -22,13 +22,14 @@ from ehr_assets.corpora.shards import write_corpus
 from ehr_assets.corpora.tokenizer import train_tokenizer
 from ehr_assets.errors import TrainingError
 from ehr_assets.leakage.subjects import subjects_hash
-from ehr_assets.models.backbone import build_backbone
+from ehr_assets.models.backbone import build_backbone, causal_lm
 from ehr_assets.models.world_model import WorldModel
 from ehr_assets.training import loop, process
 from ehr_assets.training.checkpoint import load_checkpoint
 from ehr_assets.training.collapse import judge_collapse
 from ehr_assets.training.examples import trained_subjects
 from ehr_assets.training.job import TrainingJob
+from ehr_assets.training.prepare import prepare
 from ehr_assets.training.recipe import RecipeSpec
 from ehr_assets.training.recipe_parts import ScheduleSpec
 from ehr_assets.training.start import join_ranks
@@ -209,7 +210,7 @@ def test_phases_follow_one_another_and_accumulation_is_a_larger_batch(job, tmp_p
 
 @pytest.mark.parametrize("kind", ["transformer", "mlp"])
 def test_sft_then_both_objectives(job, tmp_path, kind):
-    """A phase without JEPA leaves the predictor as it is; one with it lowers both losses, and is watched."""
+    """The phase with JEPA lowers both losses, and is watched."""
     recipe = recipe_data(
         jepa={"predictor": {"kind": kind, "heads": 2}},
         phases=[phase(steps=3), {"name": "both", "objectives": {"sft": 1.0, "jepa": 1.0}, "steps": 15}],
@@ -224,6 +225,18 @@ def test_sft_then_both_objectives(job, tmp_path, kind):
     assert last["tuning_loss"] == pytest.approx(sum(last["losses"].values()))
     assert last["target"]["effective_rank"] > 1
     assert 0 < last["target"]["cosine"] < 1  # the target encoder lags behind the online one
+
+
+def test_a_phase_without_jepa_leaves_the_predictor_as_it_is(job, tmp_path):
+    still = {"name": "both", "objectives": {"sft": 1, "jepa": 1}, "steps": 1, "schedule": {"lr_scale": 1e-9}}
+    found = []
+    for name, phases in (("without", [still]), ("with", [phase(steps=20), still])):
+        (tmp_path / name).mkdir()
+        recipe = recipe_data(jepa={"predictor": {"heads": 2}}, phases=phases)
+        out, _ = train(job, recipe=recipe, out_dir=str(tmp_path / name))
+        found.append(load_file(out / "predictor.safetensors"))
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor)
 
 
 BOTH = {
@@ -347,7 +360,7 @@ def test_full_fine_tuning_moves_every_weight_and_the_average_follows_them_all(tm
         phases=[{"name": "both", "objectives": {"sft": 1.0, "jepa": 1.0}, "steps": 20}],
     )
     torch.manual_seed(1)
-    training = process.prepare(TrainingJob.model_validate(job), 0, 1)
+    training = prepare(TrainingJob.model_validate(job), 0, 1)
     model, rows = training.model, Rows()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     progress = loop.train(training, loop.Progress(), rows)
@@ -360,6 +373,31 @@ def test_full_fine_tuning_moves_every_weight_and_the_average_follows_them_all(tm
     for name, average in progress.target.average.items():
         now = model.get_parameter(name)
         assert 0 < (average - before[name]).norm() < (now - before[name]).norm() * 2
+
+
+def test_in_bf16_positions_are_as_when_it_is_read(tmp_path):
+    """A rotary frequency that is rounded with the weights turns later tokens elsewhere."""
+    job = make_job(tmp_path, SUBJECTS, engine={"micro_batch": 2, "precision": "bf16"})
+    model = causal_lm(prepare(TrainingJob.model_validate(job), 0, 1).model.backbone)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    frequencies = {name: b for name, b in model.named_buffers() if "inv_freq" in name}
+    plain = dict(AutoModelForCausalLM.from_config(model.config).named_buffers())
+    assert frequencies
+    for name, own in frequencies.items():
+        assert torch.equal(own, plain[name]), name
+
+
+@pytest.mark.parametrize("settings", [{"select": "best"}, BOTH])
+def test_what_needs_tuning_records_is_refused_without_any(tmp_path, settings):
+    job = make_job(tmp_path, {"train": 4}, **settings)
+    with pytest.raises(TrainingError, match="No tuning record can be cut"):
+        prepare(TrainingJob.model_validate(job), 0, 1)
+
+
+def test_attention_by_segments_is_not_compiled(tmp_path):
+    job = make_job(tmp_path, {"train": 4}, engine={"micro_batch": 2, "compile": True})
+    with pytest.raises(TrainingError, match="compiled anew"):
+        prepare(TrainingJob.model_validate(job), 0, 1)
 
 
 def test_without_tuning_subjects_there_is_no_tuning_loss(tmp_path):

@@ -151,12 +151,17 @@ def test_killed_at_every_write_point(tmp_path, whole):
 
 
 def test_killed_at_random_moments(tmp_path, whole):
+    """Some while after a random line of the history was written: in a step, a tuning pass, a state."""
     job, draw = job_in(tmp_path), random.Random(4)
-    for _ in range(4):
+    history = Path(job["work_dir"]) / kept.HISTORY
+    for line in sorted(draw.sample(range(2, 10), 4)):
         empty(job)
         ranks = Ranks(job)
-        time.sleep(draw.uniform(0.3, 2.0))
+        while not history.exists() or history.read_bytes().count(b"\n") < line:
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.05))
         ranks.kill()
+    assert 0 < max(steps_kept(job)) < 8
     assert forked(job) == [0]
     assert files_of(job) == whole
 
@@ -218,9 +223,21 @@ def test_a_damaged_state_is_not_trusted(tmp_path, whole, damage):
         (newest / kept.STATE).write_text("{")
     said: list[str] = []
     copy = shutil.copytree(job["work_dir"], tmp_path / "copy")
-    folder, _ = kept.newest(Path(copy), said.append)
+    folder, _ = kept.newest(Path(copy), said.append, best=False)
     assert kept.step_of(folder) == 4
     assert "removed" in said[0]
+    assert forked(job) == [0]
+    assert files_of(job) == whole
+
+
+def test_a_state_whose_best_weights_are_damaged_is_not_trusted_either(tmp_path, whole):
+    job = job_in(tmp_path)
+    assert forked(job, 1, KillAtStep(8)) == [-signal.SIGKILL]
+    work = Path(job["work_dir"])
+    newest = max(steps_kept(job))
+    told = json.loads((work / kept.folder_name(kept.STEP, newest) / kept.STATE).read_text())["best"][0]
+    file = next((work / kept.folder_name(kept.BEST, told)).glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
     assert forked(job) == [0]
     assert files_of(job) == whole
 
