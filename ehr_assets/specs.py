@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -132,12 +132,20 @@ def parse_spec(
     try:
         return model.model_validate(data)
     except ValidationError as e:
-        problems = [_problem(model, err) for err in e.errors()]
+        problems = [_problem(model, err) for err in e.errors() if not _follows(err, e.errors())]
         raise SpecError(
             f"{len(problems)} problem(s) in this spec:\n    " + "\n    ".join(problems),
             where=where,
             do="Mend the keys named above.",
         ) from None
+
+
+def _follows(error: Any, errors: Sequence[Any]) -> bool:
+    """Whether a list is too short only because an item in it has an error of its own."""
+    at = error["loc"]
+    return error["type"] == "too_short" and any(
+        len(e["loc"]) > len(at) and e["loc"][: len(at)] == at for e in errors
+    )
 
 
 def _overridden(data: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> dict[str, Any]:

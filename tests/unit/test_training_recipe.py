@@ -80,7 +80,10 @@ JEPA = {"name": "j", "objectives": {"sft": 1, "jepa": 1}, "epochs": 1}
         ({"optimizer": {"lr": 0}}, "optimizer.lr"),
         ({"phases": []}, "phases"),
         ({"phases": [{"name": "p", "objectives": {"sftt": 1}, "epochs": 1}]}, "Did you mean 'sft'?"),
-        ({"phases": [{"name": "p", "objectives": {"sft": 0}, "epochs": 1}]}, "all weights are zero"),
+        (
+            {"phases": [{"name": "p", "objectives": {"sft": 0}, "epochs": 1}]},
+            "1 problem.s. in this spec:\n    phases.0.objectives: all weights are zero",
+        ),
         ({"phases": [{"name": "p", "objectives": {"sft": -1}, "epochs": 1}]}, "phases.0.objectives.sft"),
         ({"phases": [{"name": "p", "objectives": {"sft": 1}}]}, "exactly one of epochs and steps"),
         (
