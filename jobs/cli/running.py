@@ -229,6 +229,8 @@ class _RunView:
         else:
             cause = data.error.cause if data.error and data.error.cause else data.error
             text = cause.message.strip() if cause else "failed"
+            if cause and cause.cls_name in ("DagsterExecutionInterruptedError", "KeyboardInterrupt"):
+                text = "interrupted; a training goes on from the last state that it kept."
         for name in step_assets:
             self._finish(name, "failed")
         self.failures.append(f"{entry.step_key}: {text}".replace("\n", "\n    "))
