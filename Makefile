@@ -18,10 +18,10 @@ install: .venv/installed
 demo: install
 	$(BIN)/ehr demo
 
-# The unit tests side by side; the integration tests start processes of their own.
+# Side by side by file: the integration tests of a file share an installation.
 test: install
 	$(BIN)/pytest tests/unit -n 2 --dist loadfile
-	$(BIN)/pytest tests/integration
+	$(BIN)/pytest tests/integration -n 2 --dist loadfile
 
 check: install
 	$(BIN)/ruff check .
