@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from types import ModuleType
 
 HIDDEN = ("mlflow", "xgboost")
@@ -37,6 +38,8 @@ def import_deepspeed() -> ModuleType:
         for name in hidden:
             del sys.modules[name]
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # It calls what torch 2.13 has renamed.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     return deepspeed
 
 
