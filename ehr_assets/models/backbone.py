@@ -4,6 +4,7 @@ Only networks here. Files are read by `load_backbone` through transformers alone
 `training/checkpoint.py`'s matter.
 """
 
+import hashlib
 import json
 import warnings
 from collections.abc import Sequence
@@ -93,6 +94,15 @@ def _merged(path: str | Path, adapter: Path) -> PreTrainedModel:
     fit_vocabulary(base, len(AutoTokenizer.from_pretrained(path, trust_remote_code=False)))
     merged: Any = PeftModel.from_pretrained(base, str(path)).merge_and_unload()
     return merged
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Of all parameters by name: says whether two models are the same, wherever they were loaded from."""
+    digest = hashlib.sha256()
+    for name, p in sorted(model.named_parameters()):
+        digest.update(f"{name} {p.dtype} {tuple(p.shape)}\n".encode())
+        digest.update(p.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def fit_vocabulary(model: PreTrainedModel, vocab_size: int) -> None:

@@ -4,7 +4,6 @@ It is continued from a checkpoint, built from a configuration, or loaded; then i
 it is trained.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,13 @@ from ehr_assets.models.backbone import (
     load_backbone,
     with_lora,
 )
-from ehr_assets.training.checkpoint import BACKBONE, load_checkpoint, save_backbone
+from ehr_assets.training.checkpoint import (
+    BACKBONE,
+    keep_backbone,
+    load_checkpoint,
+    name_backbone,
+    save_backbone,
+)
 from ehr_assets.training.job import TrainingJob
 from ehr_assets.training.recipe import RecipeSpec
 from ehr_assets.training.recipe_parts import ConfigBackbone, LoraSpec, PretrainedBackbone
@@ -32,7 +37,7 @@ def prepare_backbone(job: TrainingJob, tokenizer: Any, save_to: Path | None) -> 
 
     Args:
         tokenizer: the corpus'.
-        save_to: where a frozen backbone built from a configuration is kept; None for nowhere.
+        save_to: where a frozen backbone is kept, or noted; None for nowhere.
 
     Raises:
         TrainingError: it cannot be had, does not go with the corpus or the recipe, or cannot be trained here.
@@ -40,14 +45,12 @@ def prepare_backbone(job: TrainingJob, tokenizer: Any, save_to: Path | None) -> 
     recipe, adapter = job.recipe, job.recipe.adapter
     if job.start_from:
         model = _continued(recipe, Path(job.start_from), tokenizer)
-        if save_to and (Path(job.start_from) / BACKBONE).is_dir():
-            shutil.copytree(Path(job.start_from) / BACKBONE, save_to / BACKBONE)
+        if save_to:
+            keep_backbone(Path(job.start_from), save_to)
     else:
-        model = _new(recipe, tokenizer)
+        model = _new(recipe, tokenizer, save_to if isinstance(adapter, LoraSpec) else None)
         if isinstance(adapter, LoraSpec):
             spec = recipe.backbone
-            if save_to and isinstance(spec, ConfigBackbone):
-                save_backbone(model, save_to)
             delimiters = tokenizer.convert_tokens_to_ids(list(TAGS))
             model = with_lora(
                 model,
@@ -60,14 +63,19 @@ def prepare_backbone(job: TrainingJob, tokenizer: Any, save_to: Path | None) -> 
     return model if isinstance(adapter, LoraSpec) else model.requires_grad_(True)
 
 
-def _new(recipe: RecipeSpec, tokenizer: Any) -> Any:
+def _new(recipe: RecipeSpec, tokenizer: Any, save_to: Path | None) -> Any:
     spec = recipe.backbone
     if isinstance(spec, ConfigBackbone):
         sizes = spec.model_dump(exclude={"kind", "architecture"})
-        return build_backbone(vocab_size=len(tokenizer), **sizes)
+        model = build_backbone(vocab_size=len(tokenizer), **sizes)
+        if save_to:
+            save_backbone(model, save_to)
+        return model
     model = load_backbone(spec.path)
     _refuse_unsuitable(model, spec, recipe.data.max_tokens)
     _refuse_another_tokenizer(spec, tokenizer)
+    if save_to:
+        name_backbone(model, spec.path, save_to)
     fit_vocabulary(model, len(tokenizer))
     return model
 

@@ -3,7 +3,8 @@
 | file | what |
 |---|---|
 | `adapter_config.json`, `adapter_model.safetensors` | the LoRA adapter and the trained token embeddings |
-| `backbone/` | the frozen backbone, when it was built from a configuration (a pretrained one is only named) |
+| `backbone/` | the frozen backbone, when it was built from a configuration |
+| `backbone.json` | instead, of a pretrained one: its path or hub name, and the hash of its weights |
 | `config.json`, `model.safetensors` | instead of these, under full fine-tuning: the whole model |
 | `target_adapter/`, `target_model/` | the target encoder in the same form, where JEPA was trained |
 | `predictor.safetensors` | JEPA's predictor and the mask token |
@@ -35,11 +36,12 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ehr_assets.errors import TrainingError
-from ehr_assets.models.backbone import fit_vocabulary, load_backbone
+from ehr_assets.models.backbone import fit_vocabulary, load_backbone, weights_sha256
 from ehr_assets.models.world_model import WorldModel
 from ehr_assets.training.recipe import RecipeSpec
 
 BACKBONE = "backbone"
+NAMED_BACKBONE = "backbone.json"
 TARGET_ADAPTER, TARGET_MODEL = "target_adapter", "target_model"
 PREDICTOR = "predictor.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -52,6 +54,20 @@ NOT_TOKENIZER = ("fitted_on.json", "_manifest.json")
 def save_backbone(model: PreTrainedModel, out_dir: Path) -> None:
     """Writes a backbone that was built from a configuration. Training does not change it."""
     model.save_pretrained(out_dir / BACKBONE)
+
+
+def name_backbone(model: PreTrainedModel, path: str, out_dir: Path) -> None:
+    """Notes which pretrained backbone this is, as it was loaded: it is not copied, and what lies there may be
+    another one when the checkpoint is read."""
+    _write_json(out_dir / NAMED_BACKBONE, {"path": path, "weights_sha256": weights_sha256(model)})
+
+
+def keep_backbone(folder: Path, out_dir: Path) -> None:
+    """What a checkpoint that is continued has of its backbone, for the new one."""
+    if (folder / BACKBONE).is_dir():
+        shutil.copytree(folder / BACKBONE, out_dir / BACKBONE)
+    if (folder / NAMED_BACKBONE).is_file():
+        shutil.copyfile(folder / NAMED_BACKBONE, out_dir / NAMED_BACKBONE)
 
 
 def trained_tensors(model: WorldModel) -> dict[str, Tensor]:
@@ -97,7 +113,8 @@ def load_checkpoint(folder: Path, *, trainable: bool = False) -> tuple[Any, PreT
     With an adapter it is a PeftModel; after full fine-tuning, transformers' own.
 
     Raises:
-        TrainingError: when the folder is no checkpoint, or its pretrained backbone cannot be found.
+        TrainingError: when the folder is no checkpoint, or its pretrained backbone cannot be found or is no
+            longer the one that it was trained on.
     """
     adapter = folder / ADAPTER_CONFIG
     if not adapter.is_file() and not (folder / "config.json").is_file():
@@ -111,13 +128,25 @@ def load_checkpoint(folder: Path, *, trainable: bool = False) -> tuple[Any, PreT
         whole = load_backbone(folder)
         whole.train(trainable)
         return whole, tokenizer
-    named = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    own = folder / BACKBONE
-    backbone = load_backbone(own if own.is_dir() else named)
+    backbone = _backbone_of(folder)
     fit_vocabulary(backbone, len(tokenizer))
     model = PeftModel.from_pretrained(backbone, str(folder), is_trainable=trainable)
     model.train(trainable)
     return model, tokenizer
+
+
+def _backbone_of(folder: Path) -> PreTrainedModel:
+    if (folder / BACKBONE).is_dir():
+        return load_backbone(folder / BACKBONE)
+    named = json.loads((folder / NAMED_BACKBONE).read_text(encoding="utf-8"))
+    backbone = load_backbone(named["path"])
+    if weights_sha256(backbone) != named["weights_sha256"]:
+        raise TrainingError(
+            "The backbone is not the one that this checkpoint was trained on: its weights have changed.",
+            where=f"backbone.path: {named['path']}",
+            do="Put the former weights there again, or train again on the new ones.",
+        )
+    return backbone
 
 
 def load_predictor(folder: Path, model: WorldModel) -> bool:

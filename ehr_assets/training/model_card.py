@@ -1,10 +1,12 @@
 """The model card: what a checkpoint is, from the facts of its own training, for people."""
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ehr_assets.lineage.hashing import file_sha256
+from ehr_assets.training.checkpoint import NAMED_BACKBONE
 from ehr_assets.training.collapse import judge_collapse
 from ehr_assets.training.history import read_history
 from ehr_assets.training.licences import licence_of
@@ -162,6 +164,9 @@ def _weights(folder: Path) -> Iterator[tuple[str, str]]:
         name = file.relative_to(folder).as_posix()
         if not name.startswith("resume/"):
             yield name, file_sha256(file)
+    if (folder / NAMED_BACKBONE).is_file():
+        named = json.loads((folder / NAMED_BACKBONE).read_text(encoding="utf-8"))
+        yield f"{named['path']} (the backbone's weights, not copied)", named["weights_sha256"]
     if (folder / "tokenizer.json").is_file():
         yield "tokenizer.json", file_sha256(folder / "tokenizer.json")
 

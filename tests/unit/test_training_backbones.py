@@ -24,6 +24,7 @@ from ehr_assets.corpora.phrases import TAGS
 from ehr_assets.errors import TrainingError
 from ehr_assets.models.backbone import build_backbone, causal_lm, hidden_states, load_backbone, with_lora
 from ehr_assets.training.backbones import prepare_backbone
+from ehr_assets.training.checkpoint import load_checkpoint
 from ehr_assets.training.job import TrainingJob
 from ehr_assets.training.suitable import unsuitable
 
@@ -89,6 +90,18 @@ def prepared(job: TrainingJob):
 def test_a_corpus_in_the_backbones_own_tokens_is_taken(pretrained, tmp_path):
     model = prepared(job_on(tmp_path / "job", pretrained))
     assert len(causal_lm(model).get_input_embeddings().weight) == 48
+
+
+def test_a_backbone_that_changed_since_is_not_taken_for_the_former_one(pretrained, tmp_path):
+    job, out = job_on(tmp_path / "job", pretrained), tmp_path / "out"
+    tokenizer = AutoTokenizer.from_pretrained(job.tokenizer)
+    out.mkdir()
+    prepare_backbone(job, tokenizer, out).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    assert load_checkpoint(out)
+    build_backbone(vocab_size=40, **{**SIZES, "seed": 8}).save_pretrained(pretrained)
+    with pytest.raises(TrainingError, match="its weights have changed"):
+        load_checkpoint(out)
 
 
 def test_a_corpus_in_other_tokens_is_refused(pretrained, tmp_path):
