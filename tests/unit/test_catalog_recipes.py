@@ -8,6 +8,7 @@ import yaml
 from ehr_assets.catalog import PACKAGE, load_catalog
 from ehr_assets.errors import SpecError
 from ehr_assets.settings import Settings
+from ehr_assets.training.recipe import RecipeSpec
 
 PAPER = PACKAGE / "paper"
 
@@ -101,6 +102,28 @@ def test_cuts_at_decision_nodes_need_a_cohort_that_has_some(tmp_path):
         load_catalog(Settings(home=tmp_path, overrides=overrides))
 
 
+def load_grids(folder, **changes):
+    """The catalog with a grid of its own, over the demo's hybrid recipe."""
+    spec = {"name": "g", "title": "g", "base": "smb_hybrid_demo", "cohort": "synthetic_oncology"}
+    spec |= {"columns": column("jepa.mask_ratio", short="r"), "groups": [{"title": "a"}], **changes}
+    (folder / "grids").mkdir()
+    (folder / "grids" / f"{spec['name']}.yaml").write_text(yaml.safe_dump(spec))
+    return load_catalog(Settings(home=folder, spec_dirs=(folder,)))
+
+
+def column(*settings, short="x"):
+    return [{"title": "x", "short": short, "settings": list(settings)}]
+
+
+def named(phase):
+    return {"groups": [{"title": "a", "set": {"phases.0.name": phase}}]}
+
+
+def pretrained(path):
+    changes = {"backbone": {"kind": "pretrained", "path": path}, "adapter.trainable_tokens": "delimiters"}
+    return {"groups": [{"title": "a", "set": changes}]}
+
+
 class TestGrids:
     def test_table_6_has_sixteen_points(self, catalog):
         for name in ("smb_table6_demo", "smb_table6_qwen3_1b7"):
@@ -124,6 +147,23 @@ class TestGrids:
         assert recipes["d2_w1_l1to1_r0.25"].jepa.predictor.width == 1.0
 
     @pytest.mark.parametrize(
+        ("values", "keys", "names"),
+        [
+            ([3e-5, 1e-3], ["x3e-05", "x0.001"], ["g_x3em05", "g_x0p001"]),
+            ([0.1234567, 0.1234568], ["x0.1234567", "x0.1234568"], ["g_x0p1234567", "g_x0p1234568"]),
+            ([1.5e20], ["x1.5e+20"], ["g_x1p5e20"]),
+        ],
+    )
+    def test_points_are_recipes_whatever_their_numbers_look_like(self, tmp_path, values, keys, names):
+        column = {"title": "lr", "short": "x", "settings": ["optimizer.lr"], "form": "{:g}"}
+        groups = [{"title": "a", "grid": {"optimizer.lr": values}}]
+        recipes = load_grids(tmp_path, columns=[column], groups=groups).grids["g"].recipes
+        assert list(recipes) == keys
+        assert [recipe.name for recipe in recipes.values()] == names
+        for recipe in recipes.values():
+            assert RecipeSpec.model_validate(recipe.model_dump(mode="json")) == recipe
+
+    @pytest.mark.parametrize(
         ("changes", "said"),
         [
             ({"base": "smb_hybrid"}, "base"),
@@ -133,16 +173,17 @@ class TestGrids:
             ({"groups": [{"title": "a", "grid": {"optimizer.lr": [1e-3, 1e-4]}}]}, "Add a column"),
             ({"groups": [{"title": "a", "set": {"phases.1.epochs": 2}}]}, "steps into a list of 1"),
             ({"columns": [{"title": "r", "short": "r", "settings": ["seed"], "form": "{} {}"}]}, "form"),
+            ({"columns": column("phases.0.name"), **named("a/b")}, "phases.0.name"),
+            ({"columns": column("backbone.path"), **pretrained("../up")}, "cannot name a point"),
+            ({"columns": column("backbone.path"), **pretrained("Org")}, "cannot name a point"),
+            ({"columns": column("optimizer.betas")}, "'x[0.9, 0.95]' cannot name a point"),
+            ({"columns": column("jepa.mask_rato")}, "shows nothing: no point has jepa.mask_rato"),
+            ({"groups": [{"title": "a", "grid": {"jepa.mask_ratio": []}}]}, "groups.0.grid.jepa.mask_ratio"),
             ({"name": "smb_hybrid_demo"}, "too"),
         ],
     )
     def test_mistakes_are_named_with_their_file(self, tmp_path, changes, said):
-        spec = {"name": "g", "title": "g", "base": "smb_hybrid_demo", "cohort": "synthetic_oncology"}
-        spec |= {"columns": [{"title": "r", "short": "r", "settings": ["jepa.mask_ratio"]}]}
-        spec |= {"groups": [{"title": "a"}], **changes}
-        (tmp_path / "grids").mkdir()
-        (tmp_path / "grids" / f"{spec['name']}.yaml").write_text(yaml.safe_dump(spec))
         with pytest.raises(SpecError) as e:
-            load_catalog(Settings(home=tmp_path, spec_dirs=(tmp_path,)))
+            load_grids(tmp_path, **changes)
         assert said in str(e.value)
-        assert f"{spec['name']}.yaml" in str(e.value)
+        assert f"{changes.get('name', 'g')}.yaml" in str(e.value)
