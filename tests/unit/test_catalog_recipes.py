@@ -86,6 +86,10 @@ def test_paper_recipes_are_not_switched_on_by_themselves(tmp_path):
         ),
         ({"smb_curriculum_demo": {"adapter.r": 8}}, "'smb_sft_demo', whose adapter differs"),
         ({"smb_sft_demo": {"backbone.num_hidden_layers": 2}}, "'smb_sft_demo', whose backbone differs"),
+        (
+            {"smb_curriculum_demo": {"continues": "smb_hybrid_demo", "jepa.predictor.layers": 3}},
+            "'smb_hybrid_demo', whose jepa.predictor differs",
+        ),
     ],
 )
 def test_what_cannot_be_continued_is_refused_when_definitions_load(tmp_path, changes, said):
@@ -94,6 +98,13 @@ def test_what_cannot_be_continued_is_refused_when_definitions_load(tmp_path, cha
         load_catalog(Settings(home=tmp_path, overrides=overrides))
     assert said in str(e.value)
     assert ".yaml, continues" in str(e.value)
+
+
+def test_a_predictor_is_taken_up_where_there_is_one(tmp_path):
+    hybrid = {"recipes/smb_curriculum_demo": {"continues": "smb_hybrid_demo", "jepa.mask_ratio": 1.0}}
+    assert load_catalog(Settings(home=tmp_path, overrides=hybrid))
+    drawn = {"recipes/smb_curriculum_demo": {"jepa.predictor.layers": 3}}  # SFT, which it continues, has none
+    assert load_catalog(Settings(home=tmp_path, overrides=drawn))
 
 
 def test_cuts_at_decision_nodes_need_a_cohort_that_has_some(tmp_path):
@@ -117,6 +128,10 @@ def column(*settings, short="x"):
 
 def named(phase):
     return {"groups": [{"title": "a", "set": {"phases.0.name": phase}}]}
+
+
+def ranks(*values):
+    return {"groups": [{"title": "a", "grid": {"adapter.r": list(values)}}]}
 
 
 def pretrained(path):
@@ -179,6 +194,10 @@ class TestGrids:
             ({"columns": column("optimizer.betas")}, "'x[0.9, 0.95]' cannot name a point"),
             ({"columns": column("jepa.mask_rato")}, "shows nothing: no point has jepa.mask_rato"),
             ({"groups": [{"title": "a", "grid": {"jepa.mask_ratio": []}}]}, "groups.0.grid.jepa.mask_ratio"),
+            (
+                {"base": "smb_curriculum_demo", "columns": column("adapter.r"), **ranks(8, 64)},
+                "g.yaml, point x8, continues",
+            ),
             ({"name": "smb_hybrid_demo"}, "too"),
         ],
     )
