@@ -182,7 +182,9 @@ def _check_continued(c: Catalog, recipe: RecipeSpec, where: str) -> None:
 
 def _differs(other: str, key: str, where: str) -> SpecError:
     return SpecError(
-        f"It continues '{other}', whose {key} differs.", where=where, do=f"Give both recipes the same `{key}`."
+        f"It continues '{other}', whose {key} differs.",
+        where=where,
+        do=f"Give both recipes the same `{key}`.",
     )
 
 
