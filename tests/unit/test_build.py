@@ -210,4 +210,4 @@ def test_a_password_of_the_tracking_database_is_not_in_the_definitions(tmp_path,
 
 def resource_config(tracking):
     """The URI as Dagster's pages show it."""
-    return tracking._config_schema.default_value["uri"] if tracking._config_schema.default_provided else None
+    return tracking._config_schema.default_value["uri"]
