@@ -24,8 +24,8 @@ from ehr_assets.training.start import bf16
 class Watch:
     """Where rank 0 tells what is happening; on other ranks (`active` false) it is silent.
 
-    Deterministic facts go to `history.jsonl` and to MLflow, all of them. Every `every` steps there is a line in
-    the log, a clock reading in `timing.jsonl` and MLflow, and MLflow is sent what waits for it.
+    Deterministic facts go to `history.jsonl` and to MLflow, all of them. Every `every` steps there is a line
+    in the log, a clock reading in `timing.jsonl` and MLflow, and MLflow is sent what waits for it.
 
     Args:
         folder: where those files lie; lines are appended.

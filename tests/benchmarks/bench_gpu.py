@@ -56,7 +56,9 @@ def seconds(step: Step) -> float:
 def needed_flops() -> float:
     """Of an example, by the formula of a training's own MFU: causal attention by the pairs that see each
     other, and nothing that is computed twice (logits, checkpointed layers)."""
-    recipe = load_recipe(PAPER_RECIPES / "smb_hybrid_qwen3_1b7.yaml", search=[PAPER_RECIPES / "shared", SHARED])
+    recipe = load_recipe(
+        PAPER_RECIPES / "smb_hybrid_qwen3_1b7.yaml", search=[PAPER_RECIPES / "shared", SHARED]
+    )
     shape = shape_of({**QWEN3_1B7, "model_type": "qwen3", "tie_word_embeddings": True})
     assert shape
     m = round(TOKENS * CONTINUATION)

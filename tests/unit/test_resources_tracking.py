@@ -89,7 +89,9 @@ def test_what_is_shown_of_a_uri(uri, shown):
     assert without_credentials(uri) == shown
 
 
-@pytest.mark.parametrize("uri", ["http://u:secret@127.0.0.1:9", "nothing://u:secret@x/y", "file://u:secret@x"])
+@pytest.mark.parametrize(
+    "uri", ["http://u:secret@127.0.0.1:9", "nothing://u:secret@x/y", "file://u:secret@x"]
+)
 def test_errors_hold_no_password(uri, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(TrainingError) as e:
