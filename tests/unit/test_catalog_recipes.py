@@ -8,6 +8,8 @@ import yaml
 from ehr_assets.catalog import PACKAGE, load_catalog
 from ehr_assets.errors import SpecError
 from ehr_assets.settings import Settings
+from ehr_assets.specs import parse_spec
+from ehr_assets.training.estimate import predictor_parameters
 from ehr_assets.training.recipe import RecipeSpec
 
 PAPER = PACKAGE / "paper"
@@ -68,6 +70,19 @@ def test_the_mixes(catalog):
             assert catalog.corpus_of(name).cohorts == cohorts, name
         if "_curriculum_" in name:
             assert recipe.continues == name.replace("curriculum", "sft")
+
+
+def test_every_paper_recipe_is_in_a_report(catalog):
+    shown = {recipe for report in catalog.reports.values() for recipe in report.recipes}
+    assert {path.stem for path in (PAPER / "recipes").glob("*.yaml")} <= shown
+
+
+def test_the_predictors_of_table_7_and_of_the_text(catalog):
+    """smb.yaml says which of the two has the paper's ~67 M parameters."""
+    recipe = catalog.recipes["smb_hybrid_qwen3_8b"]
+    mlp = parse_spec(RecipeSpec, recipe.model_dump(mode="json"), "", {"jepa.predictor.kind": "mlp"})
+    assert round(predictor_parameters(recipe, 4096) / 1e6) == 436
+    assert round(predictor_parameters(mlp, 4096) / 1e6) == 67
 
 
 def test_paper_recipes_are_not_switched_on_by_themselves(tmp_path):
