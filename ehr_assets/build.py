@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dagster import AssetChecksDefinition, AssetsDefinition, Definitions, MetadataValue
+from dagster import AssetChecksDefinition, AssetsDefinition, Definitions, EnvVar, MetadataValue
 
 from ehr_assets.catalog import Catalog, load_catalog
 from ehr_assets.cohorts.assets import cohort_assets
@@ -24,7 +24,7 @@ from ehr_assets.probes.assets import cohort_probe_assets, recipe_probe_assets
 from ehr_assets.probes.checks import cohort_probe_checks, recipe_probe_checks
 from ehr_assets.reports.assets import ablation_assets, profile_assets, report_assets
 from ehr_assets.reports.checks import ablation_checks, profile_checks, report_checks
-from ehr_assets.settings import Settings
+from ehr_assets.settings import TRACKING_VARIABLE, Settings
 from ehr_assets.training.assets import training_assets
 from ehr_assets.training.checks import training_checks
 from jobs.jobs import chain_jobs
@@ -86,7 +86,10 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
     resources: dict[str, Any] = {
         "datasets": Datasets(home=str(settings.home), gates=gates, partitions=_partitions(assets)),
         "launcher": DeepSpeedLauncher(hostfile=settings.hostfile, remote_shell=list(settings.remote_shell)),
-        "tracking": MlflowTracking(uri=settings.mlflow_uri),
+        # By name where it can be: Dagster shows and stores what resources are configured with.
+        "tracking": MlflowTracking(
+            uri=EnvVar(TRACKING_VARIABLE) if settings.tracking_from_env else settings.mlflow_uri
+        ),
         **(overrides or {}),
     }
     definitions = Definitions(

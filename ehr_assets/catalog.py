@@ -126,7 +126,10 @@ def _check_references(c: Catalog, files: Mapping[str, Path]) -> None:
         _one_deal(name, [c.cohorts[cohort] for cohort in corpus.cohorts])
     for name, grid in c.grids.items():
         covered = c.corpora[grid.base.corpus].cohorts
-        _known(f"{files[f'grids/{name}']}, cohort", "cohort of its corpus named", [grid.spec.cohort], covered)
+        file = files[f"grids/{name}"]
+        _known(f"{file}, cohort", "cohort of its corpus named", [grid.spec.cohort], covered)
+        for key, recipe in grid.recipes.items() if grid.base.continues else ():
+            _check_continued(c, recipe, f"{file}, point {key}, continues")
     for name, report in c.reports.items():
         file = files[f"reports/{name}"]
         _known(f"{file}, recipes", "recipe", report.recipes, c.recipes)
@@ -152,10 +155,14 @@ def check_recipe(c: Catalog, name: str, file: str) -> None:
 
 
 def _check_continued(c: Catalog, recipe: RecipeSpec, where: str) -> None:
-    """A recipe goes on from weights that it can take up: of its own backbone, adapter and vocabulary."""
-    chain = [recipe.name]
-    _known(where, "recipe", [recipe.continues or ""], c.recipes)
-    while (before := c.recipes[chain[-1]].continues) is not None and before in c.recipes:
+    """A recipe goes on from weights that it can take up: of its own backbone, adapter, vocabulary, predictor.
+
+    Args:
+        recipe: one of the catalog's, or a point of a grid over one.
+    """
+    chain, before = [recipe.name], recipe.continues
+    _known(where, "recipe", [before or ""], c.recipes)
+    while before is not None and before in c.recipes:
         chain.append(before)
         if before in chain[:-1]:
             raise SpecError(
@@ -163,14 +170,22 @@ def _check_continued(c: Catalog, recipe: RecipeSpec, where: str) -> None:
                 where=where,
                 do="Let one of them begin from its backbone.",
             )
+        before = c.recipes[before].continues
     other = c.recipes[chain[1]]
     for key in ("corpus", "backbone", "adapter"):
         if getattr(recipe, key) != getattr(other, key):
-            raise SpecError(
-                f"It continues '{other.name}', whose {key} differs.",
-                where=where,
-                do=f"Give both recipes the same `{key}`.",
-            )
+            raise _differs(other.name, key, where)
+    # Where one of them has no predictor, there is none to take up: it is drawn, or left behind.
+    if recipe.jepa and other.jepa and recipe.jepa.predictor != other.jepa.predictor:
+        raise _differs(other.name, "jepa.predictor", where)
+
+
+def _differs(other: str, key: str, where: str) -> SpecError:
+    return SpecError(
+        f"It continues '{other}', whose {key} differs.",
+        where=where,
+        do=f"Give both recipes the same `{key}`.",
+    )
 
 
 def _one_deal(corpus: str, cohorts: Sequence[CohortSpec]) -> None:

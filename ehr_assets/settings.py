@@ -26,6 +26,7 @@ from typing import Any
 from ehr_assets.errors import SpecError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 EXECUTORS = ("in_process", "multiprocess")
 
 
@@ -44,6 +45,11 @@ class Settings:
     @property
     def mlflow_uri(self) -> str:
         return self.tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def tracking_from_env(self) -> bool:
+        """Whether the environment holds the tracking URI, which may hold a password."""
+        return bool(self.tracking_uri) and os.environ.get(TRACKING_VARIABLE) == self.tracking_uri
 
     @property
     def dagster_home(self) -> Path:
@@ -76,7 +82,7 @@ class Settings:
             dirs,
             _overrides(env.get("EHR_OVERRIDES", "")),
             executor,
-            env.get("MLFLOW_TRACKING_URI", ""),
+            env.get(TRACKING_VARIABLE, ""),
             env.get("EHR_HOSTFILE", ""),
             tuple(shlex.split(env.get("EHR_REMOTE_SHELL", ""))) or cls.remote_shell,
         )

@@ -48,7 +48,7 @@ class Points:
 
     @property
     def partitions(self) -> StaticPartitionsDefinition | None:
-        return StaticPartitionsDefinition(list(self.by_partition)) if self.by_partition else None
+        return None if self.by_partition is None else StaticPartitionsDefinition(list(self.by_partition))
 
     def metadata(self, settings: Callable[[RecipeSpec], Mapping[str, Any]]) -> dict[str, Any]:
         """Of an asset whose `config` (`Datasets.materialize`) are these settings of its recipe."""

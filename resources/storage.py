@@ -200,8 +200,8 @@ class Datasets(ConfigurableResource):
                 self.store.staging() as staged,
                 self.store.workspace(name, made_from, context.log.info) as work,
             ):
-                if found := self._unreported(context, name, work):
-                    context.log.info(f"{name}: made by a run that died before it said so; kept.")
+                if found := self._made_earlier(context, name, work):
+                    context.log.info(f"{name}: made earlier from the same code, inputs and settings; kept.")
                     return self._result(key, found, shown, {"kept": True})
                 progress = _LogProgress(context.log)
                 machine = Machine.from_env()
@@ -320,8 +320,11 @@ class Datasets(ConfigurableResource):
         same = m.code_version == code_version and same_inputs and m.overrides == overrides
         return last if same and inputs else None
 
-    def _unreported(self, context: AssetExecutionContext, name: str, work: Workspace) -> Dataset | None:
-        """What was committed from this work folder, if Dagster never heard of it."""
+    def _made_earlier(self, context: AssetExecutionContext, name: str, work: Workspace) -> Dataset | None:
+        """What was committed from this work folder, if it is not the newest that Dagster knows.
+
+        The run that made it died before it could say so, or other settings were tried since.
+        """
         committed = work.committed()
         known = self._recorded(context.instance, name)
         if committed is None or (known and known.dataset == committed):

@@ -6,6 +6,7 @@ mlflow refuses `file://` and is slow to import: SQLite by default, imported only
 import contextlib
 import json
 import logging
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,11 +48,14 @@ class MlflowTracking(ConfigurableResource):
             client = self._client()
             found = client.get_experiment_by_name(self.experiment)
             experiment = found.experiment_id if found else client.create_experiment(self.experiment)
-            run_id = client.create_run(experiment, run_name=run_name).info.run_id
+            # With the run itself: whatever fails then, `close_abandoned` finds it by its tags.
+            first, *more = _parts([RunTag(name, str(value)) for name, value in tags.items()]) or [[]]
+            given = {tag.key: tag.value for tag in first}
+            run_id = client.create_run(experiment, run_name=run_name, tags=given).info.run_id
+            for some in more:
+                client.log_batch(run_id, tags=some)
             for some in _parts([Param(name, text[:MAX_PARAM]) for name, text in _flat(params)]):
                 client.log_batch(run_id, params=some)
-            for some in _parts([RunTag(name, str(value)) for name, value in tags.items()]):
-                client.log_batch(run_id, tags=some)
         return run_id
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
@@ -148,7 +152,7 @@ class MlflowTracking(ConfigurableResource):
         if self.uri.startswith("file:") or "://" not in self.uri:
             raise TrainingError(
                 "MLflow no longer writes to plain folders.",
-                where=f"MLflow tracking URI: {self.uri}",
+                where=f"MLflow tracking URI: {without_credentials(self.uri)}",
                 do="Use sqlite:///FILE, a database URL or an MLflow server's http URL.",
             )
         from mlflow import MlflowClient
@@ -179,17 +183,22 @@ def _said_clearly(uri: str) -> Iterator[None]:
     except TrainingError:
         raise
     except Exception as e:
+        shown = without_credentials(uri)
         raise TrainingError(
             f"The MLflow tracking store cannot be used: {type(e).__name__}.",
-            where=uri,
+            where=shown,
             do="Check that it is reachable and of this MLflow's version (`mlflow db upgrade URI`).",
-        ) from e
+        ) from (e if shown == uri else None)  # MLflow's own words quote the URI, and Dagster keeps them
 
 
-def _parts(items: list[Any]) -> Iterator[list[Any]]:
+def without_credentials(uri: str) -> str:
+    """A URI as it may be shown: of a server or database, without user, password and options."""
+    return uri if uri.startswith("sqlite:") else re.sub(r"(?<=://).*@", "", uri).partition("?")[0]
+
+
+def _parts(items: list[Any]) -> list[list[Any]]:
     """What goes into one request each."""
-    for first in range(0, len(items), MOST_AT_ONCE):
-        yield items[first : first + MOST_AT_ONCE]
+    return [items[first : first + MOST_AT_ONCE] for first in range(0, len(items), MOST_AT_ONCE)]
 
 
 def _flat(params: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -83,7 +83,7 @@ class DatasetStore:
         self, asset: str, made_from: Iterable[str], say: Callable[[str], object]
     ) -> Iterator[Workspace]:
         """The work folder for an asset made from just this: code, inputs, settings. Closed on leaving."""
-        work = Workspace(self.home / "work" / asset / combined_hash(made_from)[:16], asset, say)
+        work = Workspace(self._folder("work", asset) / combined_hash(made_from)[:16], asset, say)
         try:
             yield work
         finally:
@@ -141,8 +141,12 @@ class DatasetStore:
 
     def directory(self, asset: str) -> Path:
         """Where all versions of an asset lie, or of one partition of it (`names.py`)."""
+        return self._folder("datasets", asset)
+
+    def _folder(self, kind: str, asset: str) -> Path:
+        """Of an asset, or of one partition of it: without the brackets, which mean something in a glob."""
         name, partition = asset_and_partition(asset)
-        return self.home / "datasets" / name / (partition or "")
+        return self.home / kind / name / (partition or "")
 
     def previous(self, dataset: Dataset) -> Path | None:
         """Where the newest older, complete version of the asset with another content lies; None if none does.

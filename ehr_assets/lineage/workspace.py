@@ -1,6 +1,6 @@
 """Work folders: how far something that takes long has come, kept until it is committed.
 
-<home>/work/<asset key>/<fingerprint>/   whatever the stage keeps there; never read by another stage
+<home>/work/<asset key>[/<partition>]/<fingerprint>/   whatever the stage keeps; never read by another stage
 
 Staging folders go when their process goes. A work folder stays, whatever happened, for the next run that
 would make the same dataset: its name is the hash of all that decides about the dataset.
@@ -61,7 +61,8 @@ class Workspace:
     def discard(self, dataset: str) -> None:
         """Removes what was kept: it became `dataset`. Nothing where the folder was never opened.
 
-        The dataset's name stays, for the run that comes after one that died before it could report it.
+        The dataset's name stays: for the run after one that died before it could report it, and for settings
+        that are gone back to.
         """
         if not self._lock:
             return

@@ -15,8 +15,7 @@ from torch.nn.functional import cross_entropy, embedding, linear
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-LOGITS_AT_ONCE = 2**26
-"""Of logits that are kept at a time: 256 MB in float32."""
+from ehr_assets.models.limits import LOGITS_AT_ONCE
 
 
 class Vocabulary:

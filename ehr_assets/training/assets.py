@@ -15,7 +15,7 @@ from ehr_assets.nodes.assets import decision_nodes_key
 from ehr_assets.training.examine import require_usable
 from ehr_assets.training.history import VOLATILE
 from ehr_assets.training.recipe import RecipeSpec
-from ehr_assets.training.tags import run_tags, version_tags
+from ehr_assets.training.tags import card_facts, run_tags, version_tags
 from resources.launcher import DeepSpeedLauncher
 from resources.points import Points
 from resources.storage import DATASET_KEY, Datasets, Shown, Stats, Step, asset_name
@@ -54,7 +54,9 @@ def training_assets(points: Points, on: CorpusSpec) -> list[AssetsDefinition]:
         def build(step: Step) -> Stats:
             require_usable(recipe, step.inputs[asset_name(tokenizer)].path)
             inputs = {name: d.data_version for name, d in step.inputs.items()}
-            tags = run_tags(recipe, inputs, step.run_id, git_revision())
+            revision = git_revision()
+            tags = run_tags(recipe, inputs, step.run_id, revision)
+            code = context.assets_def.specs_by_key[context.asset_key].code_version or ""
             work = step.work.open()
             with tracking.run(recipe.name, tags, recipe.training_settings(), work=work) as run_id:
                 job = {
@@ -66,7 +68,7 @@ def training_assets(points: Points, on: CorpusSpec) -> list[AssetsDefinition]:
                     "work_dir": str(work),
                     "start_from": str(step.inputs[asset_name(continued[0])].path) if continued else None,
                     "tracking": {"uri": tracking.uri, "run_id": run_id},
-                    "facts": {f"data version of {name}": v for name, v in inputs.items()},
+                    "facts": card_facts(inputs, step.run_id, revision, code),
                 }
                 stats = launcher.train(context, job, num_processes=recipe.engine.num_processes)
             return {**stats, "mlflow_run_id": run_id}

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ehr_assets.contracts import SECTIONS
+from ehr_assets.models.limits import LOGITS_AT_ONCE
 from ehr_assets.training.recipe import RecipeSpec
 from ehr_assets.training.recipe_parts import ConfigBackbone, FullSpec, LoraSpec, PhaseSpec
 
-DELIMITERS = 2 * len(SECTIONS)
+N_DELIMITERS = 2 * len(SECTIONS)
 """Tokens that open and close sections."""
 
 FAMILIES: Mapping[str, tuple[bool, bool]] = {
@@ -132,7 +133,7 @@ def trained(recipe: RecipeSpec, shape: Shape, vocabulary: int) -> dict[str, int]
     """What is trained, part → parameters. `vocabulary`: tokens of the corpus's tokenizer."""
     parts: dict[str, int] = {}
     if isinstance(recipe.adapter, LoraSpec):
-        rows = vocabulary if recipe.adapter.trainable_tokens == "all" else DELIMITERS
+        rows = vocabulary if recipe.adapter.trainable_tokens == "all" else N_DELIMITERS
         parts["LoRA"] = shape.lora(recipe.adapter.r)
         # peft trains the rows of a tied head together with the embeddings', but keeps both of an untied one.
         parts["token embeddings"] = shape.matrices * rows * shape.hidden
@@ -208,7 +209,8 @@ def memory_bytes(recipe: RecipeSpec, shape: Shape, vocabulary: int, *, bf16: boo
 
     Weights; of what is trained, gradients in float32 and the optimizer's three numbers of 4 bytes, by ZeRO
     stage shared among processes; the target encoder's average; what the backward pass needs of a
-    micro-batch's layers (all of one layer's under gradient checkpointing); logits of the continuation.
+    micro-batch's layers (all of one layer's under gradient checkpointing); of the continuation's logits, as
+    many as are kept at a time.
     """
     engine, size = recipe.engine, 2 if bf16 else 4
     world, stage = engine.num_processes, engine.zero_stage
@@ -231,7 +233,8 @@ def memory_bytes(recipe: RecipeSpec, shape: Shape, vocabulary: int, *, bf16: boo
         "optimizer": 12 * n_trained / world,
         "target encoder": (4 * encoder / (world if stage == 3 else 1)) if hides else 0,
         "activations": layers + (_saved_by_predictor(recipe, h) * size * micro * (n + m) if hides else 0),
-        "logits": micro * m * shape.vocabulary * (size + 8),
+        # As they come, in float32, and their gradient.
+        "logits": min(micro * m * shape.vocabulary, LOGITS_AT_ONCE) * (size + 8),
     }
 
 

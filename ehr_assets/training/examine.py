@@ -22,6 +22,8 @@ from ehr_assets.training.recipe_parts import ConfigBackbone, PretrainedBackbone
 from ehr_assets.training.suitable import unsuitable
 
 DELIMITERS = {f"<{slash}{section}>" for section in SECTIONS for slash in ("", "/")}
+_CAUSAL = ("ForCausalLM", "LMHeadModel")
+"""How transformers names the classes of causal LMs."""
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -119,8 +121,8 @@ def _look_at_backbone(found: Examined, recipe: RecipeSpec, spec: PretrainedBackb
     if Path(spec.path).is_dir() and not any(folder.glob("*.safetensors")):
         found.problems.append(f"backbone.path: {spec.path} holds no *.safetensors.")
     named = config.get("architectures") or []
-    if named and not any(name.endswith("ForCausalLM") for name in named):
-        found.problems.append(f"backbone.path: {', '.join(named)} is no causal language model.")
+    if named and not any(name.endswith(_CAUSAL) for name in named):
+        found.doubts.append(f"backbone.path: {', '.join(named)} may be no causal language model.")
     for reason in unsuitable(config, recipe.data.max_tokens):
         found.problems.append(f"backbone.path: {reason}.")
     places = config.get("max_position_embeddings")

@@ -5,16 +5,17 @@ with equal settings are one point, however many groups show them. Nothing heavy 
 """
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from ehr_assets.errors import SpecError
 from ehr_assets.specs import Spec, layered, parse_spec, read_extended
-from ehr_assets.training.recipe import RecipeSpec
+from ehr_assets.training.recipe import NAME, RecipeSpec
 
 GRIDS = Path(__file__).parent / "grids"
 MISSING = "–"
@@ -46,7 +47,7 @@ class GroupSpec(Spec):
 
     title: str = Field(min_length=1)
     set: dict[str, Any] = Field(default_factory=dict)
-    grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(default_factory=dict)
 
     def overrides(self) -> Iterator[dict[str, Any]]:
         for values in itertools.product(*self.grid.values()):
@@ -60,7 +61,7 @@ class GridSpec(Spec):
     first group is what the others are held against.
     """
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    name: str = Field(pattern=NAME)
     title: str = Field(min_length=1)
     base: str = Field(min_length=1)
     cohort: str = Field(min_length=1)
@@ -123,13 +124,20 @@ def lay_out(spec: GridSpec, base: RecipeSpec, where: str) -> Grid:
         where: the spec's file, for errors.
 
     Raises:
-        SpecError: a point is no recipe, the columns do not tell two points apart, or points differ in what
-            all must share.
+        SpecError: a point is no recipe or cannot be named, the columns do not tell two points apart, one
+            shows nothing, or points differ in what all must share.
     """
     points: list[Point] = []
     for g, group in enumerate(spec.groups):
         for overrides in group.overrides():
             points.append(_point(spec, group, overrides, base, f"{where}, groups.{g}"))
+    for i, column in enumerate(spec.columns):
+        if all(point.cells[i] == MISSING for point in points):
+            raise SpecError(
+                f"The column '{column.title}' shows nothing: no point has {' and '.join(column.settings)}.",
+                where=f"{where}, columns.{i}",
+                do="Mend its settings, or take it out.",
+            )
     by_key: dict[str, Point] = {}
     for point in points:
         first = by_key.setdefault(point.key, point)
@@ -157,14 +165,27 @@ def _point(spec: GridSpec, group: GroupSpec, overrides: dict[str, Any], base: Re
         for column, values in zip(spec.columns, found, strict=True)
     )
     parts = [
-        column.short + "to".join(f"{v:g}" if isinstance(v, int | float) else str(v) for v in values)
+        column.short + "to".join(map(_short, values))
         for column, values in zip(spec.columns, found, strict=True)
         if None not in values
     ]
     key = "_".join(parts) or PLAIN
     # Nothing of the group: a point that two groups show is one.
-    own = {"name": f"{spec.name}_{key.replace('.', 'p')}", "title": f"{spec.title}: {key}"}
+    name = f"{spec.name}_{key.replace('.', 'p').replace('-', 'm').replace('+', '')}"
+    # The key becomes folders and the name a recipe's, which is read again by the processes that train it.
+    if not re.fullmatch(r"[a-z0-9._+-]+", key) or not re.fullmatch(NAME, name):
+        raise SpecError(
+            f"'{key}' cannot name a point.",
+            where=f"{at}, columns",
+            do="Show settings that are numbers or plain words, in small letters.",
+        )
+    own = {"name": name, "title": f"{spec.title}: {key}"}
     return Point(group.title, key, cells, recipe.model_copy(update=own))
+
+
+def _short(value: Any) -> str:
+    """A setting in a key; numbers with as many digits as tell them apart."""
+    return f"{value:.15g}" if isinstance(value, int | float) else str(value)
 
 
 def _value(settings: Any, dotted: str) -> Any:

@@ -11,7 +11,7 @@ from ehr_assets.training.collapse import judge_collapse
 from ehr_assets.training.history import read_history
 from ehr_assets.training.licences import licence_of
 from ehr_assets.training.recipe import RecipeSpec
-from ehr_assets.training.recipe_parts import ConfigBackbone, LoraSpec, PhaseSpec
+from ehr_assets.training.recipe_parts import ConfigBackbone, LoraSpec, PhaseSpec, ScheduleSpec
 
 CARD = "model_card.md"
 
@@ -103,15 +103,15 @@ def _data(recipe: RecipeSpec, fitted_on: Mapping[str, Any], stats: Mapping[str, 
 
 
 def _training(recipe: RecipeSpec, stats: Mapping[str, Any]) -> Iterator[str]:
-    optimizer, schedule = recipe.optimizer, recipe.schedule
+    optimizer = recipe.optimizer
     yield f"Phases: {'; '.join(_phase(phase) for phase in recipe.phases)}; {stats['steps']:,} steps in all."
     if recipe.continues:
         yield f"Continues `{recipe.continues}`."
     yield (
         f"{recipe.batch} examples a step; AdamW, learning rate {optimizer.lr:g}, betas {optimizer.betas}, "
-        f"weight decay {optimizer.weight_decay:g}, gradients clipped at {optimizer.clip:g}; {schedule.kind} "
-        f"schedule with {schedule.warmup_fraction:.0%} warmup; seed {recipe.seed}; precision "
-        f"{recipe.engine.precision}."
+        f"weight decay {optimizer.weight_decay:g}, gradients clipped at {optimizer.clip:g}; "
+        f"{_schedule(recipe.schedule)}; seed {recipe.seed}; precision "
+        f"{stats.get('precision', recipe.engine.precision)}."
     )
     known = ""
     if best := stats.get("best_step"):
@@ -132,7 +132,13 @@ def _phase(phase: PhaseSpec) -> str:
     length = f"{phase.epochs or phase.steps} {'epoch' if phase.epochs else 'step'}"
     length += "s" if (phase.epochs or phase.steps) != 1 else ""
     trains = f", training {', '.join(phase.trains)}" if phase.trains else ""
-    return f"{phase.name} ({weights}, {length}{trains})"
+    own = f", by its own {_schedule(phase.schedule)}" if phase.schedule else ""
+    return f"{phase.name} ({weights}, {length}{trains}{own})"
+
+
+def _schedule(schedule: ScheduleSpec) -> str:
+    scaled = f" at {schedule.lr_scale:g} of the learning rate" if schedule.lr_scale != 1 else ""
+    return f"{schedule.kind} schedule with {schedule.warmup_fraction:.0%} warmup{scaled}"
 
 
 def _losses(stats: Mapping[str, Any]) -> Iterator[str]:

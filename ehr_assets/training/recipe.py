@@ -36,6 +36,9 @@ RECIPES = Path(__file__).parent / "recipes"
 SHARED = RECIPES / "shared"
 """What recipes extend that is no recipe itself."""
 
+NAME = r"^[a-z][a-z0-9_]*$"
+"""What a recipe's name looks like: it heads asset keys, folders and models."""
+
 NOT_TRAINING = ("title", "embedding", "probe", "engine")
 """Keys that a checkpoint does not depend on: changing one must not retrain."""
 
@@ -48,7 +51,7 @@ class RecipeSpec(Spec):
     best tuning loss among those of the last phase.
     """
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    name: str = Field(pattern=NAME)
     title: str
     extends: None = Field(default=None, description="merged away by load_recipe")
     corpus: str = Field(min_length=1)

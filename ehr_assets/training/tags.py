@@ -1,4 +1,5 @@
-"""What a training and its checkpoint are tagged with where others keep them (MLflow): the way back to us."""
+"""The way back to us: what a training and its checkpoint are tagged with where others keep them (MLflow), and
+what the model card says of its origins."""
 
 from collections.abc import Mapping
 
@@ -24,6 +25,16 @@ def run_tags(
         "dagster.run_id": run_id,
         "git.revision": revision or "none",
         **{f"data_version.{name.replace('/', '.')}": version for name, version in inputs.items()},
+    }
+
+
+def card_facts(inputs: Mapping[str, str], run_id: str, revision: str | None, code: str) -> dict[str, str]:
+    """Of a training that begins, for the model card. `code`: the asset's code version; others as above."""
+    return {
+        **{f"data version of {name}": version for name, version in inputs.items()},
+        "Dagster run": run_id,
+        "git revision": revision or "none",
+        "code version": code,
     }
 
 

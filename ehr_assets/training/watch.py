@@ -24,8 +24,8 @@ from ehr_assets.training.start import bf16
 class Watch:
     """Where rank 0 tells what is happening; on other ranks (`active` false) it is silent.
 
-    Deterministic facts go to `history.jsonl`, clock readings to `timing.jsonl`; both, thinned out to every
-    `every` steps, to the log and MLflow.
+    Deterministic facts go to `history.jsonl` and to MLflow, all of them. Every `every` steps there is a line
+    in the log, a clock reading in `timing.jsonl` and MLflow, and MLflow is sent what waits for it.
 
     Args:
         folder: where those files lie; lines are appended.
@@ -41,7 +41,7 @@ class Watch:
         self._mlflow = Mlflow(tracking, self.say) if tracking and active else None
         self._flops: Mapping[str, float] = {}
         self._peak: float | None = None
-        self._began = self._marked = time.perf_counter()
+        self._began = self._marked = self._stepped = time.perf_counter()
         self._tokens_marked = self._tokens_before = 0
 
     def begin(self, recipe: RecipeSpec, config: Mapping[str, Any], world: int) -> None:
@@ -69,7 +69,7 @@ class Watch:
             for row in rows:
                 self._mlflow.add(row["step"], metrics_of(row))
             self._mlflow.send()
-        self._marked = time.perf_counter()
+        self._marked = self._stepped = time.perf_counter()
 
     def say(self, text: str) -> None:
         """One line in the run's log."""
@@ -81,8 +81,11 @@ class Watch:
         if not self._active:
             return
         self._fact(row)
-        if i % self._every and i not in (1, steps):
-            return
+        if i % self._every == 0 or i in (1, steps):
+            self._say_step(row, i, steps)
+        self._stepped = time.perf_counter()
+
+    def _say_step(self, row: Row, i: int, steps: int) -> None:
         clock = self._clock(row["phase"], row["tokens"])
         self._files.clock({"step": row["step"], **clock})
         self._tell(row["step"], clock)
@@ -104,7 +107,9 @@ class Watch:
             f"{row['phase']}: tuning loss {row['tuning_loss']:.4f}{losses_said(row['losses'])} "
             f"after step {row['step']}{target_said(row.get('target'))}"
         )
-        self._marked = time.perf_counter()  # the tuning pass is not training time
+        # The tuning pass is not training time; what was trained since the last reading still is.
+        now = time.perf_counter()
+        self._marked, self._stepped = self._marked + now - self._stepped, now
 
     def on_state(self, progress: Any, engine: Any, *, best: bool) -> None:
         """Nothing to watch."""

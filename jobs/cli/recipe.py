@@ -10,6 +10,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from ehr_assets.catalog import Catalog
     from ehr_assets.training.examine import Examined
+    from ehr_assets.training.grid import Grid
     from ehr_assets.training.recipe import RecipeSpec
 
 app = typer.Typer(no_args_is_help=True, help="Recipes: check one, and see what it would train and need.")
@@ -23,7 +24,9 @@ def recipe() -> None:
 
 @app.command()
 def check(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A recipe file, or the name of a recipe.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A recipe file, or the name of a recipe or grid.")
+    ],
     resolved: Annotated[
         bool,
         typer.Option("--resolved", help="Print the recipe with all that it extends and takes by default."),
@@ -31,11 +34,17 @@ def check(
 ) -> None:
     """Check a recipe without loading or starting anything; what it would train, and what that takes.
 
-    Ends with status 1 when the recipe cannot be used.
+    Of a grid, every point: what is wrong with which. Ends with status 1 when something cannot be used.
     """
     from ehr_assets.training.examine import examine
+    from ehr_assets.training.grid import Grid
 
     catalog, spec = _found(file)
+    if isinstance(spec, Grid):
+        if resolved:
+            raise typer.BadParameter("--resolved is for a recipe; a grid has many.")
+        _check_grid(catalog, spec)
+        return
     found = examine(spec, catalog.corpora[spec.corpus])
     if file.endswith((".yaml", ".yml")) and Path(file).stem != spec.name:
         found.doubts.append(f"name: the file must be called {spec.name}.yaml to be found as a recipe.")
@@ -46,18 +55,42 @@ def check(
         text = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         typer.echo(text, nl=False)
     _show_needs(spec, found)
-    for doubt in found.doubts:
+    _conclude(found.doubts, found.problems)
+
+
+def _check_grid(catalog: "Catalog", grid: "Grid") -> None:
+    from ehr_assets.training.examine import examine
+
+    doubts: dict[str, list[str]] = {}
+    problems: dict[str, list[str]] = {}
+    for key, recipe in grid.recipes.items():
+        found = examine(recipe, catalog.corpora[recipe.corpus])
+        for said, by_text in ((found.doubts, doubts), (found.problems, problems)):
+            for text in said:
+                by_text.setdefault(text, []).append(key)
+
+    def lines(by_text: dict[str, list[str]]) -> list[str]:
+        everywhere = f"all {len(grid.recipes)} points"
+        named = {t: ", ".join(k) if len(k) < len(grid.recipes) else everywhere for t, k in by_text.items()}
+        return [f"{keys}: {text}" for text, keys in named.items()]
+
+    console.rule(f"{grid.spec.name}: {grid.spec.title}, {len(grid.recipes)} points", align="left")
+    _conclude(lines(doubts), lines(problems))
+
+
+def _conclude(doubts: list[str], problems: list[str]) -> None:
+    for doubt in doubts:
         console.print(f"! {doubt}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    for problem in found.problems:
+    for problem in problems:
         console.print(f"✗ {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
-    if found.problems:
-        console.print(f"✗ cannot be used: {len(found.problems)} problem(s)", style="bold red")
+    if problems:
+        console.print(f"✗ cannot be used: {len(problems)} problem(s)", style="bold red")
         raise typer.Exit(1)
-    console.print(f"✓ can be used: {len(found.doubts)} warning(s)", style="bold green")
+    console.print(f"✓ can be used: {len(doubts)} warning(s)", style="bold green")
 
 
-def _found(file: str) -> "tuple[Catalog, RecipeSpec]":
-    """A recipe at a path, or by name, and the catalog with it.
+def _found(file: str) -> "tuple[Catalog, RecipeSpec | Grid]":
+    """A recipe at a path, or a recipe or grid by name, and the catalog with it.
 
     Raises:
         SpecError: it, or another spec, cannot be used.
@@ -76,9 +109,10 @@ def _found(file: str) -> "tuple[Catalog, RecipeSpec]":
         catalog = replace(catalog, recipes={**catalog.recipes, spec.name: spec})
         check_recipe(catalog, spec.name, file)
         return catalog, spec
-    if file not in catalog.recipes:
-        raise unknown("recipe", file, catalog.recipes, "ehr recipe check")
-    return catalog, catalog.recipes[file]
+    named = {**catalog.recipes, **catalog.grids}
+    if file not in named:
+        raise unknown("recipe", file, named, "ehr recipe check")
+    return catalog, named[file]
 
 
 def _show_needs(spec: "RecipeSpec", found: "Examined") -> None:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ehr_assets.catalog import unknown
 from ehr_assets.errors import EhrError
-from ehr_assets.lineage.guards import override_reason
+from ehr_assets.lineage.guards import OVERRIDE_VARIABLE, override_reason
 from ehr_assets.reports.assets import ablation_key, profile_key, report_key
 from jobs.abandoned import close_dead_runs
 from jobs.cli.project import Project
@@ -59,27 +59,50 @@ def run_reports(
 def run_grid(console: Console, name: str) -> Path:
     """Brings a grid up to date: what its points read, each point in a run of its own, then their table.
 
+    A point that fails (its representations collapse, say, which some settings are tried for) stops no other.
+    The table comes of all points or not at all: with some left out it would have other bests and be taken for
+    the whole. One made earlier stays as it is, and is stale.
+
     Returns:
         The table's directory.
 
     Raises:
         SpecError: unknown grid.
-        RunFailedError: a step failed or a blocking check did not pass.
+        RunFailedError: what all points read, or the table, could not be made; or points could not, after all
+            of them were tried. A step failed or a blocking check did not pass.
     """
     project = Project()
     if name not in project.catalog.grids:
         raise unknown("grid", name, project.catalog.grids, "--grid")
     table = ablation_key(name)
     close_dead_runs(project.instance, project.settings)
-    wanted = [key for key in project.graph.upstream([table]) if key != table]
-    of_points = [key for key in wanted if key in project.graph.partitions]
-    rounds = [([key for key in wanted if key not in of_points], None)]
-    rounds += [(of_points, point) for point in project.catalog.grids[name].recipes]
-    for keys, point in [*rounds, ([table], None)]:
+
+    def make(keys: Sequence[AssetKey], point: str | None = None) -> None:
         todo, statuses = _not_usable(console, project, keys, point)
         if todo:
             console.print(f"{name}{f', {point}' if point else ''}: running {len(todo)} assets.")
             _run(console, project, todo, statuses, point)
+
+    wanted = [key for key in project.graph.upstream([table]) if key != table]
+    of_points = [key for key in wanted if key in project.graph.partitions]
+    make([key for key in wanted if key not in of_points])
+    points, failed = list(project.catalog.grids[name].recipes), {}
+    for point in points:
+        try:
+            make(of_points, point)
+        except RunFailedError as e:
+            failed[point] = f"{point}, {e.where}: {e.what}".replace("\n", "\n    ")
+            console.print(f"{name}, {point}: failed; on with the other points.", markup=False)
+    if failed:
+        raise RunFailedError(
+            f"{len(failed)} of {len(points)} points could not be made, so there is no new table:\n    "
+            + "\n    ".join(failed.values()),
+            where=f"grid {name}, points {', '.join(failed)}",
+            do="Mend what is named above and run the command again: finished points are kept. A setting that "
+            f"cannot pass its checks: take it out of the grid, or set {OVERRIDE_VARIABLE} to the reason, and "
+            "the point is scored all the same.",
+        )
+    make([table])
     return project.dataset(project.statuses(thorough=[table]), asset_name(table)).path
 
 

@@ -11,7 +11,9 @@ from ehr_assets.models.backbone import causal_lm, in_dtype
 from ehr_assets.models.batch import Batch
 from ehr_assets.models.target import TargetEncoder
 from ehr_assets.models.world_model import WorldModel
-from tests.benchmarks.steps import BOTH, QWEN3_1B7, counted, made_up_batch, world_model
+from ehr_assets.training.estimate import example_flops, peak_flops, shape_of
+from ehr_assets.training.recipe import SHARED, load_recipe
+from tests.benchmarks.steps import BOTH, PAPER_RECIPES, QWEN3_1B7, made_up_batch, world_model
 
 TOKENS, CONTINUATION, DELIMITERS = 3300, 0.25, range(1, 17)
 EXAMPLES = (1, 4, 8)
@@ -50,13 +52,23 @@ def seconds(step: Step) -> float:
     return statistics.median(times)
 
 
+def needed_flops() -> float:
+    """Of an example, by the formula of a training's own MFU: causal attention by the pairs that see each
+    other, and nothing that is computed twice (logits, checkpointed layers)."""
+    recipe = load_recipe(
+        PAPER_RECIPES / "smb_hybrid_qwen3_1b7.yaml", search=[PAPER_RECIPES / "shared", SHARED]
+    )
+    shape = shape_of({**QWEN3_1B7, "model_type": "qwen3", "tie_word_embeddings": True})
+    assert shape
+    m = round(TOKENS * CONTINUATION)
+    return example_flops(recipe, recipe.phases[0], shape, TOKENS - m, m)
+
+
 def main(console: Console, folder: Path) -> None:
     console.print("GPU: the 1.7B-shaped step of SFT + JEPA, LoRA r 64, bf16, FlexAttention")
     if not torch.cuda.is_available():
         console.print("not run: there is no GPU here\n", style="dim")
         return
-    from ehr_assets.training.estimate import peak_flops
-
     name = torch.cuda.get_device_name()
     peak = peak_flops(name)
     for checkpointing in (False, True):
@@ -75,8 +87,7 @@ def main(console: Console, folder: Path) -> None:
                 continue
             finally:
                 model = None
-            # FLOPs of the step as it must be done: what checkpointing computes again does not count.
-            work = counted(QWEN3_1B7, n, TOKENS, CONTINUATION)[0]
+            work = n * needed_flops()
             mfu = f"MFU {work / took / peak:.1%}" if peak else "MFU unknown for this device"
             memory = torch.cuda.max_memory_allocated() / 2**30
             console.print(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from ehr_assets.catalog import PACKAGE
 from ehr_assets.models.attention import attention_arguments, use_attention
 from ehr_assets.models.backbone import build_backbone, causal_lm, with_lora
 from ehr_assets.models.batch import CONTINUATION, Batch
@@ -23,6 +24,7 @@ from ehr_assets.models.world_model import WorldModel
 from ehr_assets.training.collate import collate
 from ehr_assets.training.cutting import Example
 
+PAPER_RECIPES = PACKAGE / "paper" / "recipes"
 BOTH = {"sft": 1.0, "jepa": 1.0}
 QWEN3_1B7 = {
     "vocab_size": 151_936 + 16,

@@ -106,6 +106,14 @@ def test_the_checkpoint_loads_with_plain_peft_and_transformers(installation):
     assert torch.isfinite(model(**ids).logits).all()
 
 
+def test_the_model_card_leads_back(installation):
+    card = (installation.path("smb_sft_demo/checkpoint") / "model_card.md").read_text()
+    manifest = installation.manifest("smb_sft_demo/checkpoint")
+    assert f"Dagster run: {manifest.run_id}\n" in card
+    assert f"code version: {manifest.code_version}\n" in card
+    assert f"git revision: {manifest.git_revision or 'none'}\n" in card
+
+
 def test_the_report_has_its_table_and_figures_and_no_subject(installation):
     page = (installation.path("synthetic_oncology/report") / "report.html").read_text()
     assert len(re.findall(r"<svg|<img", page)) >= 3

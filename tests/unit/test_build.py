@@ -195,3 +195,19 @@ def test_a_checkpoint_depends_on_the_decision_nodes_it_is_cut_at(project, share)
     deps = {key.to_user_string() for key in checkpoint.asset_deps[checkpoint.key]}
     nodes = {f"{cohort}/decision_nodes" for cohort in corpus.cohorts}
     assert (nodes <= deps) if share else not (nodes & deps)
+
+
+def test_a_password_of_the_tracking_database_is_not_in_the_definitions(tmp_path, monkeypatch):
+    uri = "postgresql://someone:secret@db/mlflow"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    settings = Settings(home=tmp_path, tracking_uri=uri)
+    tracking = build_project(settings).definitions.resources["tracking"]
+    assert "secret" not in repr(resource_config(tracking))
+    assert tracking.process_config_and_initialize().uri == uri
+    given = Settings(home=tmp_path, tracking_uri="http://mlflow:5000")
+    assert resource_config(build_project(given).definitions.resources["tracking"]) == given.tracking_uri
+
+
+def resource_config(tracking):
+    """The URI as Dagster's pages show it."""
+    return tracking._config_schema.default_value["uri"]

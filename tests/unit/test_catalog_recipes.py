@@ -8,6 +8,9 @@ import yaml
 from ehr_assets.catalog import PACKAGE, load_catalog
 from ehr_assets.errors import SpecError
 from ehr_assets.settings import Settings
+from ehr_assets.specs import parse_spec
+from ehr_assets.training.estimate import predictor_parameters
+from ehr_assets.training.recipe import RecipeSpec
 
 PAPER = PACKAGE / "paper"
 
@@ -69,6 +72,19 @@ def test_the_mixes(catalog):
             assert recipe.continues == name.replace("curriculum", "sft")
 
 
+def test_every_paper_recipe_is_in_a_report(catalog):
+    shown = {recipe for report in catalog.reports.values() for recipe in report.recipes}
+    assert {path.stem for path in (PAPER / "recipes").glob("*.yaml")} <= shown
+
+
+def test_the_predictors_of_table_7_and_of_the_text(catalog):
+    """smb.yaml says which of the two has the paper's ~67 M parameters."""
+    recipe = catalog.recipes["smb_hybrid_qwen3_8b"]
+    mlp = parse_spec(RecipeSpec, recipe.model_dump(mode="json"), "", {"jepa.predictor.kind": "mlp"})
+    assert round(predictor_parameters(recipe, 4096) / 1e6) == 436
+    assert round(predictor_parameters(mlp, 4096) / 1e6) == 67
+
+
 def test_paper_recipes_are_not_switched_on_by_themselves(tmp_path):
     names = load_catalog(Settings(home=tmp_path)).recipes
     assert not [name for name in names if "8b" in name or "1b7" in name]
@@ -85,6 +101,10 @@ def test_paper_recipes_are_not_switched_on_by_themselves(tmp_path):
         ),
         ({"smb_curriculum_demo": {"adapter.r": 8}}, "'smb_sft_demo', whose adapter differs"),
         ({"smb_sft_demo": {"backbone.num_hidden_layers": 2}}, "'smb_sft_demo', whose backbone differs"),
+        (
+            {"smb_curriculum_demo": {"continues": "smb_hybrid_demo", "jepa.predictor.layers": 3}},
+            "'smb_hybrid_demo', whose jepa.predictor differs",
+        ),
     ],
 )
 def test_what_cannot_be_continued_is_refused_when_definitions_load(tmp_path, changes, said):
@@ -95,10 +115,43 @@ def test_what_cannot_be_continued_is_refused_when_definitions_load(tmp_path, cha
     assert ".yaml, continues" in str(e.value)
 
 
+def test_a_predictor_is_taken_up_where_there_is_one(tmp_path):
+    hybrid = {"recipes/smb_curriculum_demo": {"continues": "smb_hybrid_demo", "jepa.mask_ratio": 1.0}}
+    assert load_catalog(Settings(home=tmp_path, overrides=hybrid))
+    drawn = {"recipes/smb_curriculum_demo": {"jepa.predictor.layers": 3}}  # SFT, which it continues, has none
+    assert load_catalog(Settings(home=tmp_path, overrides=drawn))
+
+
 def test_cuts_at_decision_nodes_need_a_cohort_that_has_some(tmp_path):
     overrides = {"cohorts/synthetic_oncology": {"decision_nodes": None}}
     with pytest.raises(SpecError, match=r"smb_\w+\.yaml, data\.cuts\.nodes"):
         load_catalog(Settings(home=tmp_path, overrides=overrides))
+
+
+def load_grids(folder, **changes):
+    """The catalog with a grid of its own, over the demo's hybrid recipe."""
+    spec = {"name": "g", "title": "g", "base": "smb_hybrid_demo", "cohort": "synthetic_oncology"}
+    spec |= {"columns": column("jepa.mask_ratio", short="r"), "groups": [{"title": "a"}], **changes}
+    (folder / "grids").mkdir()
+    (folder / "grids" / f"{spec['name']}.yaml").write_text(yaml.safe_dump(spec))
+    return load_catalog(Settings(home=folder, spec_dirs=(folder,)))
+
+
+def column(*settings, short="x"):
+    return [{"title": "x", "short": short, "settings": list(settings)}]
+
+
+def named(phase):
+    return {"groups": [{"title": "a", "set": {"phases.0.name": phase}}]}
+
+
+def ranks(*values):
+    return {"groups": [{"title": "a", "grid": {"adapter.r": list(values)}}]}
+
+
+def pretrained(path):
+    changes = {"backbone": {"kind": "pretrained", "path": path}, "adapter.trainable_tokens": "delimiters"}
+    return {"groups": [{"title": "a", "set": changes}]}
 
 
 class TestGrids:
@@ -124,6 +177,23 @@ class TestGrids:
         assert recipes["d2_w1_l1to1_r0.25"].jepa.predictor.width == 1.0
 
     @pytest.mark.parametrize(
+        ("values", "keys", "names"),
+        [
+            ([3e-5, 1e-3], ["x3e-05", "x0.001"], ["g_x3em05", "g_x0p001"]),
+            ([0.1234567, 0.1234568], ["x0.1234567", "x0.1234568"], ["g_x0p1234567", "g_x0p1234568"]),
+            ([1.5e20], ["x1.5e+20"], ["g_x1p5e20"]),
+        ],
+    )
+    def test_points_are_recipes_whatever_their_numbers_look_like(self, tmp_path, values, keys, names):
+        column = {"title": "lr", "short": "x", "settings": ["optimizer.lr"], "form": "{:g}"}
+        groups = [{"title": "a", "grid": {"optimizer.lr": values}}]
+        recipes = load_grids(tmp_path, columns=[column], groups=groups).grids["g"].recipes
+        assert list(recipes) == keys
+        assert [recipe.name for recipe in recipes.values()] == names
+        for recipe in recipes.values():
+            assert RecipeSpec.model_validate(recipe.model_dump(mode="json")) == recipe
+
+    @pytest.mark.parametrize(
         ("changes", "said"),
         [
             ({"base": "smb_hybrid"}, "base"),
@@ -133,16 +203,21 @@ class TestGrids:
             ({"groups": [{"title": "a", "grid": {"optimizer.lr": [1e-3, 1e-4]}}]}, "Add a column"),
             ({"groups": [{"title": "a", "set": {"phases.1.epochs": 2}}]}, "steps into a list of 1"),
             ({"columns": [{"title": "r", "short": "r", "settings": ["seed"], "form": "{} {}"}]}, "form"),
+            ({"columns": column("phases.0.name"), **named("a/b")}, "phases.0.name"),
+            ({"columns": column("backbone.path"), **pretrained("../up")}, "cannot name a point"),
+            ({"columns": column("backbone.path"), **pretrained("Org")}, "cannot name a point"),
+            ({"columns": column("optimizer.betas")}, "'x[0.9, 0.95]' cannot name a point"),
+            ({"columns": column("jepa.mask_rato")}, "shows nothing: no point has jepa.mask_rato"),
+            ({"groups": [{"title": "a", "grid": {"jepa.mask_ratio": []}}]}, "groups.0.grid.jepa.mask_ratio"),
+            (
+                {"base": "smb_curriculum_demo", "columns": column("adapter.r"), **ranks(8, 64)},
+                "g.yaml, point x8, continues",
+            ),
             ({"name": "smb_hybrid_demo"}, "too"),
         ],
     )
     def test_mistakes_are_named_with_their_file(self, tmp_path, changes, said):
-        spec = {"name": "g", "title": "g", "base": "smb_hybrid_demo", "cohort": "synthetic_oncology"}
-        spec |= {"columns": [{"title": "r", "short": "r", "settings": ["jepa.mask_ratio"]}]}
-        spec |= {"groups": [{"title": "a"}], **changes}
-        (tmp_path / "grids").mkdir()
-        (tmp_path / "grids" / f"{spec['name']}.yaml").write_text(yaml.safe_dump(spec))
         with pytest.raises(SpecError) as e:
-            load_catalog(Settings(home=tmp_path, spec_dirs=(tmp_path,)))
+            load_grids(tmp_path, **changes)
         assert said in str(e.value)
-        assert f"{spec['name']}.yaml" in str(e.value)
+        assert f"{changes.get('name', 'g')}.yaml" in str(e.value)

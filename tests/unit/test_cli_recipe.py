@@ -162,7 +162,6 @@ def test_a_backbone_that_goes_with_its_corpus(tmp_path):
         ({"sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]}, "sliding_window"),
         ({"layer_types": ["full_attention", "linear_attention"]}, "not all of full attention"),
         ({"attn_logit_softcapping": 50.0}, "attention is capped"),
-        ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM is no causal language model"),
     ],
 )
 def test_backbones_that_cannot_be_world_models(tmp_path, changes, said):
@@ -172,6 +171,36 @@ def test_backbones_that_cannot_be_world_models(tmp_path, changes, said):
     assert any(said in problem for problem in found.problems), found.problems
     with pytest.raises(TrainingError, match="This recipe cannot be trained"):
         require_usable(pretrained(folder, embedding={"max_tokens": longest}), folder)
+
+
+@pytest.mark.parametrize(
+    ("named", "doubted"),
+    [("GPT2LMHeadModel", False), ("Qwen3ForCausalLM", False), ("BertForMaskedLM", True)],
+)
+def test_what_may_be_no_causal_language_model_is_doubted(tmp_path, named, doubted):
+    folder = backbone(tmp_path / "b", architectures=[named])
+    found = examine(pretrained(folder), on(folder))
+    said = [f"backbone.path: {named} may be no causal language model."] if doubted else []
+    assert (found.problems, found.doubts) == ([], said)
+
+
+def test_the_points_of_a_grid_that_cannot_be_used_are_named(project, tmp_path):
+    code, said = check("smb_table6_demo")
+    assert (code, "16 points" in said, "✓ can be used: 0 warning(s)" in said) == (0, True, True)
+    adapter = {"r": 4, "trainable_tokens": "delimiters"}
+    folder = backbone(tmp_path / "b")
+    base = project(backbone={"kind": "pretrained", "path": str(folder)}, adapter=adapter)
+    Path(base).rename(tmp_path / "recipes" / "made_up.yaml")
+    grid = {"name": "g", "title": "g", "base": "made_up", "cohort": "synthetic_oncology"}
+    grid["columns"] = [{"title": "length", "short": "n", "settings": ["data.max_tokens"]}]
+    grid["groups"] = [{"title": "a", "grid": {"data.max_tokens": [64, 200]}}]
+    (tmp_path / "grids").mkdir()
+    (tmp_path / "grids" / "g.yaml").write_text(yaml.safe_dump(grid))
+    code, said = check("g")
+    assert code == 1
+    assert "✗ n200: backbone.path: it can place 128 tokens, not data.max_tokens (200)" in said
+    assert "n64" not in said
+    assert "✗ all 2 points: corpus: its tokenizer is fitted" in said
 
 
 def test_a_predictor_that_its_backbone_cannot_have(tmp_path):

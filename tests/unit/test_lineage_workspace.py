@@ -30,6 +30,14 @@ def test_the_same_making_finds_its_folder_again_and_another_does_not(store):
         assert str(work.path) in said[-1]
 
 
+def test_a_partitions_folder_lies_where_its_datasets_do(store):
+    with store.workspace("g/checkpoint[r0.5]", ["code"], said.append) as work:
+        folder = work.open()
+    assert folder.parent == store.home / "work" / "g" / "checkpoint" / "r0.5"
+    assert store.directory("g/checkpoint[r0.5]") == store.home / "datasets" / "g" / "checkpoint" / "r0.5"
+    assert list(store.home.glob(f"{folder.parent.relative_to(store.home)}/*")) == [folder]
+
+
 def test_a_folder_is_one_owners(store):
     with (
         store.workspace("r/checkpoint", ["x"], said.append) as first,

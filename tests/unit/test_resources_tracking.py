@@ -1,10 +1,12 @@
 """The MLflow resource: runs opened and closed, and what is said when it cannot be used."""
 
+import traceback
+
 import pytest
 from mlflow import MlflowClient
 
 from ehr_assets.errors import TrainingError
-from resources.tracking import MAX_PARAM, MlflowTracking
+from resources.tracking import MAX_PARAM, MlflowTracking, without_credentials
 
 pytestmark = pytest.mark.slow
 
@@ -70,3 +72,50 @@ def test_a_server_that_is_gone_at_the_end_costs_nothing(tmp_path, error, caplog)
         else:
             assert block()
     assert "could not be closed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://u:secret@db:5432/mlflow", "postgresql://db:5432/mlflow"),
+        ("postgresql+psycopg2://u:s/ec@ret@db/mlflow", "postgresql+psycopg2://db/mlflow"),
+        ("postgresql://db/mlflow?user=u&password=secret", "postgresql://db/mlflow"),
+        ("https://u:secret@mlflow:5000", "https://mlflow:5000"),
+        ("http://mlflow:5000", "http://mlflow:5000"),
+        ("sqlite:////data/a@b/mlflow.db", "sqlite:////data/a@b/mlflow.db"),
+    ],
+)
+def test_what_is_shown_of_a_uri(uri, shown):
+    assert without_credentials(uri) == shown
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://u:secret@127.0.0.1:9", "nothing://u:secret@x/y", "file://u:secret@x"]
+)
+def test_errors_hold_no_password(uri, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TrainingError) as e:
+        MlflowTracking(uri=uri).start("demo", {}, {})
+    assert "secret" not in "".join(traceback.format_exception(e.value)), "Dagster keeps all of it"
+
+
+def test_a_run_that_could_not_take_its_params_can_be_found_and_closed(tracking, monkeypatch):
+    def refuse(*_, **__):
+        raise ConnectionError
+
+    tags = {"dagster.run_id": "r1", **{f"data_version.{i}": "v" for i in range(150)}}
+    with monkeypatch.context() as broken:
+        broken.setattr(MlflowClient, "log_batch", refuse)
+        with pytest.raises(TrainingError, match="tracking store cannot be used"):
+            tracking.start("demo", tags, {"a": 1})
+    tracking.close_abandoned("r1")
+    client = MlflowClient(tracking.uri)
+    experiment = client.get_experiment_by_name("ehr-assets").experiment_id
+    (run,) = client.search_runs([experiment], "tags.`dagster.run_id` = 'r1'")
+    assert run.info.status == "KILLED"
+
+
+def test_more_tags_than_go_into_one_request(tracking):
+    tags = {f"t{i:03}": str(i) for i in range(150)}
+    run = MlflowClient(tracking.uri).get_run(tracking.start("demo", tags, {}))
+    assert tags.items() <= run.data.tags.items()

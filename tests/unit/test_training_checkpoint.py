@@ -28,6 +28,7 @@ from ehr_assets.training.licences import licence_of
 from ehr_assets.training.model_card import write_card
 from ehr_assets.training.recipe import RecipeSpec
 from ehr_assets.training.recipe_parts import ConfigBackbone, PretrainedBackbone
+from ehr_assets.training.tags import card_facts
 
 pytestmark = pytest.mark.slow
 
@@ -158,6 +159,25 @@ def test_the_card_names_hashes_predictor_and_licence(tmp_path):
     assert "Collapse: no tuning pass" in card
     assert "jepa 1.0000" in card
     assert "taken up exactly" in card
+
+
+def test_the_card_says_how_each_phase_was_trained_and_from_what(tmp_path):
+    own = {**BOTH, "name": "late", "schedule": {"kind": "constant", "warmup_fraction": 0, "lr_scale": 0.25}}
+    recipe = RecipeSpec.model_validate(recipe_data(jepa=JEPA, phases=[BOTH, own]))
+    facts = card_facts({"c/token_corpus": "v1"}, "run-1", "abc", "code-1")
+    write_card(tmp_path, recipe, FITTED, {**STATS, "precision": "bf16"}, facts)
+    card = (tmp_path / "model_card.md").read_text()
+    assert "by its own constant schedule with 0% warmup at 0.25 of the learning rate)" in card
+    assert card.count("by its own") == 1
+    assert "cosine schedule with 3% warmup; seed" in card
+    assert "precision bf16." in card
+    for line in (
+        "data version of c/token_corpus: v1",
+        "Dagster run: run-1",
+        "git revision: abc",
+        "code version: code-1",
+    ):
+        assert f"- {line}\n" in card
 
 
 @pytest.mark.parametrize(

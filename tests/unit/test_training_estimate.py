@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 
 from ehr_assets.models.attention import use_attention
 from ehr_assets.models.backbone import build_backbone, causal_lm, with_lora
+from ehr_assets.models.limits import LOGITS_AT_ONCE
 from ehr_assets.models.predictor import build_predictor
 from ehr_assets.models.target import TargetEncoder
 from ehr_assets.models.world_model import WorldModel
@@ -16,7 +17,7 @@ from ehr_assets.training import estimate
 from ehr_assets.training.collate import collate
 from ehr_assets.training.cutting import Example
 from ehr_assets.training.recipe import RecipeSpec
-from ehr_assets.training.recipe_parts import ConfigBackbone
+from ehr_assets.training.recipe_parts import ConfigBackbone, EngineSpec
 
 SIZES = {"hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
 SIZES |= {"intermediate_size": 640, "max_position_embeddings": 1024}
@@ -97,3 +98,17 @@ def test_parameters_flops_and_memory_of_the_fused_step(kind):
     measured = sum(size for place, size in saved.items() if place not in weights)
     parts = estimate.memory_bytes(recipe, shape, VOCABULARY, bf16=False)
     assert 0.75 < (parts["activations"] + parts["logits"]) / measured < 1.5
+
+
+def test_logits_are_kept_a_stretch_at_a_time():
+    recipe = RecipeSpec.model_validate(recipe_data(data={"max_tokens": 128}, embedding={"max_tokens": 128}))
+    assert isinstance(recipe.backbone, ConfigBackbone)
+    m = estimate.expected_example(recipe)[1]
+    for vocabulary, examples in ((VOCABULARY, 4), (151_936, 4), (151_936, 104)):
+        several = recipe.model_copy(
+            update={"batch": examples, "engine": EngineSpec.model_validate({"micro_batch": examples})}
+        )
+        shape = estimate.shape_of_spec(recipe.backbone, vocabulary)
+        found = estimate.memory_bytes(several, shape, vocabulary, bf16=True)["logits"]
+        assert found == min(examples * m * vocabulary, LOGITS_AT_ONCE) * 10
+    assert found == pytest.approx(0.67e9, rel=0.01), "not the 6 GB of all of them"

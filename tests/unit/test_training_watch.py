@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from typing import Any
 
 import pytest
@@ -119,6 +120,20 @@ def test_a_history_that_is_taken_up_is_told_again_in_batches(tmp_path, server):
     w.on_step(step(802), 2, 2)
     assert points(read_history(tmp_path), "loss")[-1] == (802, 3.0)
     assert read_rows(tmp_path / "timing.jsonl")[0]["step"] == 802
+
+
+def test_a_tuning_pass_takes_nothing_from_the_speed(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    w = watch(tmp_path, tracked=False)
+    for i in range(1, 9):
+        now += 2.0
+        w.on_step(step(i), i, 8)
+        if i in (1, 3, 4):
+            now += 60.0
+            w.on_tuning(tuning(i))
+    clock = read_rows(tmp_path / "timing.jsonl")
+    assert [(row["step"], row["tokens_per_s"]) for row in clock] == [(i, 50.0) for i in (1, 2, 4, 6, 8)]
 
 
 def test_mfu_where_the_peak_is_known(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,76 @@
+"""`ehr run --grid`: what it makes of points that fail. The runs themselves are the integration tests'."""
+
+from types import SimpleNamespace
+
+import pytest
+from dagster import AssetKey
+from rich.console import Console
+
+from ehr_assets.errors import SpecError
+from jobs.cli import running
+
+INPUT, TRAINED, SCORED, TABLE = (
+    AssetKey(name) for name in (["cohort", "data"], ["g", "checkpoint"], ["g", "scores"], ["g", "ablation"])
+)
+
+
+@pytest.fixture
+def grid(monkeypatch):
+    """A grid of three points without anything made; gives what was run, and takes what shall fail."""
+    made, failing = [], {}
+
+    def run(console, project, todo, statuses, partition=None):
+        made.append((partition, *todo))
+        for key in todo:
+            if why := failing.get((partition, key)):
+                raise running.RunFailedError(f"The run did not finish:\n    {why}", where="Dagster run r1")
+
+    project = SimpleNamespace(
+        catalog=SimpleNamespace(grids={"g": SimpleNamespace(recipes=dict.fromkeys("abc"))}),
+        graph=SimpleNamespace(
+            upstream=lambda _: [INPUT, TRAINED, SCORED, TABLE], partitions={TRAINED: "abc", SCORED: "abc"}
+        ),
+        instance=None,
+        settings=None,
+        statuses=lambda thorough: {},
+        dataset=lambda statuses, name: SimpleNamespace(path=name),
+    )
+    monkeypatch.setattr(running, "Project", lambda: project)
+    monkeypatch.setattr(running, "close_dead_runs", lambda *_: None)
+    monkeypatch.setattr(running, "_not_usable", lambda console, project, keys, point=None: (keys, {}))
+    monkeypatch.setattr(running, "_run", run)
+    return SimpleNamespace(made=made, failing=failing)
+
+
+def run_grid(name="g"):
+    return running.run_grid(Console(quiet=True), name)
+
+
+def test_inputs_then_points_then_the_table(grid):
+    assert run_grid() == "g/ablation"
+    assert grid.made == [(None, INPUT), *((p, TRAINED, SCORED) for p in "abc"), (None, TABLE)]
+
+
+def test_points_that_fail_stop_no_other_and_are_all_named(grid):
+    grid.failing |= {("a", TRAINED): "check 'x' of g/checkpoint failed.", ("b", SCORED): "no memory"}
+    with pytest.raises(running.RunFailedError) as e:
+        run_grid()
+    assert [partition for partition, *_ in grid.made] == [None, "a", "b", "c"], "all points, and no table"
+    said = str(e.value)
+    assert "2 of 3 points could not be made" in said
+    assert "a, Dagster run r1: The run did not finish:\n        check 'x' of g/checkpoint failed." in said
+    assert "b, Dagster run r1" in said
+    assert "no memory" in said
+    assert "EHR_ALLOW_FAILED_CHECKS" in said
+
+
+def test_without_what_all_points_read_none_is_tried(grid):
+    grid.failing[None, INPUT] = "no such table"
+    with pytest.raises(running.RunFailedError, match="no such table"):
+        run_grid()
+    assert grid.made == [(None, INPUT)]
+
+
+def test_a_grid_that_is_not_there(grid):
+    with pytest.raises(SpecError, match=r"no grid 'h'"):
+        run_grid("h")
