@@ -394,6 +394,28 @@ def test_what_needs_tuning_records_is_refused_without_any(tmp_path, settings):
         prepare(TrainingJob.model_validate(job), 0, 1)
 
 
+def test_compiled_layers_train_the_same(tmp_path, monkeypatch):
+    """Traced, but not made into kernels, which would take a compiler and a minute."""
+    compile_, traced = torch.nn.Module.compile, []
+
+    def trace(layer):
+        traced.append(layer)
+        compile_(layer, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", trace)
+    losses = []
+    for on in (False, True):
+        (tmp_path / str(on)).mkdir()
+        engine = {"micro_batch": 2, "attention": "dense", "compile": on}
+        adapter = {"r": 8, "dropout": 0.0, "trainable_tokens": "all"}
+        out, _ = train(
+            make_job(tmp_path / str(on), {"train": 4, "tuning": 1}, **BOTH, engine=engine, adapter=adapter)
+        )
+        losses.append([row["loss"] for row in history(out) if "loss" in row])
+    assert traced
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
 def test_attention_by_segments_is_not_compiled(tmp_path):
     job = make_job(tmp_path, {"train": 4}, engine={"micro_batch": 2, "compile": True})
     with pytest.raises(TrainingError, match="compiled anew"):
