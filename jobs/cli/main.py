@@ -31,7 +31,8 @@ DEMO_REPORT = "synthetic_oncology"
 @app.command()
 def demo() -> None:
     """Run the whole chain on the embedded oncology cohort and print its result table."""
-    from jobs.cli.running import run_reports, show_results
+    from jobs.cli.results import show_results
+    from jobs.cli.running import run_reports
 
     show_results(console, run_reports(console, report=DEMO_REPORT))
 
@@ -46,7 +47,8 @@ def run(
     grid: Annotated[str | None, typer.Option(help="This grid: its points one by one, its table.")] = None,
 ) -> None:
     """Bring reports or a grid up to date: only what is missing or stale is run."""
-    from jobs.cli.running import run_grid, run_reports, show_ablation, show_results
+    from jobs.cli.results import show_ablation, show_results
+    from jobs.cli.running import run_grid, run_reports
 
     if sum(name is not None for name in (cohort, report, grid)) != 1:
         raise typer.BadParameter("Give one of --cohort, --report and --grid.")

@@ -1,7 +1,5 @@
 """`ehr demo` and `ehr run`: Dagster runs over what is not fresh, watched live."""
 
-import json
-import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -121,50 +119,6 @@ def _not_usable(
             said = f"{status.name} is used although it failed: {'; '.join(status.reasons)}."
             console.print(said, markup=False)
     return todo, statuses
-
-
-def show_results(console: Console, reports: Sequence[Path]) -> None:
-    """Prints each report's small result table and path."""
-    for report in reports:
-        rows = json.loads((report / "summary.json").read_text(encoding="utf-8"))["rows"]
-        methods = [m for m in ("probe", "baseline", "oracle") if any(row[m] is not None for row in rows)]
-        table = Table(title="held-out AUROC [95 % interval]", title_justify="left", box=None, pad_edge=False)
-        table.add_column("task", no_wrap=True)
-        for name in ("nodes", "pos.", *methods):
-            table.add_column(name, justify="right", no_wrap=True)
-        for row in rows:
-            scores = [_score(row[m], row[f"{m}_ci"] if m == "probe" else None) for m in methods]
-            table.add_row(row["task"], str(row["n"]), str(row["n_positive"]), *scores)
-        scored = [row for row in rows if all(row[m] is not None for m in methods)]
-        if scored:
-            means = [_score(statistics.mean(row[m] for row in scored)) for m in methods]
-            table.add_row(f"mean of {len(scored)} tasks", "", "", *means, style="bold")
-        console.print(table)
-        console.print(f"Report: {report / 'report.html'}", soft_wrap=True, highlight=False)
-
-
-def show_ablation(console: Console, folder: Path) -> None:
-    """Prints a grid's table and its path."""
-    from ehr_assets.reports.ablation import NUMBER, read_ablation
-
-    rows, titles = read_ablation(folder)
-    table = Table(title=f"mean AUROC over {rows['tasks'][0]} tasks", title_justify="left", box=None)
-    for name in ("group", *titles, "AUROC"):
-        table.add_column(name, no_wrap=True)
-    for row in rows.iter_rows(named=True):
-        style = "bold" if row["best"] else None
-        table.add_row(row["group"], *(row[t] for t in titles), NUMBER.format(row["auroc"]), style=style)
-    console.print(table)
-    console.print(f"Table: {folder}", soft_wrap=True, highlight=False)
-
-
-def _score(value: float | None, interval: Sequence[float | None] | None = None) -> str:
-    if value is None:
-        return "–"
-    low, high = interval or (None, None)
-    if low is None or high is None:
-        return f"{value:.2f}"
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("[0.", "[.").replace(" 0.", " .")
 
 
 def _run(

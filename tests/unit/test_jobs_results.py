@@ -1,0 +1,43 @@
+"""The small tables at the end of a run, from made-up summaries."""
+
+import io
+import json
+
+from rich.console import Console
+
+from jobs.cli.results import show_results
+
+
+def row(cohort, recipe, task, probe, baseline=0.6):
+    scores = {"probe": probe, "baseline": baseline, "oracle": 0.9}
+    intervals = {f"{m}_ci": [0.5, 0.8] for m in scores}
+    return {"cohort": cohort, "recipe": recipe, "task": task, "n": 40, "n_positive": 9, **scores, **intervals}
+
+
+def said(tmp_path, rows):
+    (tmp_path / "summary.json").write_text(json.dumps({"rows": rows}))
+    printed = io.StringIO()
+    show_results(Console(width=100, file=printed), [tmp_path])
+    return [" ".join(line.split()) for line in printed.getvalue().splitlines()]
+
+
+def test_of_one_recipe_every_task(tmp_path):
+    rows = [row("c", "a", "death", 0.75), row("c", "a", "stay", None), row("c", "a", "return", 0.65)]
+    lines = said(tmp_path, rows)
+    assert "death 40 9 0.75 [.50, .80] 0.60 0.90" in lines
+    assert "stay 40 9 – 0.60 0.90" in lines
+    assert "mean of 2 tasks 0.70 0.60 0.90" in lines
+
+
+def test_of_several_recipes_the_means_over_common_tasks_by_cohort(tmp_path):
+    rows = [
+        *(row("c", "a", "death", 0.8), row("c", "a", "stay", 0.5), row("c", "b", "death", 0.7)),
+        row("c", "b", "stay", None),
+        *(row("d", "a", "death", None), row("d", "b", "death", 0.66)),
+    ]
+    lines = said(tmp_path, rows)
+    first = lines.index("held-out AUROC, c")
+    second = lines.index("held-out AUROC [95 % interval], d")
+    assert lines[first + 1] == "mean of 1 task(s) AUROC"
+    assert {"a 0.800", "b 0.700", "baseline 0.600", "oracle 0.900"} <= set(lines[first:second])
+    assert "death 40 9 0.66 [.50, .80] 0.60 0.90" in lines[second:]
