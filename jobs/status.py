@@ -17,7 +17,8 @@ from ehr_assets.lineage.hashing import settings_hash
 from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
 from ehr_assets.lineage.names import asset_and_partition, dataset_name
 from resources.points import SETTINGS_KEY
-from resources.storage import DATASET_KEY, asset_name, newest_materialization
+from resources.recorded import DATASET_KEY, newest_materialization
+from resources.storage import asset_name
 
 CODE_VERSION_TAG = "dagster/code_version"
 DATA_VERSION_TAG = "dagster/data_version"

@@ -17,8 +17,6 @@ from dagster import (
     AssetCheckSeverity,
     AssetExecutionContext,
     AssetKey,
-    AssetMaterialization,
-    AssetRecordsFilter,
     ConfigurableResource,
     DagsterInstance,
     DataVersion,
@@ -38,9 +36,9 @@ from ehr_assets.lineage.guards import DATA_VERSION_KEY, require_common_ancestry,
 from ehr_assets.lineage.manifest import InputEntry, now
 from ehr_assets.lineage.names import asset_and_partition, dataset_name
 from ehr_assets.lineage.workspace import Workspace
-from ehr_assets.progress import Progress
+from ehr_assets.progress import LogProgress, Progress
+from resources.recorded import DATASET_KEY, recorded
 
-DATASET_KEY = "dataset"
 ONLY_IF_CHANGED_TAG = "ehr/only_if_changed"
 
 
@@ -115,7 +113,7 @@ class Datasets(ConfigurableResource):
     def latest(self, instance: DagsterInstance, key: AssetKey, partition: str | None = None) -> Dataset:
         """The dataset of the newest materialization that Dagster knows, verified."""
         asset = dataset_name(asset_name(key), partition)
-        found = self._recorded(instance, asset)
+        found = recorded(instance, asset)
         if found is None:
             raise DatasetError(
                 f"'{asset}' has not been materialized yet.", where=self.home, do=rebuild_hint(asset)
@@ -147,14 +145,6 @@ class Datasets(ConfigurableResource):
             )
         (entry,) = versions.values()
         return self.store.open(asset, entry.dataset, data_version=entry.data_version)
-
-    def _recorded(self, instance: DagsterInstance, name: str) -> InputEntry | None:
-        """The newest materialization of an asset, or a partition of it, that Dagster knows."""
-        found = newest_materialization(instance, *asset_and_partition(name))
-        version = (found.tags or {}).get("dagster/data_version") if found else None
-        if found is None or version is None or DATASET_KEY not in found.metadata:
-            return None
-        return InputEntry(asset=name, data_version=version, dataset=str(found.metadata[DATASET_KEY].value))
 
     def materialize(
         self,
@@ -203,7 +193,7 @@ class Datasets(ConfigurableResource):
                 if found := self._made_earlier(context, name, work):
                     context.log.info(f"{name}: made earlier from the same code, inputs and settings; kept.")
                     return self._result(key, found, shown, {"kept": True})
-                progress = _LogProgress(context.log)
+                progress = LogProgress(context.log)
                 machine = Machine.from_env()
                 step = Step(staged, work, inputs, progress, context.log, context.run_id, overrides, machine)
                 stats = self._run_body(body, step)
@@ -284,7 +274,7 @@ class Datasets(ConfigurableResource):
     ) -> dict[str, dict[str, InputEntry]]:
         @functools.cache
         def newest(name: str) -> InputEntry | None:
-            return self._recorded(instance, name)
+            return recorded(instance, name)
 
         return ancestors(self.store, datasets, newest)
 
@@ -310,9 +300,8 @@ class Datasets(ConfigurableResource):
         except DatasetError:
             return None
         m = last.manifest
-        if partition is not None and m.config != (
-            config or {}
-        ):  # not in the code version, as it is elsewhere
+        # A partition's settings are not in the code version, which Dagster has of the asset as a whole.
+        if partition is not None and m.config != (config or {}):
             return None
         same_inputs = {(i.asset, i.data_version) for i in m.inputs} == {
             (i.asset, i.data_version) for i in inputs
@@ -326,7 +315,7 @@ class Datasets(ConfigurableResource):
         The run that made it died before it could say so, or other settings were tried since.
         """
         committed = work.committed()
-        known = self._recorded(context.instance, name)
+        known = recorded(context.instance, name)
         if committed is None or (known and known.dataset == committed):
             return None
         try:
@@ -372,36 +361,9 @@ class Datasets(ConfigurableResource):
         return MaterializeResult(asset_key=key, data_version=DataVersion(m.data_version), metadata=metadata)
 
 
-def newest_materialization(
-    instance: DagsterInstance, asset: str, partition: str | None
-) -> AssetMaterialization | None:
-    """The newest that Dagster knows of an asset, or of one partition of it."""
-    key = AssetKey(asset.split("/"))
-    if partition is None:
-        event = instance.get_latest_materialization_event(key)
-        return event.asset_materialization if event else None
-    which = AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
-    records = instance.fetch_materializations(which, limit=1).records
-    return records[0].asset_materialization if records else None
-
-
 def _made_from(
     code_version: str, inputs: Sequence[InputEntry], config: Mapping[str, Any] | None, seed: int | None
 ) -> list[str]:
     """All that decides about a dataset's content, for the name of its work folder."""
     settings = json.dumps([config, seed], sort_keys=True, default=str)
     return [code_version, settings, *sorted(f"{i.asset} {i.data_version}" for i in inputs)]
-
-
-class _LogProgress:
-    """Progress as log lines, at most one per tenth of each phase."""
-
-    def __init__(self, log: Any) -> None:
-        self.log = log
-        self.shown: dict[str, int] = {}
-
-    def __call__(self, phase: str, done: int, total: int) -> None:
-        tenth = 10 * done // max(total, 1)
-        if tenth > self.shown.get(phase, 0):
-            self.shown[phase] = tenth
-            self.log.info(f"{phase}: {done} of {total}")

@@ -26,6 +26,12 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from ehr_assets.errors import TrainingError
 
+BACKBONE = "backbone"
+"""Beside an adapter: the folder of the model that it is an adapter of."""
+NAMED_BACKBONE = "backbone.json"
+"""Instead: which model it is, and the hash of its weights."""
+ADAPTER_CONFIG = "adapter_config.json"
+
 transformers_logging.disable_progress_bar()  # the bars people watch are ours
 # peft 0.21 asks transformers 5 for an attribute by its old name.
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
@@ -88,12 +94,32 @@ def load_backbone(path: str | Path) -> PreTrainedModel:
 
 
 def _merged(path: str | Path, adapter: Path) -> PreTrainedModel:
-    own = adapter.parent / "backbone"
-    named = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    base = load_backbone(own if own.is_dir() else named)
+    base = load_base(adapter.parent)
     fit_vocabulary(base, len(AutoTokenizer.from_pretrained(path, trust_remote_code=False)))
     merged: Any = PeftModel.from_pretrained(base, str(path)).merge_and_unload()
     return merged
+
+
+def load_base(folder: Path) -> PreTrainedModel:
+    """What the adapter in a folder is of: the model in `backbone/` beside it, or the one that it names.
+
+    Raises:
+        TrainingError: as `load_backbone`, or `backbone.json` notes that the adapter was trained on others
+            than the weights that are there now.
+    """
+    if (folder / BACKBONE).is_dir():
+        return load_backbone(folder / BACKBONE)
+    named = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    base, note = load_backbone(named), folder / NAMED_BACKBONE
+    if note.is_file():
+        noted = json.loads(note.read_text(encoding="utf-8"))
+        if weights_sha256(base) != noted["weights_sha256"]:
+            raise TrainingError(
+                "The backbone is not the one that this checkpoint was trained on: its weights have changed.",
+                where=f"backbone.path: {named}",
+                do="Put the former weights there again, or train again on the new ones.",
+            )
+    return base
 
 
 def weights_sha256(model: nn.Module) -> str:

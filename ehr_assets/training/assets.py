@@ -18,7 +18,8 @@ from ehr_assets.training.recipe import RecipeSpec
 from ehr_assets.training.tags import card_facts, run_tags, version_tags
 from resources.launcher import DeepSpeedLauncher
 from resources.points import Points
-from resources.storage import DATASET_KEY, Datasets, Shown, Stats, Step, asset_name
+from resources.recorded import DATASET_KEY
+from resources.storage import Datasets, Shown, Stats, Step, asset_name
 from resources.tracking import MlflowTracking
 
 

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from ehr_assets.corpora.phrases import TAGS
 from ehr_assets.errors import TrainingError
 from ehr_assets.models.backbone import (
+    BACKBONE,
     build_backbone,
     causal_lm,
     fit_vocabulary,
@@ -20,7 +21,6 @@ from ehr_assets.models.backbone import (
     with_lora,
 )
 from ehr_assets.training.checkpoint import (
-    BACKBONE,
     keep_backbone,
     load_checkpoint,
     name_backbone,

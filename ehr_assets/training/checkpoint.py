@@ -36,15 +36,20 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ehr_assets.errors import TrainingError
-from ehr_assets.models.backbone import fit_vocabulary, load_backbone, weights_sha256
+from ehr_assets.models.backbone import (
+    ADAPTER_CONFIG,
+    BACKBONE,
+    NAMED_BACKBONE,
+    fit_vocabulary,
+    load_backbone,
+    load_base,
+    weights_sha256,
+)
 from ehr_assets.models.world_model import WorldModel
 from ehr_assets.training.recipe import RecipeSpec
 
-BACKBONE = "backbone"
-NAMED_BACKBONE = "backbone.json"
 TARGET_ADAPTER, TARGET_MODEL = "target_adapter", "target_model"
 PREDICTOR = "predictor.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 _ENCODER = "backbone."
 """What the world model's names of the encoder's parameters begin with."""
 
@@ -128,25 +133,11 @@ def load_checkpoint(folder: Path, *, trainable: bool = False) -> tuple[Any, PreT
         whole = load_backbone(folder)
         whole.train(trainable)
         return whole, tokenizer
-    backbone = _backbone_of(folder)
+    backbone = load_base(folder)
     fit_vocabulary(backbone, len(tokenizer))
     model = PeftModel.from_pretrained(backbone, str(folder), is_trainable=trainable)
     model.train(trainable)
     return model, tokenizer
-
-
-def _backbone_of(folder: Path) -> PreTrainedModel:
-    if (folder / BACKBONE).is_dir():
-        return load_backbone(folder / BACKBONE)
-    named = json.loads((folder / NAMED_BACKBONE).read_text(encoding="utf-8"))
-    backbone = load_backbone(named["path"])
-    if weights_sha256(backbone) != named["weights_sha256"]:
-        raise TrainingError(
-            "The backbone is not the one that this checkpoint was trained on: its weights have changed.",
-            where=f"backbone.path: {named['path']}",
-            do="Put the former weights there again, or train again on the new ones.",
-        )
-    return backbone
 
 
 def load_predictor(folder: Path, model: WorldModel) -> bool:

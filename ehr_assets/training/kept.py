@@ -23,10 +23,10 @@ from typing import Any
 
 from ehr_assets.errors import TrainingError
 from ehr_assets.lineage.hashing import file_sha256
+from ehr_assets.training.history import HISTORY
 
 STEP, BEST = "step", "best"
 STATE = "state.json"
-HISTORY, TIMING = "history.jsonl", "timing.jsonl"
 PART = ".part"
 
 

@@ -8,7 +8,7 @@ the same bytes) and what is written at the end (`process.py`) are not among them
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from ehr_assets.training.collate import collate
 from ehr_assets.training.cutting import ExampleId
 from ehr_assets.training.engine import Engine, seed_step
 from ehr_assets.training.examples import TUNING_EPOCH, Examples
+from ehr_assets.training.hooks import Hooks
 from ehr_assets.training.recipe import RecipeSpec
 from ehr_assets.training.recipe_parts import PhaseSpec, ScheduleSpec
 from ehr_assets.training.start import device
@@ -71,19 +72,6 @@ class Progress:
     target: TargetEncoder | None = None
     moments: Mapping[str, Tensor] | None = None
     resumed_on: list[str] = field(default_factory=list)
-
-
-class Hooks(Protocol):
-    """Told on every process what happened; whoever only wants rank 0's words looks at the rank himself."""
-
-    def on_step(self, row: dict[str, Any], i: int, steps: int) -> None:
-        """After step `i` of the phase's `steps`; `row` is a line of the history."""
-
-    def on_tuning(self, row: dict[str, Any]) -> None:
-        """After a tuning pass."""
-
-    def on_state(self, progress: Progress, engine: Engine, *, best: bool) -> None:
-        """After every step and its tuning pass. `best`: its tuning loss is the last phase's best so far."""
 
 
 def train(training: Training, progress: Progress, hooks: Hooks) -> Progress:

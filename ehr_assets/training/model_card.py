@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ehr_assets.lineage.hashing import file_sha256
-from ehr_assets.training.checkpoint import NAMED_BACKBONE
+from ehr_assets.models.backbone import NAMED_BACKBONE
 from ehr_assets.training.collapse import judge_collapse
 from ehr_assets.training.history import read_history
 from ehr_assets.training.licences import licence_of

@@ -12,7 +12,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import distributed as dist
@@ -23,13 +22,13 @@ from ehr_assets.lineage.workspace import sharing
 from ehr_assets.models.backbone import causal_lm
 from ehr_assets.training import kept
 from ehr_assets.training.checkpoint import save_checkpoint, trained_tensors
-from ehr_assets.training.engine import Engine
 from ehr_assets.training.examples import trained_rows
+from ehr_assets.training.hooks import Everyone
 from ehr_assets.training.job import TrainingJob
-from ehr_assets.training.loop import Hooks, Progress, Training, train
+from ehr_assets.training.loop import Progress, Training, train
 from ehr_assets.training.model_card import write_card
 from ehr_assets.training.prepare import prepare
-from ehr_assets.training.sinks import pipes_if_launched_by_dagster
+from ehr_assets.training.sinks import Log, pipes_if_launched_by_dagster
 from ehr_assets.training.start import bf16, join_ranks
 from ehr_assets.training.state import States
 from ehr_assets.training.watch import Watch
@@ -52,25 +51,6 @@ def run(job: TrainingJob, rank: int, world: int, watch: Watch) -> None:
         if rank == 0:
             write(job, training, progress, states, watch)
         dist.barrier()
-
-
-class Everyone:
-    """Several hooks as one; what is told to the first is done when the second is told."""
-
-    def __init__(self, *hooks: Hooks) -> None:
-        self._hooks = hooks
-
-    def on_step(self, row: dict[str, Any], i: int, steps: int) -> None:
-        for hooks in self._hooks:
-            hooks.on_step(row, i, steps)
-
-    def on_tuning(self, row: dict[str, Any]) -> None:
-        for hooks in self._hooks:
-            hooks.on_tuning(row)
-
-    def on_state(self, progress: Progress, engine: Engine, *, best: bool) -> None:
-        for hooks in self._hooks:
-            hooks.on_state(progress, engine, best=best)
 
 
 def write(job: TrainingJob, training: Training, progress: Progress, states: States, watch: Watch) -> None:
@@ -126,7 +106,7 @@ def main(path: str) -> int:
             stack.enter_context(sharing(job.work))
             rank, world = join_ranks(job.recipe.engine.timeout_minutes)
             pipes = stack.enter_context(pipes_if_launched_by_dagster()) if rank == 0 else None
-            watch = Watch(job.work, pipes, job.tracking if rank == 0 else None, job.log_every, rank == 0)
+            watch = Watch(job.work, Log(pipes), job.tracking if rank == 0 else None, job.log_every, rank == 0)
             run(job, rank, world, watch)
     except EhrError as e:
         return _give_up(path, e)

@@ -25,6 +25,8 @@ from ehr_assets.lineage.hashing import file_sha256
 from ehr_assets.models.target import TargetEncoder
 from ehr_assets.training import kept
 from ehr_assets.training.engine import AVERAGE, Engine
+from ehr_assets.training.history import HISTORY, TIMING
+from ehr_assets.training.hooks import Hooks
 from ehr_assets.training.loop import Progress, Training
 
 SCALARS = ("step", "tokens", "first_loss", "last_loss", "tuning", "tuning_loss", "best", "resumed_on")
@@ -32,7 +34,7 @@ FILE_BYTES = 1 << 30
 """Tensors are gathered up to about this size before they go into a file: it bounds a process's memory."""
 
 
-class States:
+class States(Hooks):
     """The states of one training in its work folder; a hook of the loop. Every process has one.
 
     Args:
@@ -48,12 +50,6 @@ class States:
         self._steps = sum(training.lengths())
         if training.rank == 0:
             self._has_room()
-
-    def on_step(self, row: dict[str, Any], i: int, steps: int) -> None:
-        """Nothing to keep."""
-
-    def on_tuning(self, row: dict[str, Any]) -> None:
-        """Nothing to keep."""
 
     def on_state(self, progress: Progress, engine: Engine, *, best: bool) -> None:
         """Keeps the state when its step has come, and the weights where the recipe wants the best."""
@@ -74,8 +70,8 @@ class States:
         if self._training.rank == 0:
             found = [kept.newest(self.work, self._say, best=self._training.recipe.select == "best")]
             length = found[0][1]["history_bytes"] if found[0] else 0
-            kept.cut_to(self.work / kept.HISTORY, length)
-            kept.end_with_a_line(self.work / kept.TIMING)
+            kept.cut_to(self.work / HISTORY, length)
+            kept.end_with_a_line(self.work / TIMING)
         dist.broadcast_object_list(found)
         if found[0] is None:
             return Progress()
@@ -99,7 +95,7 @@ class States:
 
     def hand_over(self, out_dir: Path, largest: float) -> None:
         """The history, and the last state if it has at most `largest` bytes, into the checkpoint folder."""
-        for name in (kept.HISTORY, kept.TIMING):
+        for name in (HISTORY, TIMING):
             shutil.copyfile(self.work / name, out_dir / name)
         last = kept.promoted(self.work, kept.STEP)[0]
         size = sum(f.stat().st_size for f in last.iterdir())
@@ -178,7 +174,7 @@ class States:
         if training.rank == 0:
             facts = {scalar: getattr(progress, scalar) for scalar in SCALARS}
             facts |= {"training": training.recipe.training_hash(), "conditions": _conditions(training)}
-            facts |= {"history_bytes": _synced_size(self.work / kept.HISTORY)}
+            facts |= {"history_bytes": _synced_size(self.work / HISTORY)}
             kept.promote(part, {**facts, "files": {k: v for some in gathered for k, v in some.items()}})
         dist.barrier()
 

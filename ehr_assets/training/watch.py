@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dagster_pipes import PipesContext
 
 from ehr_assets.training.estimate import flops_per_token, peak_flops, shape_of
 from ehr_assets.training.history import Row, read_history
+from ehr_assets.training.hooks import Hooks
 from ehr_assets.training.job import Tracking
 from ehr_assets.training.recipe import RecipeSpec
 from ehr_assets.training.sinks import Files, Log, Mlflow, losses_said, metrics_of, target_said
 from ehr_assets.training.start import bf16
 
 
-class Watch:
+class Watch(Hooks):
     """Where rank 0 tells what is happening; on other ranks (`active` false) it is silent.
 
     Deterministic facts go to `history.jsonl` and to MLflow, all of them. Every `every` steps there is a line
@@ -29,15 +29,13 @@ class Watch:
 
     Args:
         folder: where those files lie; lines are appended.
-        pipes: the Dagster run to tell.
+        log: of the run.
         tracking: the MLflow run to tell.
     """
 
-    def __init__(
-        self, folder: Path, pipes: PipesContext | None, tracking: Tracking | None, every: int, active: bool
-    ) -> None:
+    def __init__(self, folder: Path, log: Log, tracking: Tracking | None, every: int, active: bool) -> None:
         self._folder, self._every, self._active = folder, every, active
-        self._files, self._log = Files(folder), Log(pipes)
+        self._files, self._log = Files(folder), log
         self._mlflow = Mlflow(tracking, self.say) if tracking and active else None
         self._flops: Mapping[str, float] = {}
         self._peak: float | None = None
@@ -110,9 +108,6 @@ class Watch:
         # The tuning pass is not training time; what was trained since the last reading still is.
         now = time.perf_counter()
         self._marked, self._stepped = self._marked + now - self._stepped, now
-
-    def on_state(self, progress: Any, engine: Any, *, best: bool) -> None:
-        """Nothing to watch."""
 
     def finish(self, stats: dict[str, Any], tokens: int) -> None:
         """Reports the end of the run to whoever launched it: `{"stats": …, "timing": …}`."""

@@ -1,11 +1,22 @@
 """Fixtures of several test modules."""
 
+import os
 from pathlib import Path
 
 import pytest
 from simulators_support import SUBJECTS, Simulated
 
 from ehr_assets.cohorts.synthetic.registry import SIMULATORS
+
+
+@pytest.fixture(autouse=True)
+def environment_is_left_as_found():
+    """Preparing a home names it in the environment: a later test's child processes would all use that one."""
+    before = dict(os.environ)
+    yield
+    if os.environ != before:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture
@@ -28,3 +39,28 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Simulated]:
     """A small cohort of every simulator, of the same persons."""
     root = tmp_path_factory.mktemp("worlds")
     return {name: Simulated.run(name, root / name, SUBJECTS[name]) for name in SIMULATORS}
+
+
+@pytest.fixture(scope="module")
+def on_the_cpu():
+    """For processes that are started or forked: one thread each, and no look for a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DS_ACCELERATOR", "cpu")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def only_rank():
+    """This process as the only rank, and nothing of it left for other tests (or their child processes)."""
+    import torch
+
+    from ehr_assets.training.start import join_ranks
+
+    threads, before = torch.get_num_threads(), dict(os.environ)
+    torch.set_num_threads(1)
+    yield join_ranks()
+    torch.distributed.destroy_process_group()
+    torch.set_num_threads(threads)
+    os.environ.clear()
+    os.environ.update(before)

@@ -210,7 +210,7 @@ def test_no_process_outlives_a_cancelled_or_a_killed_run(tmp_path, hosts):
         pids = tmp_path / signum.name
         pids.mkdir()
         command = [sys.executable, str(HERE / "drive_launcher.py"), str(pids), str(hosts)]
-        runs[signum] = subprocess.Popen(command), pids
+        runs[signum] = subprocess.Popen(command, env={**os.environ, "DAGSTER_HOME": ""}), pids
     for _, pids in runs.values():
         wait_until(lambda pids=pids: (pids / "0").exists() and (pids / "1").exists(), seconds=90)
         # Per host the launcher, and two ranks with a child each.

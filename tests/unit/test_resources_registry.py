@@ -17,7 +17,7 @@ from ehr_assets.lineage.datasets import DatasetStore
 from ehr_assets.lineage.manifest import InputEntry, now
 from ehr_assets.training.assets import registered
 from ehr_assets.training.recipe import RecipeSpec
-from resources.storage import DATASET_KEY
+from resources.recorded import DATASET_KEY
 from resources.tracking import CANDIDATE, RUN_FILE, MlflowTracking
 
 pytestmark = pytest.mark.slow

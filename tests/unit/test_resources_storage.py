@@ -19,7 +19,8 @@ from dagster import (
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
 
 from ehr_assets.errors import DatasetError, RawTableError
-from resources.storage import DATASET_KEY, ONLY_IF_CHANGED_TAG, Datasets
+from resources.recorded import DATASET_KEY
+from resources.storage import ONLY_IF_CHANGED_TAG, Datasets
 
 UP, DOWN = AssetKey(["c", "up"]), AssetKey(["c", "down"])
 

@@ -12,7 +12,8 @@ from ehr_assets.lineage.manifest import now
 from ehr_assets.training.checks import training_checks
 from ehr_assets.training.recipe import RecipeSpec
 from resources.points import Points
-from resources.storage import DATASET_KEY, Datasets
+from resources.recorded import DATASET_KEY
+from resources.storage import Datasets
 
 SOUND = {"std": 1.0, "std_min": 0.5, "spread": 0.9, "effective_rank": 20.0, "possible_rank": 32.0}
 SOUND |= {"cosine": 0.9}

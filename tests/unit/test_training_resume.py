@@ -15,8 +15,9 @@ from forked_ranks import KillAtWrite, Ranks, empty, files_of, forked
 from training_helpers import make_job
 
 from ehr_assets.training import kept
+from ehr_assets.training.history import HISTORY
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("on_the_cpu")]
 
 SUBJECTS = {"train": 10, "tuning": 3}
 BOTH = {
@@ -29,14 +30,6 @@ BOTH = {
     "optimizer": {"lr": 3e-3},
 }
 ENGINE = {"micro_batch": 2, "keep": {"every": 2, "last": 2}}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_the_cpu():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DS_ACCELERATOR", "cpu")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
 
 
 def job_in(folder: Path, engine: dict | None = None, **changes) -> dict:
@@ -153,7 +146,7 @@ def test_killed_at_every_write_point(tmp_path, whole):
 def test_killed_at_random_moments(tmp_path, whole):
     """Some while after a random line of the history was written: in a step, a tuning pass, a state."""
     job, draw = job_in(tmp_path), random.Random(4)
-    history = Path(job["work_dir"]) / kept.HISTORY
+    history = Path(job["work_dir"]) / HISTORY
     for line in sorted(draw.sample(range(2, 10), 4)):
         empty(job)
         ranks = Ranks(job)

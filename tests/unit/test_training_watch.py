@@ -16,7 +16,7 @@ from ehr_assets.training.estimate import peak_flops
 from ehr_assets.training.history import objectives, phases, points, read_history, read_rows, steps, tunings
 from ehr_assets.training.job import Tracking
 from ehr_assets.training.recipe import RecipeSpec
-from ehr_assets.training.sinks import MOST_METRICS, metrics_of
+from ehr_assets.training.sinks import MOST_METRICS, Log, metrics_of
 from ehr_assets.training.watch import Watch
 
 HEALTHY = {"std": 1.0, "std_min": 0.5, "spread": 0.9, "effective_rank": 20.0, "possible_rank": 32.0}
@@ -58,7 +58,7 @@ def server(monkeypatch) -> Server:
 
 
 def watch(folder, tracked: bool = True, every: int = 2) -> Watch:
-    return Watch(folder, None, Tracking(uri="sqlite:///x", run_id="r") if tracked else None, every, True)
+    return Watch(folder, Log(None), Tracking(uri="sqlite:///x", run_id="r") if tracked else None, every, True)
 
 
 def test_a_row_goes_to_the_files_the_log_and_mlflow(tmp_path, server, capsys):
@@ -91,7 +91,7 @@ def test_one_objective_is_not_said_twice(tmp_path, capsys):
 
 
 def test_a_silent_rank_leaves_nothing(tmp_path, capsys):
-    w = Watch(tmp_path, None, None, 1, False)
+    w = Watch(tmp_path, Log(None), None, 1, False)
     w.on_step(step(1), 1, 1)
     w.on_tuning(tuning(1))
     w.finish({}, 1)
