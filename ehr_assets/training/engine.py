@@ -53,7 +53,9 @@ class Engine:
             "gradient_accumulation_steps": self.accumulate,
             "gradient_clipping": spec.clip,
             "zero_optimization": {"stage": recipe.engine.zero_stage},
-            "bf16": {"enabled": in_bf16},
+            # Otherwise DeepSpeed (0.19) sums a step's gradients in stage 1 as g1, then g1 + g2, and so on:
+            # those of earlier micro-batches count several times.
+            "bf16": {"enabled": in_bf16, "immediate_grad_update": in_bf16},
             "steps_per_print": sys.maxsize,
         }
         if in_bf16:

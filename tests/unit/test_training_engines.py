@@ -68,13 +68,13 @@ def test_losses_and_weights_do_not_depend_on_the_engine(tmp_path, alone, world, 
         assert rows == alone[0]
 
 
-@pytest.mark.parametrize("stage", [1, 2])
-def test_in_bf16_losses_are_those_of_float32_but_for_rounding(tmp_path, alone, stage):
-    """JEPA's less closely: bf16 keeps two to three digits, and there the target is rounded too."""
-    rows, _ = trained(tmp_path, precision="bf16", zero_stage=stage)
+@pytest.mark.parametrize(("world", "stage"), [(1, 1), (2, 1), (1, 2), (1, 3)])
+def test_in_bf16_losses_and_gradients_are_those_of_float32_but_for_rounding(tmp_path, alone, world, stage):
+    rows, _ = trained(tmp_path, world, precision="bf16", zero_stage=stage)
     for a, b in zip(alone[0], rows, strict=True):
-        for name, loss in a["losses"].items():
-            assert b["losses"][name] == pytest.approx(loss, rel={"sft": 0.02, "jepa": 0.05}[name])
+        assert b["losses"] == pytest.approx(a["losses"], rel=0.02)
+        if "grad_norm" in a:  # over four micro-batches
+            assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=0.1)
     assert rows != alone[0]
 
 
