@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from ehr_assets.cohorts.spec import CohortSpec, load_cohort
 from ehr_assets.corpora.spec import CorpusSpec, load_corpus
 from ehr_assets.errors import SpecError
-from ehr_assets.nodes.spec import TaskSet, load_task_set
+from ehr_assets.nodes.task_spec import TaskSet, load_task_set
 from ehr_assets.reports.spec import ReportSpec, load_report
 from ehr_assets.settings import Settings
 from ehr_assets.specs import Spec, closest

@@ -15,7 +15,8 @@ from ehr_assets.cohorts.file_spec import TableFile
 from ehr_assets.cohorts.table_spec import JoinSpec, TableDefaults, TableSpec
 from ehr_assets.contracts import Section
 from ehr_assets.meds.quality_spec import QualitySpec
-from ehr_assets.nodes.spec import Name, NodesSpec
+from ehr_assets.nodes.pattern_spec import Name
+from ehr_assets.nodes.trigger_spec import NodesSpec
 from ehr_assets.specs import Spec, parse_spec, read_extended
 
 COHORTS = Path(__file__).parent / "specs"

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from ehr_assets.cohorts.event_spec import Column, EventSpec, RawText, When
 from ehr_assets.cohorts.expect_spec import ExpectSpec
 from ehr_assets.cohorts.file_spec import FileSpec
-from ehr_assets.nodes.spec import Name
+from ehr_assets.nodes.pattern_spec import Name
 from ehr_assets.specs import Spec
 
 

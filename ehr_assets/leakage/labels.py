@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from ehr_assets.nodes.frames import EVENT
+
 
 @dataclass(frozen=True)
 class LabelFinding:
@@ -44,7 +46,7 @@ class LabelFinding:
 
 
 def labels_keep_window(
-    labels: pl.DataFrame,
+    labels: Mapping[str, pl.DataFrame],
     horizon_days: Mapping[str, int],
     follow_up: pl.DataFrame,
     buffer_hours: float,
@@ -54,7 +56,7 @@ def labels_keep_window(
     """Checks every label against the window rule.
 
     Args:
-        labels: node_id, subject_id, prediction_time, task, boolean_value, event_time, observed.
+        labels: task -> node_id, subject_id, prediction_time, boolean_value, event_time, status.
         horizon_days: task -> horizon in days (from tasks.json).
         follow_up: subject_id, last_time, death_time (`ehr_assets.meds.reading.follow_up`).
         extension_days: task -> follow-up in days beyond last_time; tasks not named have none.
@@ -67,8 +69,9 @@ def labels_keep_window(
         {"task": list(extension_days or {}), "_extra": list((extension_days or {}).values())},
         schema={"task": pl.String, "_extra": pl.Int64},
     )
+    every = pl.concat([frame.with_columns(pl.lit(task).alias("task")) for task, frame in labels.items()])
     rows = (
-        labels.join(horizons, on="task", how="left")
+        every.join(horizons, on="task", how="left")
         .join(extensions, on="task", how="left")
         .join(follow_up.select("subject_id", "last_time", "death_time"), on="subject_id", how="left")
     )
@@ -82,7 +85,7 @@ def labels_keep_window(
         "without_event_time": value & event.is_null(),
         "without_follow_up": ~value
         & ~((death <= closes).fill_null(False) | (followed >= closes).fill_null(False)),
-        "null_with_event": value.is_null() & (event.is_not_null() | pl.col("observed")),
+        "null_with_event": value.is_null() & (event.is_not_null() | (pl.col("status") == EVENT)),
         "near_death": value.is_not_null() & (death <= t + _span(24 * end_of_life_days)),
         "unknown_task": pl.col("_days").is_null(),
         "repeated": pl.struct("node_id", "task").is_first_distinct().not_(),
@@ -90,7 +93,7 @@ def labels_keep_window(
     flagged = rows.select("task", *[e.fill_null(False).alias(name) for name, e in problems.items()])
     per_task = flagged.filter(pl.any_horizontal(*problems)).group_by("task").len().sort("task").iter_rows()
     return LabelFinding(
-        labels=labels.height,
+        labels=every.height,
         **{name: int(flagged[name].sum()) for name in problems},
         by_task=dict(per_task),
     )

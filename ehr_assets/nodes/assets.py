@@ -9,7 +9,7 @@ from ehr_assets.cohorts.spec import CohortSpec
 from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version, combined_hash
 from ehr_assets.meds.assets import meds_events_key
-from ehr_assets.nodes.spec import TaskSet
+from ehr_assets.nodes.task_spec import TaskSet
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
 
 

@@ -5,7 +5,7 @@ from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetChecksDef
 from ehr_assets.cohorts.spec import CohortSpec
 from ehr_assets.meds.assets import meds_events_key
 from ehr_assets.nodes.assets import decision_nodes_key, task_labels_key
-from ehr_assets.nodes.spec import TaskSet
+from ehr_assets.nodes.task_spec import TaskSet
 from resources.storage import Datasets
 
 
@@ -51,16 +51,15 @@ def node_checks(cohort: CohortSpec, tasks: TaskSet) -> list[AssetChecksDefinitio
         ),
     )
     def labels_keep_window(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
-        import polars as pl
-
         from ehr_assets.leakage.labels import labels_keep_window
         from ehr_assets.meds.reading import follow_up, scan_events
+        from ehr_assets.nodes.frames import read_labels
         from ehr_assets.nodes.labels import extension_days
 
         dataset = datasets.latest(context.instance, labels_key)
         record = datasets.used(context.instance, dataset, meds)
         finding = labels_keep_window(
-            pl.read_parquet(dataset.path / "labels.parquet"),
+            {task.name: read_labels(dataset.path, task.name) for task in tasks.tasks},
             {task.name: task.horizon_days for task in tasks.tasks},
             follow_up(scan_events(record.path)),
             tasks.buffer_hours,
@@ -86,13 +85,14 @@ def node_checks(cohort: CohortSpec, tasks: TaskSet) -> list[AssetChecksDefinitio
         description="Every task has positives and negatives somewhere (a warning only).",
     )
     def tasks_have_both_classes(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
-        import polars as pl
+        from ehr_assets.nodes.frames import read_labels
 
         dataset = datasets.latest(context.instance, labels_key)
-        values = pl.read_parquet(dataset.path / "labels.parquet", columns=["task", "boolean_value"])
-        classes = values.drop_nulls().group_by("task").agg(pl.col("boolean_value").n_unique())
-        full = set(classes.filter(pl.col("boolean_value") == 2)["task"])
-        lacking = sorted({task.name for task in tasks.tasks} - full)
+        lacking = sorted(
+            task.name
+            for task in tasks.tasks
+            if read_labels(dataset.path, task.name)["boolean_value"].drop_nulls().n_unique() < 2
+        )
         return datasets.judge(dataset, not lacking, {"tasks_lacking_a_class": lacking})
 
     return [nodes_stand_without_future, labels_keep_window, tasks_have_both_classes]

@@ -12,7 +12,6 @@ from typing import Any
 import meds
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ehr_assets.contracts import DEATH
 from ehr_assets.meds.reading import (
@@ -23,25 +22,22 @@ from ehr_assets.meds.reading import (
     scan_events,
     select_events,
 )
-from ehr_assets.nodes.frames import MICROSECONDS_PER_DAY, microseconds, read_nodes, shifted, write_parquet
-from ehr_assets.nodes.spec import EventPattern, NodesSpec, TaskSet, TaskSpec, ValueCondition
-from ehr_assets.progress import Progress, no_progress
-
-REASONS = ("after_death", "end_of_life", "not_at_risk", "outcome_in_buffer", "censored")
-
-LABEL_SCHEMA = pa.schema(
-    [
-        ("node_id", pa.string()),
-        ("subject_id", pa.int64()),
-        ("prediction_time", pa.timestamp("us")),
-        ("task", pa.string()),
-        ("boolean_value", pa.bool_()),
-        ("event_time", pa.timestamp("us")),
-        ("duration_days", pa.float64()),
-        ("observed", pa.bool_()),
-        ("reason", pa.string()),
-    ]
+from ehr_assets.nodes.frames import (
+    CENSORED,
+    EVENT,
+    LABEL_SCHEMA,
+    MICROSECONDS_PER_DAY,
+    REASONS,
+    labels_path,
+    microseconds,
+    read_nodes,
+    shifted,
+    write_parquet,
 )
+from ehr_assets.nodes.pattern_spec import EventPattern, ValueCondition
+from ehr_assets.nodes.task_spec import TaskSet, TaskSpec
+from ehr_assets.nodes.trigger_spec import NodesSpec
+from ehr_assets.progress import Progress, no_progress
 
 _COLUMNS = ["subject_id", "time", "code", "numeric_value", "section"]
 
@@ -54,12 +50,11 @@ def label_nodes(
     out_dir: Path,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Writes `labels.parquet`, `meds/<task>.parquet` and `tasks.json` into `out_dir`.
+    """Writes `labels/<task>.parquet` (LABEL_SCHEMA), `meds/<task>.parquet` and `tasks.json` into `out_dir`.
 
-    labels.parquet has the columns of LABEL_SCHEMA, one row per task and node it is asked at, by task in the
-    order of the task file, then by subject and time. A null label carries the first of REASONS that holds.
-    `duration_days` runs from t to the outcome (`observed`), else to the end of follow-up or the horizon,
-    whichever is first; it is null where the label is null for another reason than censoring.
+    A null label carries the first of REASONS that holds. `duration_days` runs from t to the outcome, else to
+    the end of follow-up or the horizon, whichever is first; it is null where the label is null for another
+    reason than censoring.
 
     Returns:
         counts: nodes, and per task n, positive, negative, null (by reason), codes_matched (outcome codes
@@ -83,23 +78,21 @@ def label_nodes(
     frame = frame.with_columns(pl.col("subject_id").is_in(doubtful.implode()).alias("death_in_doubt"))
 
     stats: dict[str, Any] = {"nodes": nodes.height, "tasks": {}}
-    with pq.ParquetWriter(out_dir / "labels.parquet", LABEL_SCHEMA, compression="zstd") as writer:
-        for i, task in enumerate(tasks.tasks):
-            progress("labelling", i, len(tasks.tasks))
-            labels = label_task(
-                task,
-                asked_nodes(task, frame),
-                outcome=_happenings(task.outcome, outcomes[task.name], history, task.outcome.new_agent),
-                prior=_happenings(task.at_risk.no_prior, priors[task.name], history)
-                if task.at_risk
-                else None,
-                buffer_hours=tasks.buffer_hours,
-                end_of_life_days=tasks.end_of_life_days,
-                extension_days=extensions[task.name],
-            )
-            writer.write_table(labels.select(LABEL_SCHEMA.names).to_arrow().cast(LABEL_SCHEMA))
-            write_parquet(_meds_labels(labels), out_dir / "meds" / f"{task.name}.parquet")
-            stats["tasks"][task.name] = _counts(labels) | {"codes_matched": len(outcomes[task.name])}
+    for i, task in enumerate(tasks.tasks):
+        progress("labelling", i, len(tasks.tasks))
+        labels = label_task(
+            task,
+            asked_nodes(task, frame),
+            outcome=_happenings(task.outcome, outcomes[task.name], history, task.outcome.new_agent),
+            prior=_happenings(task.at_risk.no_prior, priors[task.name], history) if task.at_risk else None,
+            buffer_hours=tasks.buffer_hours,
+            end_of_life_days=tasks.end_of_life_days,
+            extension_days=extensions[task.name],
+        )
+        table = labels.select(LABEL_SCHEMA.names).to_arrow().cast(LABEL_SCHEMA)
+        write_parquet(table, labels_path(out_dir, task.name))
+        write_parquet(_meds_labels(labels), out_dir / "meds" / f"{task.name}.parquet")
+        stats["tasks"][task.name] = _counts(labels) | {"codes_matched": len(outcomes[task.name])}
     progress("labelling", len(tasks.tasks), len(tasks.tasks))
 
     about = [
@@ -191,22 +184,19 @@ def label_task(
     waited = (ends - t).dt.total_microseconds().clip(lower_bound=0)
     # Whole days apart from the rest: a horizon of 30 days gives 30.0 and nothing near it.
     days = waited // MICROSECONDS_PER_DAY + (waited % MICROSECONDS_PER_DAY) / MICROSECONDS_PER_DAY
-    return (
-        out.with_columns(reason.alias("reason"), positive.alias("observed"))
-        .with_columns((pl.col("observed") & pl.col("reason").is_null()).alias("observed"))
-        .select(
-            "node_id",
-            "subject_id",
-            "prediction_time",
-            pl.lit(task.name).alias("task"),
-            pl.when(pl.col("reason").is_null()).then("observed").alias("boolean_value"),
-            pl.when("observed").then("window_outcome").alias("event_time"),
-            pl.when(pl.col("reason").is_null() | (pl.col("reason") == "censored"))
-            .then(days)
-            .alias("duration_days"),
-            "observed",
-            "reason",
-        )
+    evaluable = pl.col("reason").is_null()
+    observed = evaluable & positive
+    timed = evaluable | (pl.col("reason") == "censored")
+    return out.with_columns(reason.alias("reason")).select(
+        "node_id",
+        "subject_id",
+        "prediction_time",
+        pl.when(evaluable).then(positive).alias("boolean_value"),
+        pl.lit(None, dtype=pl.Float64).alias("numeric_value"),
+        pl.when(observed).then("window_outcome").alias("event_time"),
+        pl.when(timed).then(days).alias("duration_days"),
+        pl.when(timed).then(pl.when(observed).then(EVENT).otherwise(CENSORED)).cast(pl.Int8).alias("status"),
+        "reason",
     )
 
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from ehr_assets.meds.reading import EVENT_SCHEMA, scan_events
 from ehr_assets.nodes.frames import read_nodes, write_parquet
-from ehr_assets.nodes.spec import NodesSpec
+from ehr_assets.nodes.trigger_spec import NodesSpec
 from ehr_assets.nodes.triggers import find_nodes
 
 _COMPARED = ["node_id", "subject_id", "time", "trigger", "indication"]

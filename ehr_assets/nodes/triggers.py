@@ -15,7 +15,7 @@ import pyarrow as pa
 from ehr_assets.contracts import DEATH
 from ehr_assets.meds.reading import event_codes, matching_codes, scan_events, select_events
 from ehr_assets.nodes.frames import MICROSECONDS_PER_DAY, TIMESTAMP, microseconds, shifted, write_parquet
-from ehr_assets.nodes.spec import (
+from ehr_assets.nodes.trigger_spec import (
     DecreaseTrigger,
     EventTrigger,
     FirstTrigger,

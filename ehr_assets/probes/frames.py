@@ -18,46 +18,10 @@ from numpy.typing import NDArray
 
 from ehr_assets.errors import DatasetError
 from ehr_assets.leakage.fits import FITTED_ON, fitted_on
+from ehr_assets.nodes.frames import EVENT, read_labels, tasks_of
+from ehr_assets.probes.schemas import METRICS_SCHEMA, PREDICTIONS_SCHEMA
 
 SPLITS = ("train", "tuning", "held_out")
-
-METRICS_SCHEMA = pa.schema(
-    [
-        ("recipe", pa.string()),
-        ("cohort", pa.string()),
-        ("task", pa.string()),
-        ("category", pa.string()),
-        ("indication", pa.string()),  # null = all
-        ("horizon_days", pa.int64()),
-        ("probe", pa.string()),
-        ("metric", pa.string()),
-        ("value", pa.float64()),  # null = not estimable
-        ("ci_low", pa.float64()),
-        ("ci_high", pa.float64()),
-        ("n", pa.int64()),  # evaluated nodes in `split`
-        ("n_positive", pa.int64()),
-        ("n_subjects", pa.int64()),
-        ("split", pa.string()),
-        ("subgroup", pa.string()),
-        ("seed", pa.int64()),
-    ]
-)
-
-PREDICTIONS_SCHEMA = pa.schema(
-    [
-        ("recipe", pa.string()),
-        ("cohort", pa.string()),
-        ("task", pa.string()),
-        ("probe", pa.string()),
-        ("node_id", pa.string()),
-        ("split", pa.string()),
-        ("subject_id", pa.int64()),
-        ("prediction_time", pa.timestamp("us")),
-        ("boolean_value", pa.bool_()),
-        ("predicted_boolean_value", pa.bool_()),
-        ("predicted_boolean_probability", pa.float32()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -135,28 +99,29 @@ def load_nodes(cohort: str, dirs: CohortDirs) -> CohortNodes:
             where=f"{cohort}/subject_splits",
             do=f"Materialize {cohort}/subject_splits and {cohort}/decision_nodes again.",
         )
-    tasks = json.loads((dirs.labels / "tasks.json").read_text(encoding="utf-8"))
-    labels = pl.read_parquet(dirs.labels / "labels.parquet")
-    if labels.join(nodes, on="node_id", how="anti").height:
-        raise DatasetError(
-            "The labels name decision nodes that do not exist.",
-            where=f"{cohort}/task_labels",
-            do=f"Materialize {cohort}/task_labels again.",
-        )
     frame = nodes.select("node_id", "subject_id", "time", "trigger", "indication")
     return CohortNodes(
         cohort=cohort,
         frame=frame,
         split=joined["split"].to_numpy().astype(np.str_),
-        tasks=[_align(frame, labels, task) for task in tasks],
+        tasks=[_align(cohort, frame, dirs.labels, task) for task in tasks_of(dirs.labels)],
     )
 
 
-def _align(frame: pl.DataFrame, labels: pl.DataFrame, task: Mapping[str, Any]) -> TaskLabels:
-    rows = labels.filter(pl.col("task") == task["name"]).select(
-        "node_id", "boolean_value", "duration_days", "observed", "reason"
+def _align(cohort: str, frame: pl.DataFrame, labels_dir: Path, task: Mapping[str, Any]) -> TaskLabels:
+    labels = read_labels(labels_dir, task["name"])
+    if labels.join(frame, on="node_id", how="anti").height:
+        raise DatasetError(
+            "The labels name decision nodes that do not exist.",
+            where=f"{cohort}/task_labels",
+            do=f"Materialize {cohort}/task_labels again.",
+        )
+    rows = frame.select("node_id").join(
+        labels.select("node_id", "boolean_value", "duration_days", "status", "reason"),
+        on="node_id",
+        how="left",
+        maintain_order="left",
     )
-    rows = frame.select("node_id").join(rows, on="node_id", how="left", maintain_order="left")
     usable = rows["boolean_value"].is_not_null() | (rows["reason"] == "censored").fill_null(False)
     duration = rows["duration_days"].cast(pl.Float64).fill_null(np.nan).to_numpy()
     return TaskLabels(
@@ -165,7 +130,7 @@ def _align(frame: pl.DataFrame, labels: pl.DataFrame, task: Mapping[str, Any]) -
         horizon_days=task.get("horizon_days"),
         y=rows["boolean_value"].cast(pl.Float64).fill_null(np.nan).to_numpy(),
         duration_days=duration,
-        observed=rows["observed"].fill_null(False).to_numpy(),
+        observed=(rows["status"] == EVENT).fill_null(False).to_numpy(),
         followed=usable.to_numpy() & (duration > 0),
     )
 

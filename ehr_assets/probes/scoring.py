@@ -14,7 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ehr_assets.probes import metrics as m
-from ehr_assets.probes.frames import PREDICTIONS_SCHEMA, CohortNodes, TaskLabels
+from ehr_assets.probes.frames import CohortNodes, TaskLabels
+from ehr_assets.probes.schemas import PREDICTIONS_SCHEMA
 
 EVALUATED_SPLIT = "held_out"
 
@@ -113,15 +114,20 @@ class Scorer:
             "recipe": pa.repeat(pa.scalar(method.recipe), n),
             "cohort": pa.repeat(pa.scalar(self.nodes.cohort), n),
             "task": pa.repeat(pa.scalar(task.name), n),
+            "kind": pa.repeat(pa.scalar("binary"), n),
             "probe": pa.repeat(pa.scalar(method.probe), n),
+            "seed": pa.repeat(pa.scalar(method.seed), n),
             "node_id": frame["node_id"].to_arrow().cast(pa.string()),
             "split": pa.array(self.nodes.split[at].tolist(), pa.string()),
             "subject_id": pa.array(self.nodes.subject_id[at], pa.int64()),
             "prediction_time": frame["time"].to_arrow().cast(pa.timestamp("us")),
+            "indication": frame["indication"].to_arrow().cast(pa.string()),
             "boolean_value": pa.array(task.y[at] == 1, pa.bool_()),
             "predicted_boolean_value": pa.array(probability[at] >= threshold, pa.bool_()),
             "predicted_boolean_probability": pa.array(probability[at].astype(np.float32), pa.float32()),
         }
+        for field in PREDICTIONS_SCHEMA:
+            columns.setdefault(field.name, pa.nulls(n, field.type))
         return pa.table(columns, schema=PREDICTIONS_SCHEMA)
 
     def _enough(self, y: NDArray) -> bool:

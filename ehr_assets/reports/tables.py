@@ -13,6 +13,8 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
+from ehr_assets.nodes.frames import read_labels, tasks_of
+
 SPLITS = ("train", "tuning", "held_out")
 REASONS = ("censored", "not_at_risk", "end_of_life", "outcome_in_buffer", "after_death")
 BASELINE_PROBE = "xgboost"
@@ -130,20 +132,23 @@ def methods_of(cohort: CohortInputs, recipes: Sequence[RecipeInputs]) -> list[Me
     return out
 
 
+def _label_counts(labels: pl.DataFrame) -> dict[str, int]:
+    """How many labels are positive, negative, or null for each reason."""
+    value = pl.col("boolean_value")
+    kind = (
+        pl.when(value).then(pl.lit("positive"))
+        .when(~value).then(pl.lit("negative"))
+        .otherwise(pl.col("reason").fill_null("other"))
+    )  # fmt: skip
+    return dict(labels.group_by(kind.alias("kind")).len().iter_rows())
+
+
 def task_rows(cohort: CohortInputs, recipes: Sequence[RecipeInputs]) -> list[TaskRow]:
     """One row per task of the cohort, in the order of the task file."""
     metrics = _all_metrics(cohort, recipes).filter(pl.col("indication").is_null())
-    labels = pl.read_parquet(cohort.labels / "labels.parquet", columns=["task", "boolean_value", "reason"])
-    kind = (
-        pl.when(pl.col("boolean_value"))
-        .then(pl.lit("positive"))
-        .when(pl.col("boolean_value").not_())
-        .then(pl.lit("negative"))
-        .otherwise(pl.col("reason").fill_null("other"))
-    )
-    counted = {(t, k): n for t, k, n in labels.group_by("task", kind.alias("kind")).len().iter_rows()}
     rows = []
-    for task in json.loads((cohort.labels / "tasks.json").read_text(encoding="utf-8")):
+    for task in tasks_of(cohort.labels):
+        counted = _label_counts(read_labels(cohort.labels, task["name"]))
         mine = metrics.filter(pl.col("task") == task["name"])
         auroc = mine.filter(pl.col("metric") == "auroc")
         first = auroc.row(0, named=True) if auroc.height else {"n": 0, "n_positive": 0, "n_subjects": 0}
@@ -159,9 +164,7 @@ def task_rows(cohort: CohortInputs, recipes: Sequence[RecipeInputs]) -> list[Tas
                 n_subjects=first["n_subjects"],
                 scores=_scores(auroc),
                 c_index=_scores(mine.filter(pl.col("metric") == "c_index")),
-                labels={
-                    k: counted.get((task["name"], k), 0) for k in ("positive", "negative", *REASONS, "other")
-                },
+                labels={k: counted.get(k, 0) for k in ("positive", "negative", *REASONS, "other")},
             )
         )
     return rows

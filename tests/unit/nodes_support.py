@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ehr_assets.meds.reading import DEATHS_IN_DOUBT, EVENT_SCHEMA
-from ehr_assets.nodes.frames import read_nodes, write_parquet
+from ehr_assets.nodes.frames import read_labels, read_nodes, tasks_of, write_parquet
 from ehr_assets.nodes.labels import label_nodes
-from ehr_assets.nodes.spec import NodesSpec, TaskSet
+from ehr_assets.nodes.task_spec import TaskSet
+from ehr_assets.nodes.trigger_spec import NodesSpec
 from ehr_assets.nodes.triggers import find_nodes
 
 DAY0 = datetime(2020, 1, 1)
@@ -68,7 +69,7 @@ def labels_of(
     triggers: list[dict[str, Any]] | None = None, follow_up: dict[str, Any] | None = None,
     in_doubt: list[int] | None = None, **settings: Any,
 ) -> tuple[pl.DataFrame, dict[str, Any]]:  # fmt: skip
-    """labels.parquet and the stats, for `tasks` at the nodes that `triggers` (the code ANCHOR) find."""
+    """The labels and the stats, for `tasks` at the nodes that `triggers` (the code ANCHOR) find."""
     spec = NodesSpec.model_validate(
         {"task_set": "t", "triggers": triggers or [ANCHOR], "follow_up": follow_up or {}}
     )
@@ -83,4 +84,10 @@ def labels_of(
         write_parquet(pa.table({"subject_id": pa.array(in_doubt, pa.int64())}), meds_dir / DEATHS_IN_DOUBT)
     find_nodes(spec, "c", meds_dir, folder / "nodes")
     stats = label_nodes(task_set, spec, folder / "nodes", meds_dir, folder / "labels")
-    return pl.read_parquet(folder / "labels" / "labels.parquet"), stats
+    return all_labels(folder / "labels"), stats
+
+
+def all_labels(folder: Path) -> pl.DataFrame:
+    """The labels of all tasks, by task in the order of the task file, with a column `task`."""
+    frames = [read_labels(folder, t["name"]).with_columns(task=pl.lit(t["name"])) for t in tasks_of(folder)]
+    return pl.concat(frames)

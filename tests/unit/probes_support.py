@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ehr_assets.nodes.frames import CENSORED, EVENT, LABEL_SCHEMA, labels_path
+
 START = datetime(2019, 3, 1)
 US = pa.timestamp("us")
 TASKS = [
@@ -62,7 +64,9 @@ def make_cohort(
     codes = sorted({e[2] for e in events})
     _write(root / "meds_events/metadata/codes.parquet", [(c, None, None) for c in codes], _CODES)
     _write(root / "decision_nodes/nodes.parquet", nodes, _NODES)
-    _write(root / "task_labels/labels.parquet", labels, _LABELS)
+    for task in TASKS:
+        mine = [(*r[:3], *r[4:]) for r in labels if r[3] == task["name"]]
+        _write(labels_path(root / "task_labels", task["name"]), mine, LABEL_SCHEMA)
     (root / "task_labels/tasks.json").write_text(json.dumps(TASKS))
     _write(
         root / "subject_splits/subject_splits.parquet",
@@ -136,12 +140,14 @@ def _label(rng, node, subject, t, task, severity):
     happens = bool(rng.random() < hidden) and task["name"] != "never_90d"
     horizon = float(task["horizon_days"])
     if rng.random() < 0.12:
-        return (node, subject, t, task["name"], None, None, float(rng.uniform(2, horizon)), False, "censored")
+        waited = float(rng.uniform(2, horizon))
+        return (node, subject, t, task["name"], None, None, None, waited, CENSORED, "censored")
     if rng.random() < 0.05:
-        return (node, subject, t, task["name"], None, None, None, None, "end_of_life")
+        return (node, subject, t, task["name"], None, None, None, None, None, "end_of_life")
     after = float(rng.uniform(2, horizon)) if happens else horizon
     event = t + timedelta(days=after) if happens else None
-    return (node, subject, t, task["name"], happens, event, after, happens, None)
+    status = EVENT if happens else CENSORED
+    return (node, subject, t, task["name"], happens, None, event, after, status, None)
 
 
 def _write(path: Path, rows: list, schema: pa.Schema) -> None:
@@ -174,19 +180,6 @@ _NODES = pa.schema(
         ("trigger", pa.list_(pa.string())),
         ("indication", pa.string()),
         ("cohort", pa.string()),
-    ]
-)
-_LABELS = pa.schema(
-    [
-        ("node_id", pa.string()),
-        ("subject_id", pa.int64()),
-        ("prediction_time", US),
-        ("task", pa.string()),
-        ("boolean_value", pa.bool_()),
-        ("event_time", US),
-        ("duration_days", pa.float64()),
-        ("observed", pa.bool_()),
-        ("reason", pa.string()),
     ]
 )
 _SPLITS = pa.schema([("subject_id", pa.int64()), ("split", pa.string())])

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from nodes_support import all_labels
 
 from ehr_assets.cohorts.spec import CohortSpec, load_cohort
 from ehr_assets.cohorts.synthetic.simulate import simulate
 from ehr_assets.meds.extract import extract_meds
 from ehr_assets.meds.splits import write_splits
 from ehr_assets.nodes.labels import label_nodes
-from ehr_assets.nodes.spec import load_task_set, task_set_path
+from ehr_assets.nodes.task_spec import load_task_set, task_set_path
 from ehr_assets.nodes.triggers import find_nodes
 
 SPECS = Path(__file__).parents[2] / "ehr_assets" / "cohorts" / "specs"
@@ -119,5 +120,5 @@ class Simulated:
 
     def rates(self) -> dict[str, float]:
         """Share of positives by task."""
-        table = pl.read_parquet(self.labels / "labels.parquet").drop_nulls("boolean_value")
+        table = all_labels(self.labels).drop_nulls("boolean_value")
         return dict(table.group_by("task").agg(pl.col("boolean_value").mean()).iter_rows())

@@ -156,7 +156,11 @@ def labelled(tmp_path_factory):
 
 def _check(labels, follow):
     horizons = {"task": 30, "death": 60}
-    return labels_keep_window(labels, horizons, follow, 24, 7, extension_days={"death": 30})
+    return labels_keep_window(_by_task(labels), horizons, follow, 24, 7, extension_days={"death": 30})
+
+
+def _by_task(labels):
+    return {task: frame for (task,), frame in labels.partition_by("task", as_dict=True).items()}
 
 
 def test_clean_labels_pass(labelled):
@@ -200,6 +204,6 @@ def test_each_label_leak_is_caught(labelled, spoil, field):
 
 def test_a_negative_without_the_extension_is_caught(labelled):
     labels, follow = labelled
-    finding = labels_keep_window(labels, {"task": 30, "death": 60}, follow, 24, 7)
+    finding = labels_keep_window(_by_task(labels), {"task": 30, "death": 60}, follow, 24, 7)
     assert finding.without_follow_up == 1
     assert dict(finding.by_task) == {"death": 1}

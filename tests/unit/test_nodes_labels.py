@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nodes_support import ANCHOR, US, at, event, labels_of
 
+from ehr_assets.nodes.frames import CENSORED, EVENT
+
 T = at(100)
 TASK = {"name": "task", "horizon_days": 30, "outcome": {"codes": ["^OUTCOME$"]}}
 LAST = event(1, at(400), "VISIT")  # follow-up far beyond every horizon
@@ -43,7 +45,7 @@ def answer(row: dict) -> object:
 def test_the_window_is_open_at_the_buffer_and_closed_at_the_horizon(tmp_path, when, expected):
     row = label(tmp_path, [event(1, when, "OUTCOME"), LAST])
     assert answer(row) == expected
-    assert row["observed"] == (expected is True)
+    assert (row["status"] == EVENT) == (expected is True)
     assert row["event_time"] == (when if expected is True else None)
 
 
@@ -92,7 +94,7 @@ def test_a_negative_needs_follow_up_to_the_horizon(tmp_path, last, expected, day
     row = label(tmp_path, [event(1, last, "VISIT")])
     assert answer(row) == expected
     assert row["duration_days"] == pytest.approx(days, abs=1e-12)
-    assert row["observed"] is False
+    assert row["status"] == CENSORED
 
 
 def test_static_rows_and_births_are_no_follow_up(tmp_path):
@@ -102,7 +104,7 @@ def test_static_rows_and_births_are_no_follow_up(tmp_path):
 
 def test_death_completes_follow_up_for_other_outcomes(tmp_path):
     row = label(tmp_path, [event(1, at(120), "MEDS_DEATH")])
-    assert (answer(row), row["duration_days"], row["observed"]) == (False, 20.0, False)
+    assert (answer(row), row["duration_days"], row["status"]) == (False, 20.0, CENSORED)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +290,9 @@ def test_labels_equal_the_literal_reading(tmp_path_factory, rows):
     columns = ["subject_id", "prediction_time", "task", "boolean_value", "event_time", "reason"]
     assert labels.select(columns).rows() == [row[:-1] for row in expected]
     assert labels["duration_days"].to_list() == [pytest.approx(row[-1], abs=1e-11) for row in expected]
-    assert labels["observed"].to_list() == [value is True for _, _, _, value, *_ in expected]
+    assert (labels["status"] == EVENT).fill_null(False).to_list() == [
+        value is True for _, _, _, value, *_ in expected
+    ]
 
 
 def literal_label(task: dict, subject: int, t, rows: list[dict]) -> tuple:

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from ehr_assets.errors import SpecError
-from ehr_assets.nodes.spec import TASK_SETS, NodesSpec, TaskSet, load_task_set, task_set_path
+from ehr_assets.nodes.task_spec import TASK_SETS, TaskSet, load_task_set, task_set_path
+from ehr_assets.nodes.trigger_spec import NodesSpec
 from ehr_assets.specs import parse_spec
 
 EVENT = {"name": "a", "kind": "event", "codes": ["^X$"]}
@@ -106,7 +107,7 @@ def test_oncology_covers_the_five_dimensions_of_table_9():
 
 def test_the_spec_module_stays_light():
     code = (
-        "import sys, ehr_assets.nodes.spec; "
+        "import sys, ehr_assets.nodes.task_spec; "
         "print([m for m in ('polars', 'numpy', 'pyarrow', 'meds', 'dagster') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

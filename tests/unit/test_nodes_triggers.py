@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nodes_support import US, at, event, nodes_of, write_meds
 
-from ehr_assets.nodes.spec import NodesSpec
+from ehr_assets.nodes.trigger_spec import NodesSpec
 from ehr_assets.nodes.triggers import find_nodes
 
 EVENT = {"name": "hit", "kind": "event", "codes": ["^HIT$"]}

@@ -1,6 +1,7 @@
 """Probes, baselines and oracle on a made-up cohort: who is fitted on whom, nulls, repeatability."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -12,11 +13,13 @@ from sklearn.metrics import roc_auc_score
 
 from ehr_assets.errors import DatasetError
 from ehr_assets.leakage.subjects import subjects_hash
+from ehr_assets.nodes.frames import labels_path, read_labels, tasks_of, write_parquet
 from ehr_assets.probes.baselines import baseline_metrics
 from ehr_assets.probes.classifiers import fit_boosted, fit_logistic
-from ehr_assets.probes.frames import METRICS_SCHEMA, CohortDirs, load_embeddings, load_nodes
+from ehr_assets.probes.frames import CohortDirs, load_embeddings, load_nodes
 from ehr_assets.probes.linear import probe_recipe
 from ehr_assets.probes.oracle import oracle_metrics
+from ehr_assets.probes.schemas import METRICS_SCHEMA
 from ehr_assets.probes.scoring import youden_threshold
 from ehr_assets.probes.survival import fit_cox
 
@@ -113,14 +116,14 @@ def test_held_out_values_change_no_fit(root, probed, tmp_path):
     )
     for part in ("decision_nodes", "subject_splits"):
         (tmp_path / part).symlink_to(root / part)
-    labels = pl.read_parquet(root / "task_labels/labels.parquet")
-    flipped = labels.with_columns(
-        pl.when(pl.col("subject_id").is_in(held_out.implode()))
-        .then(pl.col("boolean_value").not_())
-        .otherwise(pl.col("boolean_value"))
-    )
-    (tmp_path / "task_labels").mkdir()
-    pq.write_table(flipped.to_arrow(), tmp_path / "task_labels/labels.parquet")
+    for task in tasks_of(root / "task_labels"):
+        labels = read_labels(root / "task_labels", task["name"])
+        flipped = labels.with_columns(
+            pl.when(pl.col("subject_id").is_in(held_out.implode()))
+            .then(pl.col("boolean_value").not_())
+            .otherwise(pl.col("boolean_value"))
+        )
+        write_parquet(flipped.to_arrow(), labels_path(tmp_path / "task_labels", task["name"]))
     (tmp_path / "task_labels/tasks.json").write_text((root / "task_labels/tasks.json").read_text())
     _probe(tmp_path, tmp_path / "out")
 
@@ -224,15 +227,9 @@ def test_baseline_and_oracle_find_the_signal_repeatably(root, tmp_path, kind):
 
 
 def test_an_empty_cohort_gives_empty_files(root, tmp_path):
-    for part, name in (
-        ("decision_nodes", "nodes"),
-        ("task_labels", "labels"),
-        ("node_embeddings", "embeddings"),
-    ):
-        (tmp_path / part).mkdir()
-        pq.write_table(
-            pq.read_table(root / part / f"{name}.parquet")[:0], tmp_path / part / f"{name}.parquet"
-        )
+    labels = [labels_path(Path("task_labels"), task["name"]) for task in tasks_of(root / "task_labels")]
+    for name in ("decision_nodes/nodes.parquet", "node_embeddings/embeddings.parquet", *labels):
+        write_parquet(pq.read_table(root / name)[:0], tmp_path / name)
     (tmp_path / "task_labels/tasks.json").write_text((root / "task_labels/tasks.json").read_text())
     (tmp_path / "subject_splits").symlink_to(root / "subject_splits")
     assert _probe(tmp_path, tmp_path / "p")["tasks_scored"] == 0
