@@ -13,6 +13,9 @@ install: .venv/installed
 .venv/installed: constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	# What our labels and predictions are held against. Their command lines need hydra, whose antlr4 is older
+	# than Dagster's; their engines, which the tests call, do not.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps es-aces meds-evaluation
 	touch $@
 
 demo: install
