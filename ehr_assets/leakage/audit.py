@@ -1,11 +1,11 @@
-"""All guards of a cohort, and all of a recipe, in the order of their cost: findings for one `findings.parquet`.
+"""All guards of a cohort, and all of a recipe, cheap ones first: what they found is `findings.parquet`.
 
 What a guard asks is its own module's; here is only which guards there are and what each is given.
 """
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,9 @@ from ehr_assets.nodes.trigger_spec import NodesSpec
 from ehr_assets.probes.frames import CohortDirs, CohortNodes, load_embeddings, load_nodes
 from ehr_assets.progress import Progress, no_progress
 
+Guard = Callable[[Path], Sequence[Finding]]
+"""A scratch folder, empty and of its own → what it found."""
+
 SUBJECTS = 64
 """Sampled per cohort for what is recomputed from changed records."""
 TEXTS = 32
@@ -47,35 +50,37 @@ TASKS_OF_EMBEDDINGS = 12
 
 @dataclass(frozen=True)
 class CohortInputs:
-    """A cohort's datasets, and what its spec says of them."""
+    """A cohort's datasets."""
 
     name: str
     meds: Path
     splits: Path
     nodes: Path
     labels: Path
-    nodes_spec: NodesSpec | None = None
-    rules: Sequence[AvailabilityRule] = ()
-    tasks: Mapping[str, Any] | None = None  # the task file, as dumped
 
     @property
     def dirs(self) -> CohortDirs:
         return CohortDirs(self.nodes, self.labels, self.splits)
 
 
+@dataclass(frozen=True)
+class Said:
+    """What a cohort's spec says. `outcomes`: `derived` and `tasks` of its task file, as dumped."""
+
+    nodes_spec: NodesSpec
+    rules: Sequence[AvailabilityRule]
+    outcomes: Mapping[str, Any]
+
+
 def audit_cohort(
-    cohort: CohortInputs, out_dir: Path, *, seed: int = 0, progress: Progress = no_progress
+    cohort: CohortInputs, said: Said, out_dir: Path, *, seed: int = 0, progress: Progress = no_progress
 ) -> dict[str, int]:
     """Writes the findings about a cohort's records, nodes, labels and features. Returns counts by verdict."""
-    assert cohort.nodes_spec
-    nodes_spec = cohort.nodes_spec
     nodes = load_nodes(cohort.name, cohort.dirs)
     table = read_nodes(cohort.nodes)
     cuts = sampled_cuts(table, SUBJECTS, seed)
-    tasks = cohort.tasks or {}
-    patterns = {
-        task["name"]: outcome_patterns(task, tasks.get("derived") or {}) for task in tasks.get("tasks", [])
-    }
+    derived = said.outcomes.get("derived") or {}
+    patterns = {task["name"]: outcome_patterns(task, derived) for task in said.outcomes["tasks"]}
 
     def of_features(scratch: Path) -> list[Finding]:
         at_cuts = guarded.features_at(_cut_nodes(nodes, cuts))
@@ -88,15 +93,13 @@ def audit_cohort(
         X, names = guarded.features_at(nodes)(cohort.meds)
         return _scores(cohort.name, nodes, X, names, TASKS_OF_FEATURES, seed)
 
-    guards: list[Callable[[Path], Sequence[Finding]]] = [
+    guards: list[Guard] = [
         lambda _: persons_in_one_split(cohort.name, {cohort.name: cohort.splits}),
-        lambda _: known_when_declared(cohort.rules, cohort.name, cohort.meds),
+        lambda _: known_when_declared(said.rules, cohort.name, cohort.meds),
         lambda _: outcomes_known_at_nodes(cohort.name, patterns, table, cohort.meds),
-        lambda _: [
-            near_duplicates(cohort.name, {cohort.name: cohort.meds}, {cohort.name: read_splits(cohort.splits)})
-        ],
+        lambda _: [_duplicates(cohort.name, [cohort])],
         lambda scratch: [
-            nodes_before_planted(nodes_spec, cohort.name, cohort.nodes, cohort.meds, cuts, scratch)
+            nodes_before_planted(said.nodes_spec, cohort.name, cohort.nodes, cohort.meds, cuts, scratch)
         ],
         of_features,
         of_scores,
@@ -119,18 +122,13 @@ def audit_recipe(
 ) -> dict[str, int]:
     """Writes the findings about what one model saw: its cohorts together, its windows, its embeddings."""
     corpus = TokenCorpus(corpus_dir)
-    guards: list[Callable[[Path], Sequence[Finding]]] = [
+    guards: list[Guard] = [
         lambda _: persons_in_one_split(recipe, {c.name: c.splits for c in cohorts}),
     ]
     if len(cohorts) > 1:  # of one alone, its own audit has told
+        guards.append(lambda _: [_duplicates(recipe, cohorts)])
 
-        def over_all(_: Path) -> list[Finding]:
-            splits = {c.name: read_splits(c.splits) for c in cohorts}
-            return [near_duplicates(recipe, {c.name: c.meds for c in cohorts}, splits)]
-
-        guards.append(over_all)
-
-    def of(cohort: CohortInputs) -> Callable[[Path], Sequence[Finding]]:
+    def of(cohort: CohortInputs) -> Guard:
         def windows(_: Path) -> list[Finding]:
             table = read_nodes(cohort.nodes)
             cuts = sampled_cuts(table, TEXTS, seed)
@@ -139,13 +137,13 @@ def audit_recipe(
             anew = guarded.windows_of_events(corpus_spec, tokenizer_dir, cohort.meds, cuts, max_tokens)
             newest = guarded.newest_in_windows(corpus, cohort.name, some, max_tokens)
             return [
-                text_before_planted(stored, anew, cohort.name, cohort.meds, cuts),
-                newest_known_in_window(recipe, cohort.name, newest_known(cohort.meds, some), newest),
+                text_before_planted(stored, anew, recipe, cohort.meds, cuts),
+                newest_known_in_window(recipe, newest_known(cohort.meds, some), newest),
             ]
 
         return windows
 
-    def scores_of(cohort: CohortInputs) -> Callable[[Path], Sequence[Finding]]:
+    def scores_of(cohort: CohortInputs) -> Guard:
         def scores(_: Path) -> list[Finding]:
             nodes = load_nodes(cohort.name, cohort.dirs)
             X = load_embeddings(embeddings_dir, nodes)
@@ -153,11 +151,11 @@ def audit_recipe(
             # A node without a finite state is none that a probe is fitted on or scores.
             usable = np.flatnonzero(np.isfinite(X).all(axis=1))
             found = guarded.some_nodes(nodes, usable)
-            return _scores(cohort.name, found, X[usable], names, TASKS_OF_EMBEDDINGS, seed)
+            return _scores(recipe, found, X[usable], names, TASKS_OF_EMBEDDINGS, seed)
 
         return scores
 
-    guards += [make(cohort) for cohort in cohorts for make in (of, scores_of)]
+    guards += [_about(cohort.name, make(cohort)) for cohort in cohorts for make in (of, scores_of)]
     return _run(guards, out_dir, progress)
 
 
@@ -175,14 +173,26 @@ def _scores(
     ]
 
 
+def _about(cohort: str, guard: Guard) -> Guard:
+    """The guard's findings, each saying that it is about this cohort."""
+
+    def told(scratch: Path) -> list[Finding]:
+        return [replace(f, about=f"{cohort}: {f.about}" if f.about else cohort) for f in guard(scratch)]
+
+    return told
+
+
+def _duplicates(scope: str, cohorts: Sequence[CohortInputs]) -> Finding:
+    splits = {c.name: read_splits(c.splits) for c in cohorts}
+    return near_duplicates(scope, {c.name: c.meds for c in cohorts}, splits)
+
+
 def _cut_nodes(nodes: CohortNodes, cuts: pl.DataFrame) -> CohortNodes:
     at = nodes.frame.select("node_id").with_row_index("row").join(cuts, on="node_id", how="semi")
     return guarded.some_nodes(nodes, at["row"].cast(pl.Int64).to_numpy())
 
 
-def _run(
-    guards: Sequence[Callable[[Path], Sequence[Finding]]], out_dir: Path, progress: Progress
-) -> dict[str, int]:
+def _run(guards: Sequence[Guard], out_dir: Path, progress: Progress) -> dict[str, int]:
     findings: list[Finding] = []
     for done, guard in enumerate(guards):
         progress("guards", done, len(guards))

@@ -1,4 +1,4 @@
-"""What a cohort file may declare about when its records were known; whether they keep it is `availability.py`.
+"""What a cohort file may declare of when its records were known; whether they keep it is `availability.py`.
 
 `available_time` is made by the cohort's own spec. If that is wrong, everything that goes by it is wrong alike
 and no recomputation can notice. So the spec says a second time, in other words and about the finished events,
@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from ehr_assets.nodes.pattern_spec import Codes
 from ehr_assets.specs import Spec
+
+PROMISES = ("timed", "known_later", "at_least_hours", "not_before", "not_during")
 
 
 class Stay(Spec):
@@ -45,10 +47,9 @@ class AvailabilityRule(Spec):
     @model_validator(mode="after")
     def _says_something(self) -> "AvailabilityRule":
         if not self.promises():
-            raise ValueError("give at least one of timed, known_later, at_least_hours, not_before, not_during")
+            raise ValueError(f"give at least one of {', '.join(PROMISES)}")
         return self
 
     def promises(self) -> list[str]:
-        """The keys that this rule sets."""
-        names = ("timed", "known_later", "at_least_hours", "not_before", "not_during")
-        return [name for name in names if getattr(self, name)]
+        """The keys of `PROMISES` that this rule sets."""
+        return [name for name in PROMISES if getattr(self, name)]

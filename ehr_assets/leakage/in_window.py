@@ -20,7 +20,7 @@ NEWEST = "newest_known_in_window"
 
 
 def outcome_patterns(task: Mapping[str, Any], derived: Mapping[str, Any]) -> list[str]:
-    """The regexes of a task's outcome (as dumped from its spec), those of derived events it names included."""
+    """The regexes of a task's outcome (as dumped from its spec), with those of derived events it names."""
     outcome = task.get("outcome") or task.get("target") or {}
     found = list(_codes_in(outcome))
     named = [name for name in _strings_in(outcome) if name in derived]
@@ -126,7 +126,7 @@ def newest_known(meds_dir: Path, nodes: pl.DataFrame) -> pl.DataFrame:
     return at.select("node_id").join(known, on="node_id", how="left", maintain_order="left")
 
 
-def newest_known_in_window(scope: str, cohort: str, known: pl.DataFrame, windows: pl.DataFrame) -> Finding:
+def newest_known_in_window(scope: str, known: pl.DataFrame, windows: pl.DataFrame) -> Finding:
     """Nodes whose window ends with something older (or newer) than the newest event known at them.
 
     Args:
@@ -138,7 +138,6 @@ def newest_known_in_window(scope: str, cohort: str, known: pl.DataFrame, windows
         guard=NEWEST,
         scope=scope,
         verdict="fail" if wrong else "ok",
-        about=cohort,
         measured=float(wrong),
         limit=0.0,
         n=both.height,

@@ -1,4 +1,4 @@
-"""Whether a fit finds something where there is nothing to be found: outcomes dealt out anew within each split.
+"""Whether a fit finds something where nothing is to be found: outcomes dealt out anew within each split.
 
 With permuted outcomes, no honest fit tells held-out nodes apart. Whatever has seen held-out rows, or carries
 the outcome itself among its features, still does. The fit is made by the very code whose scores are
@@ -64,10 +64,11 @@ def chance_when_permuted(
     of_mean = NormalDist().inv_cdf(1 - FALSE_ALARMS / 4)
     mean = sum(scores.values()) / max(len(scores), 1) ** 0.5
     findings = [
-        Finding(GUARD, scope, "fail", task, abs(z), limit, 0, "standard errors from chance, outcomes permuted")
+        Finding(GUARD, scope, "fail", task, abs(z), limit, 0, "standard errors from chance")
         for task, z in scores.items()
         if abs(z) > limit
     ]
+    largest = max(map(abs, scores.values()), default=0.0)
     together = Finding(
         GUARD,
         scope,
@@ -76,7 +77,7 @@ def chance_when_permuted(
         abs(mean),
         of_mean,
         len(scores),
-        f"standard errors from chance of all tasks together; largest {max(map(abs, scores.values()), default=0):.2f}",
+        f"standard errors from chance, tasks with permuted outcomes together; largest of one: {largest:.2f}",
     )
     return [together, *findings]
 

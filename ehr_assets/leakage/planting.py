@@ -1,8 +1,8 @@
 """A future planted into records, and what is computed at the nodes before it: it must not have changed.
 
 Deleting a future shows nothing where no future of the telling kind was recorded. So one is planted after each
-sampled node: of every code that could matter one event that happens a microsecond later, and one that happened
-before and became known a microsecond later; with extreme values, and one code that nobody else has.
+sampled node: of every code that could matter one event that happens a microsecond later, and one that
+happened before and became known a microsecond later; with extreme values, and one code nobody else has.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from ehr_assets.contracts import DEATH
 from ehr_assets.leakage.deletion import Features, record_of, rows_that_differ, write_record
 from ehr_assets.leakage.findings import Finding
-from ehr_assets.meds.reading import EVENT_SCHEMA, read_codes
+from ehr_assets.meds.reading import EVENT_SCHEMA, matching_codes, read_codes
 from ehr_assets.nodes.frames import read_nodes
 from ehr_assets.nodes.trigger_spec import NodesSpec
 from ehr_assets.nodes.triggers import find_nodes
@@ -108,12 +108,9 @@ def nodes_before_planted(
 
 def _named_codes(spec: NodesSpec, meds_dir: Path) -> list[str]:
     """The codes of the dataset that the `decision_nodes` section names anywhere: a few of each pattern."""
-    import re
-
     codes = read_codes(meds_dir)["code"].to_list()
     patterns = sorted(set(_patterns(spec.model_dump(mode="json"))))
-    found = (code for p in patterns for code in [c for c in codes if re.search(p, c)][:3])
-    return sorted(set(found))
+    return sorted({code for pattern in patterns for code in matching_codes(codes, [pattern])[:3]})
 
 
 def _patterns(value: object) -> Iterable[str]:
@@ -130,7 +127,9 @@ def _patterns(value: object) -> Iterable[str]:
 
 
 def _until(nodes: pl.DataFrame, cuts: pl.DataFrame) -> set[tuple[object, ...]]:
-    rows = nodes.join(cuts.select("subject_id", "cut"), on="subject_id").filter(pl.col("time") <= pl.col("cut"))
+    rows = nodes.join(cuts.select("subject_id", "cut"), on="subject_id").filter(
+        pl.col("time") <= pl.col("cut")
+    )
     names = pl.col("trigger").list.sort().list.join("|")
     return set(rows.select("node_id", "subject_id", "time", names, "indication").iter_rows())
 
@@ -140,7 +139,7 @@ Windows = Callable[[pl.DataFrame], list[np.ndarray]]
 
 
 def text_before_planted(
-    stored: list[np.ndarray], windows: Windows, cohort: str, meds_dir: Path, cuts: pl.DataFrame
+    stored: list[np.ndarray], windows: Windows, scope: str, meds_dir: Path, cuts: pl.DataFrame
 ) -> Finding:
     """Windows read at the cuts, as the corpus holds them and as records with a planted future give them.
 
@@ -150,13 +149,13 @@ def text_before_planted(
     record = record_of(meds_dir, cuts)
     planted = windows(with_planted_future(record, cuts, codes_to_plant(record, ())))
     changed = sum(not np.array_equal(a, b) for a, b in zip(stored, planted, strict=True))
-    return _finding(cohort, "text", changed, cuts.height)
+    return _finding(scope, "text", changed, cuts.height)
 
 
-def _finding(cohort: str, about: str, changed: int, n: int) -> Finding:
+def _finding(scope: str, about: str, changed: int, n: int) -> Finding:
     return Finding(
         guard=GUARD,
-        scope=cohort,
+        scope=scope,
         verdict="fail" if changed else "ok",
         about=about,
         measured=float(changed),

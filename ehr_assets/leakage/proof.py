@@ -54,8 +54,9 @@ def fits_proved(scope: str, fits_dir: Path, cohorts: Mapping[str, CohortFiles]) 
         if (cohort, task) not in fitted:
             about = f"{cohort}: {task}: {probe}"
             problems.append(Finding(GUARD, scope, "fail", about, note="scores without a fit in the ledger"))
-    together = Finding(GUARD, scope, "fail" if problems else "ok", None, float(len(problems)), 0.0, len(entries),
-                       "fits whose subjects are not exactly those that they may see")  # fmt: skip
+    note = "fits whose subjects are not exactly those that they may see, and scores without a fit"
+    verdict = "fail" if problems else "ok"
+    together = Finding(GUARD, scope, verdict, None, float(len(problems)), 0.0, len(entries), note)
     return [together, *problems, *_predictions_in_their_splits(scope, fits_dir, cohorts)]
 
 
@@ -68,56 +69,61 @@ def _entries(folder: Path) -> list[dict[str, Any]] | None:
 
 
 def _holds(entry: Mapping[str, Any], allowed: Mapping[str, "_Allowed"]) -> bool:
-    cohort, role = entry.get("cohort"), entry.get("role")
+    cohort, role = str(entry.get("cohort")), str(entry.get("role"))
     if not entry.get("step") or cohort not in allowed or role not in ROLES:
         return False
     said = (entry.get("subjects_sha256"), entry.get("n_subjects"))
-    return said in set(allowed[cohort].claims(entry.get("task"), ROLES[role]))
+    return said in allowed[cohort].claims(entry.get("task"), entry.get("indication"), ROLES[role])
 
 
 class _Allowed:
     """The subjects of one cohort that fits may rest on, read from its splits, nodes and labels."""
 
     def __init__(self, files: CohortFiles) -> None:
-        self._files = files
+        self._labels = files.labels
         table = pq.read_table(files.splits / "subject_splits.parquet", columns=["subject_id", "split"])
         self._splits: dict[str, set[int]] = {}
         for subject, split in pl.DataFrame(table).iter_rows():
             self._splits.setdefault(str(split), set()).add(subject)
-        self._usable: dict[str | None, list[set[int]]] = {}
+        columns = ["node_id", "subject_id", "indication"]
+        self._nodes = pl.DataFrame(pq.read_table(files.nodes / "nodes.parquet", columns=columns))
+        self._usable: dict[tuple[str | None, str | None], list[set[int]]] = {}
 
-    def claims(self, task: str | None, splits: Sequence[Sequence[str]]) -> Iterator[tuple[str, int]]:
-        """(hash, number) of the subjects with a usable label of the task in one of these unions of splits."""
-        for subjects in self._of(task):
-            for names in splits:
-                held = subjects & set().union(*(self._splits.get(name, set()) for name in names))
-                yield subjects_hash(held), len(held)
+    def claims(
+        self, task: str | None, indication: str | None, splits: Sequence[Sequence[str]]
+    ) -> set[tuple[str, int]]:
+        """(hash, number) of the subjects that are usable for this, in one of these unions of splits."""
+        key = (task, indication)
+        if key not in self._usable:
+            self._usable[key] = self._anything(indication) if task is None else self._kinds(task, indication)
+        unions = [set().union(*(self._splits.get(name, set()) for name in names)) for names in splits]
+        held = [subjects & union for subjects in self._usable[key] for union in unions]
+        return {(subjects_hash(h), len(h)) for h in held}
 
-    def _of(self, task: str | None) -> list[set[int]]:
-        """Sets of subjects that are usable for a task, by the kinds of labels; of none: for anything."""
-        if task not in self._usable:
-            if task is None:
-                nodes = pq.read_table(self._files.nodes / "nodes.parquet", columns=["subject_id"])
-                labelled = [self._kinds(path.stem) for path in sorted((self._files.labels / "labels").glob("*"))]
-                some = {s for kinds in labelled for kind in kinds for s in kind}
-                self._usable[None] = [set(nodes["subject_id"].to_pylist()), some]
-            else:
-                self._usable[task] = self._kinds(task)
-        return self._usable[task]
+    def _anything(self, indication: str | None) -> list[set[int]]:
+        """Subjects with nodes, and those with a label that is usable for any task."""
+        nodes = self._of(indication)
+        tasks = [path.stem for path in sorted((self._labels / "labels").glob("*.parquet"))]
+        labelled = set().union(*(kind for task in tasks for kind in self._kinds(task, indication)))
+        return [set(nodes["subject_id"].to_list()), labelled]
 
-    def _kinds(self, task: str) -> list[set[int]]:
+    def _kinds(self, task: str, indication: str | None) -> list[set[int]]:
         """Subjects with a boolean value, with a time to event above zero, with a number; those not empty."""
-        path = labels_path(self._files.labels, task)
+        path = labels_path(self._labels, task)
         if not path.is_file():
             return []
-        columns = ["subject_id", "boolean_value", "numeric_value", "duration_days", "status"]
+        columns = ["node_id", "subject_id", "boolean_value", "numeric_value", "duration_days", "status"]
         labels = pl.DataFrame(pq.read_table(path, columns=columns))
+        labels = labels.join(self._of(indication).select("node_id"), on="node_id", how="semi")
         usable = (
             pl.col("boolean_value").is_not_null(),
             pl.col("status").is_not_null() & (pl.col("duration_days") > 0),
             pl.col("numeric_value").is_not_null() & pl.col("numeric_value").is_not_nan(),
         )
         return [kind for rule in usable if (kind := set(labels.filter(rule)["subject_id"].to_list()))]
+
+    def _of(self, indication: str | None) -> pl.DataFrame:
+        return self._nodes.filter(pl.col("indication") == indication) if indication else self._nodes
 
 
 def _scored(folder: Path) -> list[tuple[str, str, str]]:
@@ -140,6 +146,9 @@ def _predictions_in_their_splits(
     for cohort, files in cohorts.items():
         mine = found.filter(pl.col("cohort") == cohort)
         finding = splits_agree(mine, pl.DataFrame(pq.read_table(files.splits / "subject_splits.parquet")))
-        wrong = finding.in_another_split + finding.without_split + mine.filter(pl.col("split") == "train").height
-        yield Finding(GUARD, scope, "fail" if wrong else "ok", f"{cohort}: predictions", float(wrong), 0.0,
-                      finding.subjects, "subjects that are scored in another split than their own")  # fmt: skip
+        wrong = (
+            finding.in_another_split + finding.without_split + mine.filter(pl.col("split") == "train").height
+        )
+        verdict, about = "fail" if wrong else "ok", f"{cohort}: predictions"
+        note = "subjects scored in another split than their own, or in train"
+        yield Finding(GUARD, scope, verdict, about, float(wrong), 0.0, finding.subjects, note)
