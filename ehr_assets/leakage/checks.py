@@ -1,6 +1,7 @@
-"""Dagster checks of this room: one blocking check per guard of an audit, and the proof of fits.
+"""Dagster checks of this room: one blocking check per guard of an audit.
 
-The gates read these: nothing is fitted, scored or reported on what a guard has refused.
+The gates read these: nothing is fitted, scored or reported on what a guard has refused. The proof of fits
+(`proof.py`) is asked of the assets that fit, by the checks of their room.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,6 @@ from dagster import (
 from ehr_assets.cohorts.spec import CohortSpec
 from ehr_assets.leakage.assets import leak_audit_key
 from ehr_assets.leakage.guards import COHORT_GUARDS, RECIPE_GUARDS
-from ehr_assets.meds.assets import subject_splits_key
-from ehr_assets.nodes.assets import decision_nodes_key, task_labels_key
 from resources.points import Points
 from resources.storage import Datasets
 
@@ -52,32 +51,3 @@ def _guard_check(
         return datasets.judge(dataset, said.passed, said.counts, description=said.problem)
 
     return holds
-
-
-def fit_checks(
-    key: AssetKey, cohorts: Sequence[str], partitions: PartitionsDefinition | None = None
-) -> list[AssetChecksDefinition]:
-    """Of an asset with fits: its ledger against the splits and labels that it was made from."""
-    parts = {c: (decision_nodes_key(c), task_labels_key(c), subject_splits_key(c)) for c in cohorts}
-
-    @asset_check(
-        asset=key,
-        name="fits_proved",
-        partitions_def=partitions,
-        blocking=True,
-        additional_deps=[k for keys in parts.values() for k in keys],
-        description="Every fit saw exactly the train subjects of its task, every choice its development.",
-    )
-    def fits_proved(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
-        from ehr_assets.leakage.findings import as_frame, verdict
-        from ehr_assets.leakage.proof import GUARD, CohortFiles, fits_proved
-
-        dataset = datasets.judged(context, key)
-        files = {
-            cohort: CohortFiles(*(datasets.used(context.instance, dataset, k).path for k in keys))
-            for cohort, keys in parts.items()
-        }
-        said = verdict(as_frame(fits_proved(dataset.manifest.asset, dataset.path, files)), GUARD)
-        return datasets.judge(dataset, said.passed, said.counts, description=said.problem)
-
-    return [fits_proved]
