@@ -37,19 +37,23 @@ def subgroups_at(
         match subgroup:
             case CodeSubgroup(values=values):
                 value = _last_known(nodes, _groups(values, meds_dir, codes), pl.col("group"))
-            case AgeSubgroup(bounds=bounds):
+            case AgeSubgroup(bounds=bounds, recorded_as=None):
                 births = _events(meds_dir, [BIRTH]).filter(pl.col("time").is_not_null())
-                value = _last_known(nodes, births.with_columns(order=0), _age_band(bounds))
+                value = _last_known(nodes, births.with_columns(order=0), _band(_whole_years(), bounds))
+            case AgeSubgroup(bounds=bounds, recorded_as=patterns):
+                ages = _events(meds_dir, matching_codes(codes, patterns or []))
+                ages = ages.filter(pl.col("numeric_value").is_finite()).with_columns(order=0)
+                value = _last_known(nodes, ages, _band(pl.col("numeric_value").floor(), bounds))
         value = value.select("node_id", name=pl.lit(name), value=pl.col("value").fill_null(UNKNOWN))
         parts.append(value.to_arrow().cast(SUBGROUP_SCHEMA))
     return pl.concat([pl.DataFrame(part) for part in parts])
 
 
 def _events(meds_dir: Path, codes: Sequence[str]) -> pl.DataFrame:
-    """subject_id, code, time and when it was known of the events with one of the codes, static rows too."""
+    """subject_id, code, time, value and when it was known of the events with these codes, static rows too."""
     known = pl.col("available_time").fill_null(pl.lit(_ALWAYS, dtype=TIMESTAMP)).alias("known")
     events = scan_events(meds_dir).filter(pl.col("code").is_in(sorted(codes)))
-    return events.select("subject_id", "code", "time", known).collect(engine="streaming")
+    return events.select("subject_id", "code", "time", "numeric_value", known).collect(engine="streaming")
 
 
 def _groups(values: Mapping[str, Sequence[str]], meds_dir: Path, codes: Sequence[str]) -> pl.DataFrame:
@@ -67,9 +71,9 @@ def _groups(values: Mapping[str, Sequence[str]], meds_dir: Path, codes: Sequence
 
 def _last_known(nodes: pl.DataFrame, events: pl.DataFrame, value: pl.Expr) -> pl.DataFrame:
     """`nodes` with `value`, an expression over the event known last by the node's `time` (it has `t`)."""
-    newest = events.sort(
-        ["known", "subject_id", "time", "order"], descending=[False, False, False, True], nulls_last=False
-    ).unique(["subject_id", "known"], keep="last", maintain_order=True)
+    by = ["known", "subject_id", "time", "order", "code", "numeric_value"]
+    newest = events.sort(by, descending=[key == "order" for key in by], nulls_last=False)
+    newest = newest.unique(["subject_id", "known"], keep="last", maintain_order=True)
     rows = nodes.select("node_id", "subject_id", pl.col("time").alias("t")).with_row_index("row").sort("t")
     found = rows.join_asof(
         newest,
@@ -83,11 +87,14 @@ def _last_known(nodes: pl.DataFrame, events: pl.DataFrame, value: pl.Expr) -> pl
     return found.sort("row").with_columns(value.alias("value"))
 
 
-def _age_band(bounds: Sequence[int]) -> pl.Expr:
-    """The band of the age in whole years (birthdays passed) at `t` of who was born at `time`."""
+def _whole_years() -> pl.Expr:
+    """The birthdays that who was born at `time` has had by `t`."""
     t, born = pl.col("t"), pl.col("time")
     birthday_to_come = (t.dt.month() * 100 + t.dt.day()) < (born.dt.month() * 100 + born.dt.day())
-    age = t.dt.year() - born.dt.year() - birthday_to_come.cast(pl.Int32)
+    return t.dt.year() - born.dt.year() - birthday_to_come.cast(pl.Int32)
+
+
+def _band(age: pl.Expr, bounds: Sequence[int]) -> pl.Expr:
     labels = [
         f"<{bounds[0]}",
         *(f"{a}-{b - 1}" for a, b in pairwise(bounds)),

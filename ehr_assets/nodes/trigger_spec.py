@@ -165,10 +165,12 @@ class CodeSubgroup(Spec):
 class AgeSubgroup(Spec):
     """Bands of the age at t.
 
-    `bounds`: whole years at which a band begins; below the first there is one more.
+    `bounds`: whole years at which a band begins; below the first there is one more. `recorded_as`: codes
+    whose value is the age in years, for records without MEDS_BIRTH; the one known last by t, as it is.
     """
 
     kind: Literal["age"]
+    recorded_as: Codes | None = None
     bounds: list[Annotated[int, Field(gt=0, lt=130)]] = Field(min_length=1)
 
     @model_validator(mode="after")
