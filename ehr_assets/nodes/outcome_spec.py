@@ -38,7 +38,7 @@ class _Against(Spec):
 
 
 class Ratio(_Against):
-    """A value of at least `by` times the earlier one (by > 1), or at most (by < 1); the earlier one is > 0."""
+    """A value at least `by` times the earlier one (by > 1), or at most (by < 1); the earlier one is > 0."""
 
     kind: Literal["ratio"]
     by: float = Field(gt=0, allow_inf_nan=False)
@@ -81,6 +81,12 @@ class NewLine(EventPattern):
     kind: Literal["new_line"]
     gap_days: Days
     combine_days: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _combines_within_the_gap(self) -> "NewLine":
+        if self.combine_days > self.gap_days:
+            raise ValueError("`combine_days` must not be more than `gap_days`: a restart is no partner")
+        return self
 
 
 class Distinct(EventPattern):

@@ -80,8 +80,8 @@ class Excluded(EventPattern):
 class TaskSpec(Spec):
     """One question about (t + buffer, t + horizon]; `triggers`: asked at nodes with one of these only.
 
-    `in_buffer`: an outcome in (t, t + buffer] makes the label null; with `ignore_if_later`, not if another one
-    is in the window. buffer_hours, end_of_life_days: instead of the file's.
+    `in_buffer`: an outcome in (t, t + buffer] makes the label null; with `ignore_if_later`, not if another
+    one is in the window. buffer_hours, end_of_life_days: instead of the file's.
     """
 
     name: Name
