@@ -197,10 +197,12 @@ class FollowUp(Spec):
 class NodesSpec(Spec):
     """The `decision_nodes:` section of a cohort spec (Table 4 of SMB-Structure, as data).
 
-    `subgroups`: whom results are shown for apart; they shape neither nodes nor labels.
+    `subgroups`: whom results are shown for apart; they shape neither nodes nor labels. `aces`: task files of
+    ACES beside the cohort file; each adds its trigger and its task (`aces.py` says what of them fits).
     """
 
     task_set: Name
+    aces: list[str] = Field(default_factory=list)
     follow_up: FollowUp = FollowUp()
     indications: dict[Name, Codes] = Field(default_factory=dict)
     subgroups: dict[Name, Subgroup] = Field(default_factory=dict)

@@ -55,7 +55,7 @@ def find_nodes(
     Returns:
         counts: nodes, subjects, triggers_found, triggers_after_death, by_trigger, by_indication,
         by_subgroup, codes_matched (per trigger: how many distinct codes its regexes match; 0 deserves a
-        look).
+        look), known_later (per trigger: how many of its events became known after they happened).
     """
     codes = event_codes(meds_dir)
     matched = {t.name: matching_codes(codes, t.codes) for t in spec.triggers}
@@ -90,7 +90,7 @@ def find_nodes(
     flow.step("confirmation", pl.concat(fired), "not confirmed")
     flow.step("wait", triggers, "stay or life known to be over within the wait")
     flow.step("life", alive, "death known")
-    flow.step("merging", nodes, "one node for the triggers of a day")
+    flow.step("merging", nodes, "one node for the triggers of a day or moment")
     for table, schema, file in (
         (nodes, NODE_SCHEMA, "nodes.parquet"),
         (subgroups, SUBGROUP_SCHEMA, "subgroups.parquet"),
@@ -110,6 +110,10 @@ def find_nodes(
         "by_indication": {k: by_indication.get(k, 0) for k in [*spec.indications, "none"]},
         "by_subgroup": {f"{name}: {value}": n for name, value, n in by_subgroup},
         "codes_matched": {name: len(m) for name, m in matched.items()},
+        "known_later": {
+            t.name: events_of(t.codes).filter(pl.col("available_time") > pl.col("time")).height
+            for t in spec.triggers
+        },
     }
 
 

@@ -179,6 +179,14 @@ def test_the_age_band_is_that_of_the_whole_years_at_the_node(tmp_path):
     assert bands == [(1, "50-64"), (2, "<50"), (3, "65+"), (4, "unknown"), (5, "unknown")]
 
 
+def test_an_age_may_be_recorded_instead_of_a_birth(tmp_path):
+    ages = {"age": {"kind": "age", "bounds": [50, 65], "recorded_as": ["^AGE$"]}}
+    rows = [event(s, at(5), "HIT") for s in (1, 2, 3, 4)]
+    rows += [event(1, at(0), "AGE", 49.9), event(2, at(0), "AGE", 65), event(3, at(6), "AGE", 70)]
+    nodes_of(tmp_path, [HIT], rows, subgroups=ages)
+    assert read_subgroups(tmp_path / "nodes")["value"].to_list() == ["<50", "65+", "unknown", "unknown"]
+
+
 def test_the_flow_says_who_was_left_out_where(tmp_path):
     rows = [
         event(1, at(0), "IN"),  # stays

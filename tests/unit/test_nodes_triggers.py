@@ -201,5 +201,6 @@ def test_counts_and_equal_bytes(tmp_path):
         "by_trigger": {"hit": 2, "worse": 0}, "by_indication": {"a": 0, "none": 2},
         "by_subgroup": {},
         "codes_matched": {"hit": 1, "worse": 0},
+        "known_later": {"hit": 0, "worse": 0},
     }  # fmt: skip
     assert (tmp_path / "one/nodes.parquet").read_bytes() == (tmp_path / "two/nodes.parquet").read_bytes()
