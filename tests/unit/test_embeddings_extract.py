@@ -16,6 +16,7 @@ from ehr_assets.embeddings.encoder import Encoder
 from ehr_assets.embeddings.extract import embed_nodes
 from ehr_assets.embeddings.plan import batches, plan_passes
 from ehr_assets.embeddings.recompute import recompute_sample
+from ehr_assets.embeddings.windows import Windows
 from ehr_assets.errors import DatasetError, EhrError, SpecError
 
 ROWS = {
@@ -257,10 +258,11 @@ def test_a_folder_that_is_no_checkpoint_is_named(made, tmp_path):
 def test_batches_hold_every_pass_once_within_the_budget(made):
     nodes = pl.DataFrame(pq.read_table(made.nodes / "nodes.parquet"))
     corpus = TokenCorpus(made.root / "corpus")
-    passes = plan_passes(corpus, nodes, MAX_TOKENS)
+    windows = Windows(MAX_TOKENS)
+    passes = plan_passes(corpus, nodes, windows)
     assert sorted(n for p in passes for n in p.nodes) == list(range(nodes.height))
     assert all(1 <= end <= p.length <= MAX_TOKENS for p in passes for end in p.ends)
-    assert all(len(p.tokens(corpus, MAX_TOKENS)) == p.length == max(p.ends) for p in passes)
+    assert all(len(p.read(corpus, windows)[1]) == p.length == max(p.ends) for p in passes)
     assert not any(isinstance(getattr(p, name), np.ndarray) for p in passes for name in p.__slots__), (
         "a plan of a million nodes must not hold their tokens"
     )
