@@ -20,7 +20,7 @@ from resources.points import Points
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
 
 if TYPE_CHECKING:
-    from ehr_assets.embeddings.encoder import Untrained
+    from ehr_assets.embeddings.encoder import Source
 
 
 def node_embeddings_key(recipe: str) -> AssetKey:
@@ -42,7 +42,7 @@ def embedding_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefinitio
     tokenizer = tokenizer_key(corpus.name)
     nodes = [decision_nodes_key(c) for c in corpus.cohorts]
 
-    def embedded(recipe: RecipeSpec, source: Callable[[Step], "Path | Untrained"]) -> Callable[[Step], Stats]:
+    def embedded(recipe: RecipeSpec, source: Callable[[Step], "Path | Source"]) -> Callable[[Step], Stats]:
         def build(step: Step) -> Stats:
             from ehr_assets.embeddings.extract import embed_nodes
 
@@ -84,11 +84,13 @@ def embedding_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefinitio
         group_name=recipe.name,
         kinds={"torch", "parquet"},
         pool="gpu",
-        code_version=code_version(["embeddings/extract.py"], settings_hash(_control_settings(recipe))),
+        code_version=code_version(
+            ["embeddings/extract.py", "embeddings/untrained.py"], settings_hash(_control_settings(recipe))
+        ),
         description="S(t) of the same backbone before any training: what the architecture gives for free.",
     )
     def control_embeddings(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
-        from ehr_assets.embeddings.encoder import Untrained
+        from ehr_assets.embeddings.untrained import Untrained
 
         build = embedded(recipe, lambda step: Untrained(recipe, step.inputs[asset_name(tokenizer)].path))
         return datasets.materialize(context, build, config=_control_settings(recipe), shown=STATES)

@@ -1,4 +1,4 @@
-"""The frozen encoder: a checkpoint (or a backbone that was never trained), and one forward pass.
+"""The frozen encoder: a checkpoint folder loaded by plain peft + transformers, and one forward pass.
 
 Torch and what needs it are imported when an encoder is loaded, not when this module is.
 """
@@ -7,13 +7,10 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-
-from ehr_assets.training.recipe import RecipeSpec
 
 if TYPE_CHECKING:
     import torch
@@ -28,15 +25,10 @@ bfloat16 keeps 8 bits of a number: products of batches of other shapes round oth
 """
 
 
-@dataclass(frozen=True)
-class Untrained:
-    """A recipe's backbone as it was before any training: what representation the architecture gives for free.
+class Source(Protocol):
+    """Where a model comes from that is no checkpoint."""
 
-    Of a configuration, the weights drawn from its seed; of a pretrained one, the base model without adapter.
-    """
-
-    recipe: RecipeSpec
-    tokenizer_dir: Path
+    def load(self) -> Any: ...
 
 
 class Encoder:
@@ -47,7 +39,7 @@ class Encoder:
 
     Args:
         source: a checkpoint folder (a peft adapter with `backbone/`, unless that is a hub's, or a whole
-            model), or an untrained backbone.
+            model), or another source of a causal LM of transformers (`untrained.py`).
         device: "auto" (a GPU when there is one), or a torch device.
         dtype: "auto" is bfloat16 on a GPU that has it, float32 otherwise.
 
@@ -60,7 +52,7 @@ class Encoder:
         TrainingError: the folder is no checkpoint, or its pretrained backbone cannot be found.
     """
 
-    def __init__(self, source: Path | Untrained, device: str = "auto", dtype: Precision = "auto") -> None:
+    def __init__(self, source: Path | Source, device: str = "auto", dtype: Precision = "auto") -> None:
         import torch
 
         self.device = _device(device)
@@ -130,17 +122,12 @@ def workers(device: "torch.device", cores: int | None = None) -> Iterator[Thread
         torch.set_num_threads(before)
 
 
-def _model(source: Path | Untrained) -> Any:
-    if isinstance(source, Untrained):
-        from transformers import AutoTokenizer
-
-        from ehr_assets.training.backbones import new_backbone
-
-        return new_backbone(source.recipe, AutoTokenizer.from_pretrained(source.tokenizer_dir))
-
+def _model(source: Path | Source) -> Any:
+    if not isinstance(source, Path):
+        return source.load()
     from ehr_assets.training.checkpoint import load_checkpoint
 
-    return load_checkpoint(Path(source))[0]
+    return load_checkpoint(source)[0]
 
 
 def _pooled(

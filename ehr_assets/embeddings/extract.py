@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ehr_assets.corpora.reader import TokenCorpus
-from ehr_assets.embeddings.encoder import Encoder, Pooling, Precision, Untrained, workers
+from ehr_assets.embeddings.encoder import Encoder, Pooling, Precision, Source, workers
 from ehr_assets.embeddings.plan import Pass, batches, plan_passes
 from ehr_assets.embeddings.recompute import recompute_sample
 from ehr_assets.embeddings.shards import EMBEDDINGS, Kept, count_nodes, node_shards
@@ -34,7 +34,7 @@ STATES_BYTES = 1 << 28
 
 
 def embed_nodes(
-    source: Path | Untrained,
+    source: Path | Source,
     corpus_dir: Path,
     nodes_dirs: Mapping[str, Path],
     out_dir: Path,
@@ -61,7 +61,7 @@ def embed_nodes(
     may differ. Of states and nodes, memory holds one shard.
 
     Args:
-        source: a checkpoint folder, as `training/checkpoint.py` describes it, or an untrained backbone.
+        source: a checkpoint folder, as `training/checkpoint.py` describes it, or what takes its place.
         corpus_dir: the token corpus whose tokenizer the checkpoint was trained with.
         nodes_dirs: cohort → decision_nodes directory.
         out_dir: an existing, empty directory.
@@ -96,7 +96,7 @@ def embed_nodes(
     kept = Kept(folder / "shards", shards.made_with())
     most = max(1, STATES_BYTES // (4 * encoder.hidden_size))
     total, done, made = count_nodes(nodes_dirs), 0, 0
-    counts = Counter(dict.fromkeys(COUNTED, 0))
+    counts: Counter[str] = Counter()
     progress("embed", done, total)
     for i, nodes in enumerate(node_shards(nodes_dirs, shard_subjects, most)):
         found = kept.counts(i, nodes)
@@ -110,7 +110,7 @@ def embed_nodes(
     if not work_dir:
         shutil.rmtree(folder)
     return {
-        **counts,
+        **{name: counts[name] for name in COUNTED},
         **seen,
         "shards": made,
         "dimensions": encoder.hidden_size,

@@ -16,7 +16,7 @@ from ehr_assets.corpora.past import records_of_the_past
 from ehr_assets.corpora.piece_tokenizer import PieceTokenizer
 from ehr_assets.corpora.reader import END_OF_TIME, Record
 from ehr_assets.corpora.spec import CorpusSpec
-from ehr_assets.embeddings.encoder import Encoder, Pooling, Precision, Untrained, workers
+from ehr_assets.embeddings.encoder import Encoder, Pooling, Precision, Source, workers
 from ehr_assets.embeddings.plan import read_all_nodes
 from ehr_assets.embeddings.shards import EMBEDDINGS
 from ehr_assets.embeddings.windows import Windows
@@ -26,7 +26,7 @@ from ehr_assets.progress import Progress, no_progress
 
 def recompute_sample(
     spec: CorpusSpec,
-    source: Path | Untrained,
+    source: Path | Source,
     tokenizer_dir: Path,
     meds_dirs: Mapping[str, Path],
     nodes_dirs: Mapping[str, Path],

@@ -107,5 +107,7 @@ class Kept:
 
 
 def _sha256_of(nodes: pl.DataFrame) -> str:
-    """Of the nodes' ids, in order; an id is a hash of cohort, subject and time."""
-    return hashlib.sha256("\n".join(nodes["node_id"]).encode()).hexdigest()
+    digest = hashlib.sha256("\n".join(nodes["node_id"]).encode())
+    for column in ("subject_id", "time"):
+        digest.update(nodes[column].to_physical().to_numpy().tobytes())
+    return digest.hexdigest()
