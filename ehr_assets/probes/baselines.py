@@ -16,6 +16,7 @@ from ehr_assets.probes.frames import (
     write_metrics,
     write_predictions,
 )
+from ehr_assets.probes.predictions import predictions
 from ehr_assets.probes.scoring import Method, Scorer
 from ehr_assets.progress import Progress, no_progress
 
@@ -68,7 +69,7 @@ def baseline_metrics(
                 trees = method is boosted
                 model = fit_boosted(*data, seed=seed, nthread=nthread) if trees else fit_logistic(*data)
                 probability = model.probability(table.X)
-                tables.append(scorer.predictions(method, task, probability, usable))
+                tables.append(predictions(nodes, method, task, probability, usable))
             scored = scorer.binary_rows(method, task, probability, usable)
             rows += scored
             stats["tasks_scored"] += int(method is boosted and np.isfinite(scored[0]["value"]))

@@ -19,6 +19,7 @@ from ehr_assets.probes.frames import (
     write_metrics,
     write_predictions,
 )
+from ehr_assets.probes.predictions import predictions
 from ehr_assets.probes.scoring import Method, Scorer
 from ehr_assets.probes.survival import fit_cox
 from ehr_assets.progress import Progress, no_progress
@@ -70,7 +71,7 @@ def probe_recipe(
                 model = fit_logistic(X[fit], task.y[fit], X[choose], task.y[choose])
                 probability = np.full(len(X), np.nan, dtype=np.float32)
                 probability[usable] = model.probability(X[usable])
-                tables.append(scorer.predictions(logistic, task, probability, usable))
+                tables.append(predictions(nodes, logistic, task, probability, usable))
             scored = scorer.binary_rows(logistic, task, probability, usable)
             stats["tasks_scored"] += int(np.isfinite(scored[0]["value"]))
             rows += scored

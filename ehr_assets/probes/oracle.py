@@ -21,6 +21,7 @@ from ehr_assets.probes.frames import (
     write_metrics,
     write_predictions,
 )
+from ehr_assets.probes.predictions import predictions
 from ehr_assets.probes.scoring import Method, Scorer
 from ehr_assets.progress import Progress, no_progress
 
@@ -63,7 +64,7 @@ def oracle_metrics(
             if trees.tuning_auroc > model.tuning_auroc:
                 model, method = trees, Method(RECIPE, "xgboost", seed)
             probability = model.probability(X)
-            tables.append(scorer.predictions(method, task, probability, usable))
+            tables.append(predictions(nodes, method, task, probability, usable))
         scored = scorer.binary_rows(method, task, probability, usable)
         stats["tasks_scored"] += int(np.isfinite(scored[0]["value"]))
         rows += scored

@@ -19,8 +19,8 @@ from ehr_assets.probes.classifiers import fit_boosted, fit_logistic
 from ehr_assets.probes.frames import CohortDirs, load_embeddings, load_nodes
 from ehr_assets.probes.linear import probe_recipe
 from ehr_assets.probes.oracle import oracle_metrics
+from ehr_assets.probes.predictions import youden_threshold
 from ehr_assets.probes.schemas import METRICS_SCHEMA
-from ehr_assets.probes.scoring import youden_threshold
 from ehr_assets.probes.survival import fit_cox
 
 
