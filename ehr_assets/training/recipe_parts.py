@@ -273,10 +273,3 @@ class EmbeddingSpec(Spec):
 
     max_tokens: Positive = 1024
     pooling: Literal["last"] = "last"
-
-
-class ProbeSpec(Spec):
-    """How the probes on S(t) are scored."""
-
-    bootstrap: Positive = 200
-    min_positives: Positive = 5
