@@ -18,6 +18,7 @@ from ehr_assets.leakage.availability_spec import AvailabilityRule
 from ehr_assets.meds.quality_spec import QualitySpec
 from ehr_assets.nodes.pattern_spec import Name
 from ehr_assets.nodes.trigger_spec import NodesSpec
+from ehr_assets.probes.spec import BaselineSpec
 from ehr_assets.specs import Spec, parse_spec, read_extended
 
 COHORTS = Path(__file__).parent / "specs"
@@ -132,6 +133,7 @@ class CohortSpec(Spec):
     tables: list[TableSpec] = Field(min_length=1)
     availability: list[AvailabilityRule] = Field(default=[])
     decision_nodes: NodesSpec | None = None
+    baselines: BaselineSpec = BaselineSpec()
 
     @model_validator(mode="before")
     @classmethod
