@@ -9,6 +9,7 @@ from planted_support import MAX_TOKENS, Chain, Matrix
 
 from ehr_assets.corpora.audit import subjects_by_file, texts_that_saw_the_future
 from ehr_assets.corpora.reader import TokenCorpus
+from ehr_assets.embeddings.windows import Windows
 from ehr_assets.leakage import guarded
 from ehr_assets.leakage.availability import known_when_declared
 from ehr_assets.leakage.deletion import features_without_future, sampled_cuts
@@ -97,8 +98,10 @@ def newest_guard(chain: Chain) -> bool:
 def planted_guard(chain: Chain) -> bool:
     cuts = _cuts(chain)
     corpus = TokenCorpus(chain.corpus)
-    stored = guarded.stored_windows(corpus, chain.cohort, cuts.head(8), MAX_TOKENS)
-    anew = guarded.windows_of_events(chain.corpus_spec, chain.tokenizer, chain.meds, cuts.head(8), MAX_TOKENS)
+    stored = guarded.stored_windows(corpus, chain.cohort, cuts.head(8), Windows(MAX_TOKENS))
+    anew = guarded.windows_of_events(
+        chain.corpus_spec, chain.tokenizer, chain.meds, cuts.head(8), Windows(MAX_TOKENS)
+    )
     return passes(
         [
             features_before_planted(_at_cuts(chain), chain.cohort, chain.meds, cuts, chain.folder("f")),
