@@ -77,6 +77,7 @@ def node_assets(cohort: CohortSpec, tasks: TaskSet) -> list[AssetsDefinition]:
                 step.inputs[asset_name(meds)].path,
                 step.out,
                 step.progress,
+                step.machine,
             )
 
         return datasets.materialize(

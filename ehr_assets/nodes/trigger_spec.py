@@ -67,8 +67,13 @@ Trigger = Annotated[
 
 
 class FollowUp(Spec):
-    """`death_extension_days`: for how long past a subject's last event a death would still be known."""
+    """Until when a subject was observed.
 
+    `until`: the last of these events ends it (an observation period); without, or in subjects who have none,
+    the last event of any kind. `death_extension_days`: for how long past that a death would still be known.
+    """
+
+    until: list[Regex] = Field(default_factory=list)
     death_extension_days: int = Field(default=0, ge=0)
 
 
