@@ -26,7 +26,7 @@ def node_checks(cohort: CohortSpec, tasks: TaskSet) -> list[AssetChecksDefinitio
         additional_deps=[meds],
         description=(
             "Found again in a record from which everything with available_time after a cut was deleted, "
-            "the nodes up to the cut are the same: no trigger and no indication looks ahead."
+            "the nodes up to the cut are the same: no trigger, no indication and no subgroup looks ahead."
         ),
     )
     def nodes_stand_without_future(
@@ -40,7 +40,13 @@ def node_checks(cohort: CohortSpec, tasks: TaskSet) -> list[AssetChecksDefinitio
         return datasets.judge(
             dataset,
             finding.ok,
-            {"subjects": finding.subjects, "nodes": finding.nodes, "nodes_changed": finding.changed},
+            {
+                "subjects": finding.subjects,
+                "nodes": finding.nodes,
+                "nodes_changed": finding.changed,
+                "subgroups_changed": finding.subgroups_changed,
+                "flow_adds_up": finding.flow_adds_up,
+            },
         )
 
     @asset_check(

@@ -74,14 +74,28 @@ FLOW_SCHEMA = pa.schema(
 
 def read_nodes(nodes_dir: Path) -> pl.DataFrame:
     """The decision nodes of a committed `decision_nodes` directory."""
-    path = Path(nodes_dir) / "nodes.parquet"
+    return _beside_the_nodes(nodes_dir, "nodes.parquet")
+
+
+def _beside_the_nodes(nodes_dir: Path, file: str) -> pl.DataFrame:
+    path = Path(nodes_dir) / file
     if not path.is_file():
         raise DatasetError(
-            "The dataset has no nodes.parquet.",
+            f"The dataset has no {file}.",
             where=str(path),
             do="Materialize the cohort's decision_nodes again.",
         )
     return pl.read_parquet(path)
+
+
+def read_subgroups(nodes_dir: Path) -> pl.DataFrame:
+    """To which subgroups each node of a committed `decision_nodes` directory belongs (SUBGROUP_SCHEMA)."""
+    return _beside_the_nodes(nodes_dir, "subgroups.parquet")
+
+
+def read_flow(nodes_dir: Path) -> pl.DataFrame:
+    """How the nodes of a committed `decision_nodes` directory were arrived at (FLOW_SCHEMA)."""
+    return _beside_the_nodes(nodes_dir, "flow.parquet")
 
 
 def tasks_of(labels_dir: Path) -> list[dict[str, Any]]:
