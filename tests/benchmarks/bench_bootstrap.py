@@ -96,18 +96,18 @@ def at_once(p: Panel, weights: NDArray) -> NDArray:
 
 def loop(p: Panel, weights: NDArray) -> NDArray:
     """As `at_once`, one resample after another."""
-    rows: list[Callable[[NDArray, NDArray], list[float]]] = []
+    rows: list[Callable[[NDArray, NDArray], list]] = []
     for score, probability in zip(p.score, p.probability, strict=True):
         rows.append(_one_method(p, score, probability))
     everybody = np.ones(len(p.y), dtype=np.int32)
     columns = []
-    for w in [everybody, *(w[p.subject] for w in weights)]:
+    for w in (everybody, *(drawn[p.subject] for drawn in weights)):
         copies = np.repeat(np.arange(len(p.y)), w)
         columns.append([value for method in rows for value in method(w, copies)])
     return np.array(columns).T
 
 
-def _one_method(p: Panel, score: NDArray, probability: NDArray) -> Callable[[NDArray, NDArray], list[float]]:
+def _one_method(p: Panel, score: NDArray, probability: NDArray) -> Callable[[NDArray, NDArray], list]:
     bin_of, called = calibration.equal_mass_bins(probability), probability >= THRESHOLD
     case = p.status == 1
     asked = case | (p.duration >= HORIZON)
@@ -129,7 +129,7 @@ def _one_method(p: Panel, score: NDArray, probability: NDArray) -> Callable[[NDA
             roc_auc_score(case[asked], score[asked], sample_weight=(w * inverse)[asked]),
             r2_score(p.value, score, sample_weight=w),
             mean_absolute_error(p.value, score, sample_weight=w),
-            float(spearmanr(p.value[copies], score[copies])[0]),
+            spearmanr(p.value[copies], score[copies])[0],
         ]
 
     return method
@@ -153,7 +153,7 @@ def main(console: Console, folder: Path) -> None:
         rows.append(Row(f"{n} nodes", n, mine, other * (1 + REPLICATES) / (1 + LOOPED)))
     show(
         console,
-        f"Bootstrap: 11 metrics of {METHODS} methods with 95 % intervals from {REPLICATES:,} resamples of subjects",
+        f"Bootstrap: 11 metrics of {METHODS} methods with intervals from {REPLICATES:,} resamples of subjects",
         f"scikit-learn, lifelines and scipy once per resample, method and metric; the same numbers. Timed on "
         f"{LOOPED} of the {REPLICATES:,} resamples",
         "nodes",
