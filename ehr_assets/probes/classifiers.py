@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ehr_assets.probes.metrics import weighted_auroc
+from ehr_assets.probes.metrics.binary import weighted_auroc
 from ehr_assets.probes.threads import blas_threads_for
 
 L2_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
