@@ -17,6 +17,7 @@ from ehr_assets.contracts import Section
 from ehr_assets.meds.quality_spec import QualitySpec
 from ehr_assets.nodes.pattern_spec import Name
 from ehr_assets.nodes.trigger_spec import NodesSpec
+from ehr_assets.probes.spec import BaselineSpec
 from ehr_assets.specs import Spec, parse_spec, read_extended
 
 COHORTS = Path(__file__).parent / "specs"
@@ -129,6 +130,7 @@ class CohortSpec(Spec):
     joins: dict[Name, JoinSpec] = Field(default={})
     tables: list[TableSpec] = Field(min_length=1)
     decision_nodes: NodesSpec | None = None
+    baselines: BaselineSpec = BaselineSpec()
 
     @model_validator(mode="before")
     @classmethod

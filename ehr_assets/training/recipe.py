@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ehr_assets.probes.spec import ProbeSpec
 from ehr_assets.specs import Spec, find_spec, layered, parse_spec, read_extended
 from ehr_assets.training.recipe_parts import (
     Adapter,
@@ -26,7 +27,6 @@ from ehr_assets.training.recipe_parts import (
     OptimizerSpec,
     PhaseSpec,
     Positive,
-    ProbeSpec,
     ScheduleSpec,
     Trainable,
     TuningSpec,
