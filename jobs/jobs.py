@@ -20,7 +20,10 @@ def chain_jobs(catalog: Catalog) -> list[UnresolvedAssetJobDefinition]:
         define_asset_job(
             job,
             selection=AssetSelection.assets(
-                *(AssetKey([name, part]) for part in ("checkpoint", "node_embeddings", "probe_metrics"))
+                *(
+                    AssetKey([name, part])
+                    for part in ("checkpoint", "node_embeddings", "leak_audit", "probe_metrics")
+                )
             ),
             description=f"Trains and scores: {title}",
         )

@@ -15,6 +15,7 @@ from ehr_assets.cohorts.assets import is_simulated, latent_truth_key
 from ehr_assets.cohorts.spec import CohortSpec
 from ehr_assets.corpora.spec import CorpusSpec
 from ehr_assets.embeddings.assets import node_embeddings_key
+from ehr_assets.leakage.assets import leak_audit_key
 from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version
 from ehr_assets.meds.assets import meds_events_key, subject_splits_key
@@ -64,7 +65,11 @@ def recipe_probe_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefini
 
     @asset(
         key=probe_metrics_key(recipe.name),
-        deps=[embeddings, *(k for c in corpus.cohorts for k in _labelled_nodes(c))],
+        deps=[
+            embeddings,
+            *(k for c in corpus.cohorts for k in _labelled_nodes(c)),
+            *map(leak_audit_key, (recipe.name, *corpus.cohorts)),
+        ],
         group_name=recipe.name,
         kinds={"scikitlearn", "parquet"},
         code_version=code_version(["probes/probe.py"], recipe.config_hash("probe", "seed")),
@@ -110,7 +115,7 @@ def cohort_probe_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
 
     @asset(
         key=baseline_metrics_key(cohort.name),
-        deps=[meds, *_labelled_nodes(cohort.name)],
+        deps=[meds, *_labelled_nodes(cohort.name), leak_audit_key(cohort.name)],
         group_name=cohort.name,
         kinds={"xgboost", "scikitlearn", "parquet"},
         code_version=code_version(["probes/baselines.py"], spec.config_hash()),

@@ -5,6 +5,7 @@ from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, Materiali
 from ehr_assets.catalog import Catalog
 from ehr_assets.cohorts.assets import is_simulated
 from ehr_assets.cohorts.spec import CohortSpec
+from ehr_assets.leakage.assets import leak_audit_key
 from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version, combined_hash
 from ehr_assets.lineage.names import dataset_name
@@ -44,6 +45,7 @@ def report_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition
             )
         ]
     deps += [oracle_metrics_key(cohort) for cohort in simulated]
+    deps += [leak_audit_key(name) for name in (*report.recipes, *report.cohorts)]
     # What the page shows of the recipes and cohorts themselves (titles, settings) is part of its making.
     shown = [catalog.recipes[r].config_hash() for r in report.recipes]
     shown += [catalog.cohorts[c].title for c in report.cohorts]
