@@ -84,7 +84,7 @@ def recipe_probe_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefini
 
         def build(step: Step) -> Stats:
             return probe_recipe(
-                recipe.name,
+                points.scored_as(context),
                 step.inputs[asset_name(embeddings)].path,
                 {cohort: _dirs(step, cohort) for cohort in corpus.cohorts},
                 step.out,

@@ -20,7 +20,7 @@ METRICS_SCHEMA = pa.schema(
         ("n_subjects", pa.int64()),
         ("split", pa.string()),
         ("subgroup", pa.string()),
-        ("seed", pa.int64()),
+        ("seed", pa.int64()),  # null = the mean over several
     ]
 )
 
@@ -104,6 +104,21 @@ DIFFERENCES_SCHEMA = pa.schema(
     ]
 )
 
+CEILING_SCHEMA = pa.schema(
+    [
+        ("recipe", pa.string()),
+        ("cohort", pa.string()),
+        ("probe", pa.string()),
+        ("task", pa.string()),  # null = mean over such tasks
+        ("fraction", pa.float64()),  # (AUROC - 0.5) / (the oracle's - 0.5)
+        ("ci_low", pa.float64()),
+        ("ci_high", pa.float64()),
+        ("oracle", pa.float64()),  # its AUROC, or the mean of it
+        ("n_tasks", pa.int64()),
+    ]
+)
+"""Only tasks on which the interval of the oracle lies above 0.55: below, the fraction means nothing."""
+
 SUBGROUPS_SCHEMA = pa.schema(
     [
         ("recipe", pa.string()),
@@ -134,6 +149,6 @@ RELIABILITY_SCHEMA = pa.schema(
         ("bin", pa.int64()),
         ("predicted", pa.float64()),  # mean probability in the bin
         ("observed", pa.float64()),  # share of positives in the bin
-        ("n", pa.int64()),
+        ("n", pa.int64()),  # predictions, those of all seeds
     ]
 )

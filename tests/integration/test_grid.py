@@ -80,7 +80,7 @@ def test_a_backfill_trains_and_scores_every_point(backfilled):
 
 def test_the_table_and_the_plot_stand_in_dagster(backfilled):
     said = backfilled.ehr("run", "--grid", "tiny_grid")
-    assert "running 1 assets" in said  # the table: the points are fresh
+    assert "running 1." in said  # the table: the points are fresh
     rows, titles = read_ablation(backfilled.path("tiny_grid/ablation"))
     assert titles == ["r_m"]
     assert rows.select("group", "point", "r_m").rows() == [
@@ -102,8 +102,8 @@ def test_a_new_point_is_trained_and_no_other_is(backfilled):
     assert state(backfilled, "tiny_grid/checkpoint") == ["stale", "2/3"]
     assert "missing: r1" in backfilled.ehr("status")
     said = backfilled.ehr("run", "--grid", "tiny_grid")
-    assert "tiny_grid, r1: running 3 assets" in said
-    assert "r0.5: running" not in said
+    assert "r1: 0 of 3 assets are fresh; running 3." in said
+    assert "r0.5: " not in said
     assert before == {p: manifest(backfilled, "tiny_grid/checkpoint", p).run_id for p in before}
     rows, _ = read_ablation(backfilled.path("tiny_grid/ablation"))
     assert rows["point"].to_list() == ["plain", "r0.5", "r1"]
