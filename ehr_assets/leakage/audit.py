@@ -30,7 +30,7 @@ from ehr_assets.leakage.in_window import (
 from ehr_assets.leakage.permutation import chance_when_permuted
 from ehr_assets.leakage.persons import persons_in_one_split
 from ehr_assets.leakage.planting import features_before_planted, nodes_before_planted, text_before_planted
-from ehr_assets.leakage.univariate import Outcomes, single_features
+from ehr_assets.leakage.univariate import Outcomes, at_most, single_features
 from ehr_assets.meds.splits import read_splits
 from ehr_assets.nodes.frames import read_nodes
 from ehr_assets.nodes.trigger_spec import NodesSpec
@@ -44,6 +44,8 @@ SUBJECTS = 64
 """Sampled per cohort for what is recomputed from changed records."""
 TEXTS = 32
 NEWEST_NODES = 5_000
+MOST_NODES = 40_000
+"""Nodes whose features or states are looked at, of whole subjects: a leak shows in as many, and they fit."""
 TASKS_OF_FEATURES = 6
 TASKS_OF_EMBEDDINGS = 12
 """Refitted with permuted outcomes: a fit on hundreds of features costs more than one on an embedding."""
@@ -91,8 +93,9 @@ def audit_cohort(
         ]
 
     def of_scores(scratch: Path) -> list[Finding]:
-        X, names = guarded.features_at(nodes)(cohort.meds)
-        return _scores(cohort.name, nodes, X, names, TASKS_OF_FEATURES, seed)
+        some = guarded.some_nodes(nodes, at_most(MOST_NODES, nodes.subject_id, seed))
+        X, names = guarded.features_at(some)(cohort.meds)
+        return _scores(cohort.name, some, X, names, TASKS_OF_FEATURES, seed)
 
     guards: list[Guard] = [
         lambda _: persons_in_one_split(cohort.name, {cohort.name: cohort.splits}),
@@ -151,6 +154,7 @@ def audit_recipe(
             names = [f"dimension {j}" for j in range(X.shape[1])]
             # A node without a finite state is none that a probe is fitted on or scores.
             usable = np.flatnonzero(np.isfinite(X).all(axis=1))
+            usable = usable[at_most(MOST_NODES, nodes.subject_id[usable], seed)]
             found = guarded.some_nodes(nodes, usable)
             return _scores(recipe, found, X[usable], names, TASKS_OF_EMBEDDINGS, seed)
 

@@ -46,8 +46,9 @@ def single_features(
     Args:
         X: (n, f), NaN where never measured; names: (f,). subjects, split: (n,).
     """
-    rows = _limited(np.flatnonzero(split == "held_out"), subjects, seed)
-    rest = _limited(np.flatnonzero(np.isin(split, ("train", "tuning"))), subjects, seed)
+    held_out = np.flatnonzero(split == "held_out")
+    development = np.flatnonzero(np.isin(split, ("train", "tuning")))
+    rows, rest = (part[at_most(MOST_ROWS, subjects[part], seed)] for part in (held_out, development))
     y = outcomes.y[rows]
     positives, negatives = (y == 1).sum(axis=0), (y == 0).sum(axis=0)
     asked = (positives >= FEWEST) & (negatives >= FEWEST)
@@ -99,13 +100,17 @@ def _measured(x: NDArray) -> NDArray[np.float64]:
     return np.where(np.isnan(x), -np.inf, x).astype(np.float64)
 
 
-def _limited(rows: NDArray[np.int64], subjects: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """At most `MOST_ROWS` of the rows, by whole subjects."""
-    if len(rows) <= MOST_ROWS:
-        return rows
-    ids, at = np.unique(subjects[rows], return_inverse=True)
-    place = np.random.default_rng([seed, 3]).permutation(len(ids))[at]
-    return rows[np.argsort(place, kind="stable")[:MOST_ROWS]]
+def at_most(most: int, subjects: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Positions, ascending, of at most `most` rows (all when they are not more), by whole subjects at random.
+
+    subjects: (n,) of the rows. One subject is kept however many rows it has.
+    """
+    if len(subjects) <= most:
+        return np.arange(len(subjects))
+    _, of, sizes = np.unique(subjects, return_inverse=True, return_counts=True)
+    order = np.random.default_rng([seed, 3]).permutation(len(sizes))
+    drawn = order[: max(1, int(np.searchsorted(np.cumsum(sizes[order]), most, side="right")))]
+    return np.flatnonzero(np.isin(of, drawn))
 
 
 def _lower_end(x: NDArray, y: NDArray, subjects: NDArray[np.int64], seed: int) -> float:

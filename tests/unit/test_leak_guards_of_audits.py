@@ -25,7 +25,7 @@ from ehr_assets.leakage.in_window import (
 )
 from ehr_assets.leakage.permutation import chance_when_permuted, deviation, permuted_within
 from ehr_assets.leakage.planting import PLANTED, with_planted_future
-from ehr_assets.leakage.univariate import Outcomes, aurocs, single_features
+from ehr_assets.leakage.univariate import Outcomes, at_most, aurocs, single_features
 
 # --- Verdicts
 
@@ -282,6 +282,16 @@ def test_hundreds_of_features_without_meaning_do_not_stop_a_small_cohort():
         names = [f"f{j}" for j in range(600)]
         found = single_features("c", X, names, Outcomes([f"t{i}" for i in range(12)], y), subjects, split)
         assert not [f for f in found if f.verdict == "fail"], seed
+
+
+def test_many_rows_are_cut_to_whole_subjects():
+    subjects = np.repeat(np.arange(50), np.random.default_rng(0).integers(1, 9, 50))
+    kept = at_most(60, subjects, 0)
+    assert 50 < len(kept) <= 60
+    assert (np.diff(kept) > 0).all()
+    assert not set(subjects[kept]) & set(np.delete(subjects, kept))
+    assert at_most(10**6, subjects, 0).tolist() == list(range(len(subjects)))
+    assert len(at_most(1, np.array([7, 7, 7]), 0)) == 3  # one subject is never torn
 
 
 # --- Permuted outcomes
