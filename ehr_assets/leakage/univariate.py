@@ -2,8 +2,9 @@
 
 AUROC of every feature for every task, in either direction, a value never measured counting as lower than all.
 Above 0.98 a feature is named. It stops the chain when that is no accident of few positives: with at least 20
-of them, or when the lower end of its interval over resampled subjects is above 0.98 too and the feature tells
-nearly as much, in the same direction, of the development subjects.
+of them, and at least 10 subjects in either class (the nodes of one are alike); or when the lower end of its interval over
+resampled subjects is above 0.98 too, and the feature tells nearly as much, in the same direction, of the
+development subjects.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from ehr_assets.leakage.findings import Finding
 GUARD = "no_single_feature_tells"
 LIMIT = 0.98
 CONFIRMED = 0.95
-ENOUGH = 20
+ENOUGH, ENOUGH_SUBJECTS = 20, 10
 FEWEST = 5
 MOST_ROWS = 20_000
 """Held-out nodes looked at, of subjects drawn at random: with more, an AUROC above the limit is as sure."""
@@ -63,7 +64,8 @@ def single_features(
             before = aurocs(_measured(X[rest, j]), outcomes.y[rest][:, [task]])[0]
             low = _lower_end(x if up else -x, y[:, task], subjects[rows], seed)
             confirmed = low > LIMIT and (before if up else 1 - before) > CONFIRMED
-            certain = positives[task] >= ENOUGH or confirmed
+            people = min(len(np.unique(subjects[rows][y[:, task] == value])) for value in (0, 1))
+            certain = (positives[task] >= ENOUGH and people >= ENOUGH_SUBJECTS) or confirmed
             named.append(
                 Finding(
                     GUARD,
