@@ -52,11 +52,10 @@ def methods_of(inputs: Inputs, keys: Iterable[str]) -> list[Method]:
     found = [_method(key, inputs, recipes) for key in dict.fromkeys(keys)]
     order = {name: i for i, name in enumerate(recipes)}
     kinds = ("baseline", "control", "recipe", "oracle")
-    names = list(NAMES)
+    labels = list(NAMES.values())
 
     def place(m: Method) -> tuple:
-        probe = m.key.split("/")[-1]
-        known = names.index(probe) if probe in names else len(names)
+        known = labels.index(m.label) if m.label in labels else len(labels)
         return kinds.index(m.kind), order.get(m.key.split("/")[0], 0), known, m.key
 
     return sorted(found, key=place)

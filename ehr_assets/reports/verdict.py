@@ -37,6 +37,8 @@ CRITERIA = ("beats_baseline", "not_worse_than_accepted", "calibrated", "no_guard
 SAME_NODES = ("decision_nodes", "task_labels", "subject_splits")
 """What two versions must have been scored on alike, to be compared."""
 
+ROUNDING = 1e-9
+
 
 @dataclass(frozen=True)
 class Accepted:
@@ -217,7 +219,7 @@ def _not_worse_than_accepted(
             said.append(f"{cohort}: no task that both scored")
             continue
         drop = sum(then["tasks"][t] - now[t] for t in both) / len(both)
-        passed &= drop <= bar.max_drop
+        passed &= drop <= bar.max_drop + ROUNDING
         said.append(f"{cohort}: {-drop:+.3f} over {len(both)} tasks")
     return Criterion(
         name,
