@@ -19,10 +19,12 @@ from ehr_assets.corpora.serialize import serialize
 from ehr_assets.corpora.shards import tokens_of
 from ehr_assets.corpora.spec import CorpusSpec
 from ehr_assets.leakage.deletion import Features
+from ehr_assets.leakage.ledger import FitLedger
 from ehr_assets.meds.reading import read_codes
-from ehr_assets.probes.classifiers import fit_logistic
-from ehr_assets.probes.features import node_features
+from ehr_assets.probes.features import choose_vocabulary, node_features
 from ehr_assets.probes.frames import CohortNodes
+from ehr_assets.probes.linear import fit_logistic
+from ehr_assets.probes.rows import How, Rows
 
 T = TypeVar("T")
 
@@ -48,7 +50,7 @@ def features_at(nodes: CohortNodes) -> Features:
     """The baselines' features of these nodes, vocabulary included, as a function of the record."""
 
     def features(meds_dir: Path) -> tuple[np.ndarray, list[str]]:
-        table = node_features(meds_dir, nodes)
+        table = node_features(meds_dir, nodes, choose_vocabulary(meds_dir, nodes, FitLedger()))
         return table.X, table.names
 
     return features
@@ -64,8 +66,19 @@ def logistic_on(
         train, tuning = (nodes.rows(split) & known for split in ("train", "tuning"))
         if len(np.unique(y[train])) < 2:
             return None
-        model = fit_logistic(X[train], y[train], X[tuning], y[tuning])
-        return model.probability(X).astype(np.float64)
+        every = Rows(
+            X=X,
+            y=y,
+            duration_days=np.full(len(y), np.nan),
+            observed=np.zeros(len(y), dtype=bool),
+            subject_id=nodes.subject_id,
+            indication=nodes.indication,
+            cohort=nodes.cohort,
+            task=task,
+            kind="binary",
+            ledger=FitLedger(),
+        )
+        return fit_logistic(every[train], every[tuning], How()).predict(every).astype(np.float64)
 
     return fit
 
