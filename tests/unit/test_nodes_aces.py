@@ -3,7 +3,6 @@
 import importlib.util
 import random
 import shutil
-import sys
 import types
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
+from aces_support import aces
 from nodes_support import at, event, write_meds
 
 from ehr_assets.catalog import load_catalog
@@ -111,19 +111,52 @@ def test_what_does_not_fit_is_named_all_at_once(sample, says):
     ],
 )
 def test_each_part_that_does_not_fit_has_its_reason(tmp_path, change, says):
-    data = read_yaml(SAMPLES / "inhospital_mortality.yaml")
+    with pytest.raises(SpecError) as e:
+        load_aces(changed(tmp_path, "inhospital_mortality", change))
+    assert says in str(e.value)
+    assert "task.yaml" in str(e.value)
+
+
+def changed(folder: Path, sample: str, change: dict) -> Path:
+    """The sample with other values for dotted keys."""
+    data = read_yaml(SAMPLES / f"{sample}.yaml")
     for dotted, value in change.items():
         *parents, last = dotted.split(".")
         node = data
         for key in parents:
             node = node[key]
         node[last] = value
-    file = tmp_path / "task.yaml"
+    file = folder / "task.yaml"
     file.write_text(yaml.safe_dump(data), encoding="utf-8")
-    with pytest.raises(SpecError) as e:
-        load_aces(file)
-    assert says in str(e.value)
-    assert "task.yaml" in str(e.value)
+    return file
+
+
+DAY_IN_US = 86_400_000_000
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "microseconds"),
+    [(True, True, (-1, 0)), (False, True, (0, 0)), (True, False, (-1, -1)), (False, False, (0, -1))],
+)
+def test_the_ends_of_windows_are_in_or_out_to_the_microsecond(tmp_path, start, end, microseconds):
+    """From 24 h before the index to 24 h after it, with -1 where the first or the last instant is moved."""
+    ends = {
+        "windows.gap.start_inclusive": start,
+        "windows.gap.end_inclusive": end,
+        "windows.gap.end": "start + 49h",
+    }
+    ends["windows.target.start"] = "trigger + 48h"
+    rules = load_aces(changed(tmp_path, "inhospital_mortality", ends)).task.exclude
+    first, last = (round(days * DAY_IN_US) for days in rules[0].between_days)
+    moved_in, moved_out = microseconds
+    assert first == -DAY_IN_US + 1 + moved_in
+    assert last == DAY_IN_US + DAY_IN_US // 24 + moved_out
+
+
+@pytest.mark.parametrize(("start", "within"), [(True, 30 * DAY_IN_US), (False, 30 * DAY_IN_US - 1)])
+def test_what_is_required_begins_at_the_start_or_after_it(tmp_path, start, within):
+    file = changed(tmp_path, "readmission_risk", {"windows.input.start_inclusive": start})
+    assert round(load_aces(file).task.at_risk.requires_prior.within_days * DAY_IN_US) == within
 
 
 def test_an_unknown_key_is_no_aces_file(tmp_path):
@@ -202,13 +235,10 @@ def asked_of_aces(file: Path, flat: Path, wait: timedelta) -> dict[tuple, bool]:
     The index is reckoned from the trigger: 0.7.3 tells the start of a window whose start refers to its end
     (justin13601/ACES issue 196).
     """
-    # es-aces is installed without its dependencies; of this one it needs a name.
-    sys.modules.setdefault("omegaconf", types.SimpleNamespace(DictConfig=types.SimpleNamespace))  # type: ignore[arg-type]
-    from aces import config, predicates, query
-
-    task = config.TaskExtractorConfig.load(file)
-    data = predicates.get_predicates_df(task, types.SimpleNamespace(path=str(flat), standard="meds"))
-    rows = query.query(task, data).select("subject_id", "trigger", "label").iter_rows()
+    package = aces()
+    task = package.config.TaskExtractorConfig.load(file)
+    data = package.predicates.get_predicates_df(task, types.SimpleNamespace(path=str(flat), standard="meds"))
+    rows = package.query.query(task, data).select("subject_id", "trigger", "label").iter_rows()
     return {(subject, trigger + wait): label > 0 for subject, trigger, label in rows}
 
 
