@@ -1,6 +1,7 @@
 """A task of ours asked of es-aces: three queries per task, since its windows are a conjunction.
 
-A positive had the outcome in the window. A negative had none, and was seen at or after its end, or died in it.
+A positive had the outcome in the window. A negative had none, and was seen at or after its end, or died in
+it.
 es-aces is installed without its dependencies: of `omegaconf` it needs one name.
 """
 
@@ -105,7 +106,9 @@ class Question:
         }  # fmt: skip
         self._past("alive", "death", None, (None, 0))
         if days := self.tasks.end_of_life_of(task):
-            self._window("end_of_life", "trigger", f"start + {_span(24 * days)}", (False, True), "death", (None, 0))
+            self._window(
+                "end_of_life", "trigger", f"start + {_span(24 * days)}", (False, True), "death", (None, 0)
+            )
         self._risk()
         if buffer and task.in_buffer == "exclude":
             gap["has"][self.outcome] = (None, 0)
@@ -125,7 +128,9 @@ class Question:
             assert first is not None
             self._plain(f"excluded_{i}", rule)
             start, length = _moved("trigger", 24 * first), _span(24 * (last - first))
-            self._window(f"excluded_{i}", start, f"start + {length}", (True, True), f"excluded_{i}", (None, 0))
+            self._window(
+                f"excluded_{i}", start, f"start + {length}", (True, True), f"excluded_{i}", (None, 0)
+            )
 
     def _plain(self, name: str, pattern: EventPattern) -> str:
         codes = matching_codes(self.codes, pattern.codes) or ["no such code"]
@@ -142,7 +147,13 @@ class Question:
         return name
 
     def _window(
-        self, name: str, start: str | None, end: str | None, inclusive: tuple[bool, bool], what: str, times: Any
+        self,
+        name: str,
+        start: str | None,
+        end: str | None,
+        inclusive: tuple[bool, bool],
+        what: str,
+        times: Any,
     ) -> None:
         self.windows[name] = {"start": start, "end": end, "inclusive": inclusive, "has": {what: times}}
 
@@ -158,14 +169,20 @@ class Question:
         package = aces()
         config, windows = package.config, {k: {**w, "has": dict(w["has"])} for k, w in self.windows.items()}
         if then == "seen":
-            end = {"start": "target.end", "end": None, "inclusive": (True, True), "has": {"record": (1, None)}}
+            end = {
+                "start": "target.end",
+                "end": None,
+                "inclusive": (True, True),
+                "has": {"record": (1, None)},
+            }
             windows["afterwards"] = end
         if then == "died":
             last = {"start": "trigger", "end": f"start + {_span(24 * self.task.longest_days)}"}
             windows["until_death"] = {**last, "inclusive": (False, True), "has": {"death": (1, None)}}
         made = {
             name: config.WindowConfig(
-                start=w["start"], end=w["end"], start_inclusive=w["inclusive"][0], end_inclusive=w["inclusive"][1],
+                start=w["start"], end=w["end"],
+                start_inclusive=w["inclusive"][0], end_inclusive=w["inclusive"][1],
                 has={k: f"({a}, {b})" for k, (a, b) in w["has"].items()}, label=w.get("label"),
             )
             for name, w in windows.items()
@@ -177,7 +194,9 @@ class Question:
         task = config.TaskExtractorConfig(
             predicates=predicates, trigger=config.EventConfig("node"), windows=made
         )
-        data = package.predicates.get_predicates_df(task, types.SimpleNamespace(path=str(flat), standard="meds"))
+        data = package.predicates.get_predicates_df(
+            task, types.SimpleNamespace(path=str(flat), standard="meds")
+        )
         found = package.query.query(task, data)
         if not found.height:
             return {}
@@ -227,7 +246,9 @@ def write_flat(
         for predicate in question.predicates.values():
             if "expr" not in predicate and predicate["code"] != NODE:
                 codes = predicate["code"]
-                named |= set(codes["any"]) if isinstance(codes, dict) and SEEN_UNTIL not in codes["any"] else set()
+                named |= (
+                    set(codes["any"]) if isinstance(codes, dict) and SEEN_UNTIL not in codes["any"] else set()
+                )
         events = pl.concat([seen.filter(pl.col("code").is_in(sorted(named))), last])
     marks = [nodes.select("subject_id", "time").with_columns(code=pl.lit(NODE))]
     days = nodes_spec.follow_up.death_extension_days
