@@ -175,6 +175,8 @@ def _check_continued(c: Catalog, recipe: RecipeSpec, where: str) -> None:
     for key in ("corpus", "backbone", "adapter"):
         if getattr(recipe, key) != getattr(other, key):
             raise _differs(other.name, key, where)
+    if other.seeds and recipe.seeds != other.seeds:
+        raise _differs(other.name, "seeds", where)
     # Where one of them has no predictor, there is none to take up: it is drawn, or left behind.
     if recipe.jepa and other.jepa and recipe.jepa.predictor != other.jepa.predictor:
         raise _differs(other.name, "jepa.predictor", where)

@@ -11,6 +11,7 @@ from ehr_assets.catalog import Catalog
 from ehr_assets.cohorts.assets import is_simulated
 from ehr_assets.cohorts.spec import CohortSpec
 from ehr_assets.embeddings.assets import node_embeddings_key
+from ehr_assets.leakage.assets import leak_audit_key
 from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version, combined_hash
 from ehr_assets.lineage.names import asset_and_partition, dataset_name
@@ -44,11 +45,6 @@ def accepted_key(report: str) -> AssetKey:
     return AssetKey([report, "accepted"])
 
 
-def leak_audit_key(name: str) -> AssetKey:
-    """Of a cohort or of a recipe."""
-    return AssetKey([name, "leak_audit"])
-
-
 def profile_key(cohort: str) -> AssetKey:
     return AssetKey([cohort, "profile"])
 
@@ -58,17 +54,14 @@ def ablation_key(grid: str) -> AssetKey:
 
 
 def report_assets(report: ReportSpec, catalog: Catalog, made: Set[AssetKey]) -> list[AssetsDefinition]:
-    """The page. made: the assets there are; the page shows what its comparison, verdict and audits say, if
-    any.
-    """
+    """The page. made: the assets there are; it shows what comparison and verdict say, if there are any."""
     simulated = [c for c in report.cohorts if is_simulated(catalog.cohorts[c])]
     deps = [key(recipe) for recipe in report.recipes for key in (checkpoint_key, probe_metrics_key)]
     for cohort in report.cohorts:
         deps += [key(cohort) for key in (meds_events_key, baseline_metrics_key, *SAME_NODES)]
     deps += [oracle_metrics_key(cohort) for cohort in simulated]
-    deps.append(node_embeddings_key(report.candidate))
-    more = [*_audits(report), comparison_key(report.name), verdict_key(report.name)]
-    deps += [key for key in more if key in made]
+    deps += [node_embeddings_key(report.candidate), *_audits(report)]
+    deps += [key for key in (comparison_key(report.name), verdict_key(report.name)) if key in made]
     # What the page shows of the recipes and cohorts themselves (titles, settings) is part of its making.
     shown = [catalog.recipes[r].config_hash() for r in report.recipes]
     shown += [catalog.cohorts[c].title for c in report.cohorts]
@@ -172,7 +165,7 @@ def verdict_assets(report: ReportSpec, made: Set[AssetKey]) -> list[AssetsDefini
     comparison = comparison_key(report.name)
     if comparison not in made:
         return []
-    audits = [key for key in _audits(report) if key in made]
+    audits = _audits(report)
     nodes = [key(cohort) for cohort in report.cohorts for key in SAME_NODES]
 
     @asset(

@@ -162,7 +162,7 @@ def test_no_room_imports_a_room_to_its_right():
             {"models/objectives.py", "corpora/phrases.py", "training/checkpoint.py", "training/loop.py"},
             {"cohorts/readers.py", "training/watch.py", "training/model_card.py", "training/state.py"},
         ),
-        ("probes/linear.py", {"probes/metrics.py", "leakage/fits.py"}, {"probes/baselines.py", "errors.py"}),
+        ("probes/probe.py", {"probes/scoring.py", "leakage/fits.py"}, {"probes/trees.py", "errors.py"}),
     ],
 )
 def test_a_code_version_covers_what_a_stage_imports_and_no_more(entry, within, without):

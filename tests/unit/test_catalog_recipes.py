@@ -100,6 +100,7 @@ def test_paper_recipes_are_not_switched_on_by_themselves(tmp_path):
             "whose corpus differs",
         ),
         ({"smb_curriculum_demo": {"adapter.r": 8}}, "'smb_sft_demo', whose adapter differs"),
+        ({"smb_sft_demo": {"seeds": [1, 2]}}, "'smb_sft_demo', whose seeds differs"),
         ({"smb_sft_demo": {"backbone.num_hidden_layers": 2}}, "'smb_sft_demo', whose backbone differs"),
         (
             {"smb_curriculum_demo": {"continues": "smb_hybrid_demo", "jepa.predictor.layers": 3}},

@@ -14,8 +14,9 @@ from ehr_assets.errors import SpecError
 from ehr_assets.leakage.findings import Finding
 from ehr_assets.probes.baselines import baseline_metrics
 from ehr_assets.probes.frames import CohortDirs
-from ehr_assets.probes.linear import probe_recipe
 from ehr_assets.probes.oracle import oracle_metrics
+from ehr_assets.probes.probe import probe_recipe
+from ehr_assets.probes.spec import BaselineSpec, ProbeSpec
 from ehr_assets.reports.figures import smoothed
 from ehr_assets.reports.inputs import CohortInputs, Inputs, RecipeInputs, RunInputs
 from ehr_assets.reports.page import paper_tables, write_report
@@ -48,9 +49,9 @@ def root(tmp_path_factory):
     dirs = CohortDirs(root / "decision_nodes", root / "task_labels", root / "subject_splits")
     for name in ("probe", "baseline", "oracle", "checkpoint", "verdict"):
         (root / name).mkdir()
-    probe_recipe("demo", root / "node_embeddings", {"made_up": dirs}, root / "probe", bootstrap=20)
-    baseline_metrics("made_up", root / "meds_events", dirs, root / "baseline", bootstrap=20)
-    oracle_metrics("made_up", root / "latent_truth", dirs, root / "oracle", bootstrap=20)
+    probe_recipe("demo", root / "node_embeddings", {"made_up": dirs}, root / "probe", ProbeSpec(bootstrap=20))
+    baseline_metrics("made_up", root / "meds_events", dirs, root / "baseline", BaselineSpec(bootstrap=20))
+    oracle_metrics("made_up", root / "latent_truth", dirs, root / "oracle", BaselineSpec(bootstrap=20))
     rows = [{"step": s, "phase": "sft", "loss": 5 / s, "lr": 1e-3} for s in range(1, 30)]
     rows.append({"step": 29, "phase": "sft", "tuning_loss": 0.4})
     (root / "checkpoint/history.jsonl").write_text("\n".join(map(json.dumps, rows)))
