@@ -121,7 +121,7 @@ class MadeUp:
         seeds: Sequence[int] = (1,),
         drop: int = 0,
     ) -> Path:
-        """Adds a method's predictions to `root/folder`. sees: weight of the hidden number beside noise of one.
+        """Adds a method's predictions to `root/folder`. sees: weight of the hidden number beside noise.
 
         probe: of every kind of task; else the usual one. drop: so many held-out nodes get no answer.
         """
