@@ -38,6 +38,10 @@ TRUTH = {
 Method = tuple[str, str]
 """(recipe, probe)."""
 
+Predictions = Mapping[str, Sequence[Path]]
+"""Who answered (a recipe, "baseline", "oracle") -> the folders of their `predictions.parquet`: one, or one
+for each seed. Which seed it was stands in the column."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -79,11 +83,8 @@ class Evaluated:
     groups: Mapping[str, NDArray[np.str_]]  # name -> (rows,)
 
 
-def panels(cohort: str, dirs: CohortDirs, predictions: Mapping[str, Path]) -> Iterator[Panel]:
+def panels(cohort: str, dirs: CohortDirs, predictions: Predictions) -> Iterator[Panel]:
     """Task by task, in order; a task that is asked in two ways (death, and time to it) gives two.
-
-    Args:
-        predictions: who answered (a recipe, "baseline", "oracle") -> their folder.
 
     Raises:
         DatasetError: predictions at unknown nodes, in another split than the subject's, twice at one node, or
@@ -122,6 +123,10 @@ def evaluated(cohort: str, dirs: CohortDirs) -> Evaluated:
     return Evaluated(nodes, subjects, groups)
 
 
+def _folders(predictions: Predictions) -> list[Path]:
+    return [folder for folders in predictions.values() for folder in folders]
+
+
 def _scan(folder: Path, cohort: str) -> pl.LazyFrame:
     """The cohort's predictions. Of the oracle, which model it was does not matter."""
     probe = pl.when(pl.col("recipe") == ORACLE).then(pl.lit(ORACLE)).otherwise("probe")
@@ -129,10 +134,10 @@ def _scan(folder: Path, cohort: str) -> pl.LazyFrame:
     return found.with_columns(probe.alias("probe"))
 
 
-def _methods(cohort: str, kind: str, predictions: Mapping[str, Path]) -> tuple[Method, ...]:
+def _methods(cohort: str, kind: str, predictions: Predictions) -> tuple[Method, ...]:
     """Those that answer this kind of task anywhere in the cohort, in the order in which they were given."""
     found: list[Method] = []
-    for folder in predictions.values():
+    for folder in _folders(predictions):
         mine = (
             _scan(folder, cohort).filter(pl.col("kind") == kind).select("recipe", "probe").unique().collect()
         )
@@ -140,7 +145,7 @@ def _methods(cohort: str, kind: str, predictions: Mapping[str, Path]) -> tuple[M
     return tuple(found)
 
 
-def _answers(cohort: str, task: str, predictions: Mapping[str, Path], nodes: pl.DataFrame) -> pl.DataFrame:
+def _answers(cohort: str, task: str, predictions: Predictions, nodes: pl.DataFrame) -> pl.DataFrame:
     """All predictions of one task, nodes as rows."""
     columns = [*ANSWER.values(), *(column for truth in TRUTH.values() for column in truth)]
     keys = ["kind", "recipe", "probe", "seed"]
@@ -150,7 +155,7 @@ def _answers(cohort: str, task: str, predictions: Mapping[str, Path], nodes: pl.
             .filter(pl.col("task") == task)
             .select(*keys, "node_id", pl.col("split").alias("said"), *columns)
             .collect()
-            for folder in predictions.values()
+            for folder in _folders(predictions)
         ]
     ).join(nodes.select("row", "node_id", "split"), on="node_id", how="left")
     if answers["row"].null_count() or (answers["said"] != answers["split"]).any():

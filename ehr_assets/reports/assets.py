@@ -1,4 +1,7 @@
-"""Dagster assets of this room: `<report>/report`, `<cohort>/profile` and `<grid>/ablation`."""
+"""Dagster assets of this room: `<report>/report` and `/comparison`, `<cohort>/profile`, `<grid>/ablation`."""
+
+from dataclasses import asdict
+from pathlib import Path
 
 from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, MaterializeResult, MetadataValue, asset
 
@@ -6,8 +9,8 @@ from ehr_assets.catalog import Catalog
 from ehr_assets.cohorts.assets import is_simulated
 from ehr_assets.cohorts.spec import CohortSpec
 from ehr_assets.lineage.datasets import Dataset
-from ehr_assets.lineage.hashing import code_version, combined_hash
-from ehr_assets.lineage.names import dataset_name
+from ehr_assets.lineage.hashing import code_version, combined_hash, settings_hash
+from ehr_assets.lineage.names import asset_and_partition, dataset_name
 from ehr_assets.meds.assets import meds_events_key, subject_splits_key
 from ehr_assets.nodes.assets import decision_nodes_key, task_labels_key
 from ehr_assets.probes.assets import baseline_metrics_key, oracle_metrics_key, probe_metrics_key
@@ -19,6 +22,10 @@ from resources.storage import Datasets, Shown, Stats, Step, asset_name
 
 def report_key(report: str) -> AssetKey:
     return AssetKey([report, "report"])
+
+
+def comparison_key(report: str) -> AssetKey:
+    return AssetKey([report, "comparison"])
 
 
 def profile_key(cohort: str) -> AssetKey:
@@ -105,6 +112,66 @@ def report_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition
 
 def _page(dataset: Dataset) -> dict[str, MetadataValue]:
     return {"page": MetadataValue.path(str(dataset.path / "report.html"))}
+
+
+def comparison_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition]:
+    """All methods of a report on the same held-out subjects."""
+    cohorts: dict[str, dict[str, AssetKey]] = {}
+    for cohort in report.cohorts:
+        answered = {recipe: probe_metrics_key(recipe) for recipe in report.recipes}
+        answered["baseline"] = baseline_metrics_key(cohort)
+        if is_simulated(catalog.cohorts[cohort]):
+            answered["oracle"] = oracle_metrics_key(cohort)
+        cohorts[cohort] = answered
+    labelled = (decision_nodes_key, task_labels_key, subject_splits_key)
+    deps = [key for answered in cohorts.values() for key in answered.values()]
+    deps += [key(cohort) for cohort in report.cohorts for key in labelled]
+    settings = {"recipes": report.recipes, "cohorts": report.cohorts, "pairs": report.pairs}
+
+    @asset(
+        key=comparison_key(report.name),
+        deps=list(dict.fromkeys(deps)),
+        group_name="reports",
+        kinds={"parquet"},
+        code_version=code_version(["probes/compare.py"], settings_hash(settings)),
+        description="All methods on the same held-out subjects under the same resamples: metrics, means, "
+        "paired differences, subgroups, reliability.",
+    )
+    def comparison(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
+        from ehr_assets.probes.compare import compare
+        from ehr_assets.probes.frames import CohortDirs
+        from ehr_assets.probes.panel_scores import RULES
+
+        def build(step: Step) -> Stats:
+            def folders(key: AssetKey) -> list[Path]:
+                """Of an asset, or of all its partitions: the seeds."""
+                return [
+                    d.path
+                    for name, d in step.inputs.items()
+                    if asset_and_partition(name)[0] == asset_name(key)
+                ]
+
+            return compare(
+                {c: CohortDirs(*(folders(key(c))[0] for key in labelled)) for c in cohorts},
+                {c: {who: folders(key) for who, key in answered.items()} for c, answered in cohorts.items()},
+                report.recipes,
+                step.out,
+                RULES,
+                pairs=report.pairs,
+                machine=step.machine,
+                progress=step.progress,
+            )
+
+        shown = Shown(schema_of="metrics", more=_comparison)
+        return datasets.materialize(context, build, config={**settings, **asdict(RULES)}, shown=shown)
+
+    return [comparison]
+
+
+def _comparison(dataset: Dataset) -> dict[str, MetadataValue]:
+    from ehr_assets.probes.summary import comparison_tables
+
+    return {title: MetadataValue.md(text) for title, text in comparison_tables(dataset.path).items()}
 
 
 def profile_assets(cohort: CohortSpec) -> list[AssetsDefinition]:

@@ -44,7 +44,12 @@ def _methods(made: MadeUp) -> dict:
 def _compare(made, predictions, out, **kwargs):
     out.mkdir(parents=True)
     stats = compare(
-        {made.cohort: made.dirs}, {made.cohort: predictions}, ["weak", "strong"], out, RULES, **kwargs
+        {made.cohort: made.dirs},
+        {made.cohort: {k: [v] for k, v in predictions.items()}},
+        ["weak", "strong"],
+        out,
+        RULES,
+        **kwargs,
     )
     return {name: pl.read_parquet(out / f"{name}.parquet") for name in TABLES}, stats
 
