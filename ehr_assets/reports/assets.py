@@ -1,8 +1,8 @@
-"""Dagster assets of this room: `<report>/report` and `<report>/verdict`, `<cohort>/profile`,
+"""Dagster assets of this room: `<report>/comparison`, `/verdict` and `/report`, `<cohort>/profile`,
 `<grid>/ablation`.
 """
 
-from collections.abc import Set
+from dataclasses import asdict
 from pathlib import Path
 
 from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, MaterializeResult, MetadataValue, asset
@@ -13,7 +13,7 @@ from ehr_assets.cohorts.spec import CohortSpec
 from ehr_assets.embeddings.assets import node_embeddings_key
 from ehr_assets.leakage.assets import leak_audit_key
 from ehr_assets.lineage.datasets import Dataset
-from ehr_assets.lineage.hashing import code_version, combined_hash
+from ehr_assets.lineage.hashing import code_version, combined_hash, settings_hash
 from ehr_assets.lineage.names import asset_and_partition, dataset_name
 from ehr_assets.meds.assets import meds_events_key, subject_splits_key
 from ehr_assets.nodes.assets import decision_nodes_key, task_labels_key
@@ -53,18 +53,15 @@ def ablation_key(grid: str) -> AssetKey:
     return AssetKey([grid, "ablation"])
 
 
-def report_assets(report: ReportSpec, catalog: Catalog, made: Set[AssetKey]) -> list[AssetsDefinition]:
-    """The page. made: the assets there are; the page shows what its comparison, verdict and audits say, if
-    any.
-    """
+def report_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition]:
+    """The page."""
     simulated = [c for c in report.cohorts if is_simulated(catalog.cohorts[c])]
     deps = [key(recipe) for recipe in report.recipes for key in (checkpoint_key, probe_metrics_key)]
     for cohort in report.cohorts:
         deps += [key(cohort) for key in (meds_events_key, baseline_metrics_key, *SAME_NODES)]
     deps += [oracle_metrics_key(cohort) for cohort in simulated]
-    deps.append(node_embeddings_key(report.candidate))
-    more = [*_audits(report), comparison_key(report.name), verdict_key(report.name)]
-    deps += [key for key in more if key in made]
+    deps += [node_embeddings_key(report.candidate), *_audits(report)]
+    deps += [comparison_key(report.name), verdict_key(report.name)]
     # What the page shows of the recipes and cohorts themselves (titles, settings) is part of its making.
     shown = [catalog.recipes[r].config_hash() for r in report.recipes]
     shown += [catalog.cohorts[c].title for c in report.cohorts]
@@ -88,17 +85,13 @@ def report_assets(report: ReportSpec, catalog: Catalog, made: Set[AssetKey]) -> 
             def path(key: AssetKey, partition: str | None = None) -> Path:
                 return step.inputs[dataset_name(asset_name(key), partition)].path
 
-            def path_if_any(key: AssetKey, partition: str | None = None) -> Path | None:
-                return (
-                    path(key, partition) if dataset_name(asset_name(key), partition) in step.inputs else None
-                )
-
             def run(recipe: str, partition: str | None) -> RunInputs:
+                mapped = recipe == report.candidate
                 return RunInputs(
                     checkpoint=path(checkpoint_key(recipe), partition),
                     metrics=path(probe_metrics_key(recipe), partition),
-                    embeddings=path_if_any(node_embeddings_key(recipe), partition),
-                    audit=path_if_any(leak_audit_key(recipe), partition),
+                    embeddings=path(node_embeddings_key(recipe), partition) if mapped else None,
+                    audit=path(leak_audit_key(recipe), partition),
                     partition=partition,
                 )
 
@@ -112,7 +105,7 @@ def report_assets(report: ReportSpec, catalog: Catalog, made: Set[AssetKey]) -> 
                     splits=path(subject_splits_key(c)),
                     baseline=path(baseline_metrics_key(c)),
                     oracle=path(oracle_metrics_key(c)) if c in simulated else None,
-                    audit=path_if_any(leak_audit_key(c)),
+                    audit=path(leak_audit_key(c)),
                 )
                 for c in report.cohorts
             ]
@@ -134,8 +127,8 @@ def report_assets(report: ReportSpec, catalog: Catalog, made: Set[AssetKey]) -> 
                 cohorts,
                 recipes,
                 {name: d.data_version for name, d in step.inputs.items()},
-                path_if_any(comparison_key(report.name)),
-                path_if_any(verdict_key(report.name)),
+                path(comparison_key(report.name)),
+                path(verdict_key(report.name)),
             )
             return write_report(inputs, lineage, step.out, step.progress, step.overrides)
 
@@ -163,12 +156,9 @@ def _audits(report: ReportSpec) -> list[AssetKey]:
     return [leak_audit_key(name) for name in (*report.cohorts, *report.recipes)]
 
 
-def verdict_assets(report: ReportSpec, made: Set[AssetKey]) -> list[AssetsDefinition]:
-    """The verdict on the candidate; none while nothing compares the methods."""
-    comparison = comparison_key(report.name)
-    if comparison not in made:
-        return []
-    audits = [key for key in _audits(report) if key in made]
+def verdict_assets(report: ReportSpec) -> list[AssetsDefinition]:
+    """The verdict on the report's candidate."""
+    comparison, audits = comparison_key(report.name), _audits(report)
     nodes = [key(cohort) for cohort in report.cohorts for key in SAME_NODES]
 
     @asset(
@@ -206,6 +196,66 @@ def verdict_assets(report: ReportSpec, made: Set[AssetKey]) -> list[AssetsDefini
         return datasets.materialize(context, build, config=config)
 
     return [verdict]
+
+
+def comparison_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition]:
+    """All methods of a report on the same held-out subjects."""
+    cohorts: dict[str, dict[str, AssetKey]] = {}
+    for cohort in report.cohorts:
+        answered = {recipe: probe_metrics_key(recipe) for recipe in report.recipes}
+        answered["baseline"] = baseline_metrics_key(cohort)
+        if is_simulated(catalog.cohorts[cohort]):
+            answered["oracle"] = oracle_metrics_key(cohort)
+        cohorts[cohort] = answered
+    labelled = (decision_nodes_key, task_labels_key, subject_splits_key)
+    deps = [key for answered in cohorts.values() for key in answered.values()]
+    deps += [key(cohort) for cohort in report.cohorts for key in labelled]
+    settings = {"recipes": report.recipes, "cohorts": report.cohorts, "pairs": report.pairs}
+
+    @asset(
+        key=comparison_key(report.name),
+        deps=list(dict.fromkeys(deps)),
+        group_name="reports",
+        kinds={"parquet"},
+        code_version=code_version(["probes/compare.py"], settings_hash(settings)),
+        description="All methods on the same held-out subjects under the same resamples: metrics, means, "
+        "paired differences, subgroups, reliability.",
+    )
+    def comparison(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
+        from ehr_assets.probes.compare import compare
+        from ehr_assets.probes.frames import CohortDirs
+        from ehr_assets.probes.panel_scores import RULES
+
+        def build(step: Step) -> Stats:
+            def folders(key: AssetKey) -> list[Path]:
+                """Of an asset, or of all its partitions: the seeds."""
+                return [
+                    d.path
+                    for name, d in step.inputs.items()
+                    if asset_and_partition(name)[0] == asset_name(key)
+                ]
+
+            return compare(
+                {c: CohortDirs(*(folders(key(c))[0] for key in labelled)) for c in cohorts},
+                {c: {who: folders(key) for who, key in answered.items()} for c, answered in cohorts.items()},
+                report.recipes,
+                step.out,
+                RULES,
+                pairs=report.pairs,
+                machine=step.machine,
+                progress=step.progress,
+            )
+
+        shown = Shown(schema_of="metrics", more=_comparison)
+        return datasets.materialize(context, build, config={**settings, **asdict(RULES)}, shown=shown)
+
+    return [comparison]
+
+
+def _comparison(dataset: Dataset) -> dict[str, MetadataValue]:
+    from ehr_assets.probes.summary import comparison_tables
+
+    return {title: MetadataValue.md(text) for title, text in comparison_tables(dataset.path).items()}
 
 
 def profile_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
