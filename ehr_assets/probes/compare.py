@@ -17,7 +17,7 @@ from ehr_assets.nodes.frames import tasks_of, write_parquet
 from ehr_assets.probes import schemas
 from ehr_assets.probes.frames import CohortDirs
 from ehr_assets.probes.panel_scores import RULES, Rules, Scored, score_panel
-from ehr_assets.probes.panels import Panel, panels
+from ehr_assets.probes.panels import Panel, Predictions, panels
 from ehr_assets.probes.pooling import Row, ceiling, differences, means
 from ehr_assets.progress import Progress, no_progress
 
@@ -40,7 +40,7 @@ TABLES = {
 
 def compare(
     cohorts: Mapping[str, CohortDirs],
-    predictions: Mapping[str, Mapping[str, Path]],
+    predictions: Mapping[str, Predictions],
     recipes: Sequence[str],
     out_dir: Path,
     rules: Rules = RULES,
@@ -52,8 +52,7 @@ def compare(
     """Scores and compares all methods on all cohorts.
 
     Args:
-        predictions: cohort -> who answered there (a recipe, "baseline", "oracle") -> the folder of their
-            `predictions.parquet`. Several seeds of a recipe stand in its `seed` column.
+        predictions: of each cohort.
         recipes: whose differences are told. pairs: those of them that are asked for (none: every two).
 
     Writes the TABLES. Returns counts: panels (a task, asked in one way), those scored, those only listed.

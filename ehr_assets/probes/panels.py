@@ -38,6 +38,10 @@ TRUTH = {
 Method = tuple[str, str]
 """(recipe, probe)."""
 
+Predictions = Mapping[str, Sequence[Path]]
+"""Who answered (a recipe, "baseline", "oracle") -> the folders of their `predictions.parquet`: one, or one
+for each seed. Which seed it was stands in the column."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -79,30 +83,22 @@ class Evaluated:
     groups: Mapping[str, NDArray[np.str_]]  # name -> (rows,)
 
 
-def panels(cohort: str, dirs: CohortDirs, predictions: Mapping[str, Path]) -> Iterator[Panel]:
+def panels(cohort: str, dirs: CohortDirs, predictions: Predictions) -> Iterator[Panel]:
     """Task by task, in order; a task that is asked in two ways (death, and time to it) gives two.
-
-    Args:
-        predictions: who answered (a recipe, "baseline", "oracle") -> their folder.
 
     Raises:
         DatasetError: predictions at unknown nodes, in another split than the subject's, twice at one node, or
             made against other labels than another method's.
     """
     found = evaluated(cohort, dirs)
-    answers = _answers(cohort, predictions, found.nodes)
-    by_task = {
-        (str(task), str(kind)): rows
-        for (task, kind), rows in answers.partition_by("task", "kind", as_dict=True).items()
-    }
-    methods = {kind: _methods(answers, kind, predictions) for kind in ANSWER}
+    methods = {kind: _methods(cohort, kind, predictions) for kind in ANSWER}
     for task in tasks_of(dirs.labels):
         name, own = task["name"], task.get("kind", "binary")
+        answers = _answers(cohort, name, predictions, found.nodes)
         labels = found.nodes.join(read_labels(dirs.labels, name), on="node_id", how="inner").sort("row")
         for kind in ANSWER:
-            rows = by_task.get((name, kind))
-            if rows is not None or kind == own:
-                rows = answers.clear() if rows is None else rows
+            rows = answers.filter(pl.col("kind") == kind)
+            if rows.height or kind == own:
                 yield _panel(cohort, task, kind, found, labels, rows, methods[kind])
 
 
@@ -127,39 +123,47 @@ def evaluated(cohort: str, dirs: CohortDirs) -> Evaluated:
     return Evaluated(nodes, subjects, groups)
 
 
-def _answers(cohort: str, predictions: Mapping[str, Path], nodes: pl.DataFrame) -> pl.DataFrame:
-    """All predictions of the cohort, nodes as rows. Of the oracle, which model it was does not matter."""
-    columns = [*ANSWER.values(), *(column for truth in TRUTH.values() for column in truth)]
-    parts = [
-        pl.scan_parquet(folder / "predictions.parquet")
-        .filter(pl.col("cohort") == cohort)
-        .with_columns(
-            pl.when(pl.col("recipe") == ORACLE).then(pl.lit(ORACLE)).otherwise("probe").alias("probe")
-        )
-        .select("recipe", "probe", "task", "kind", "seed", "node_id", pl.col("split").alias("said"), *columns)
-        .join(nodes.lazy().select("row", "node_id", "split"), on="node_id", how="left")
-        .drop("node_id")
-        .collect()
-        for folder in predictions.values()
-    ]
-    answers = pl.concat(parts)
-    if answers["row"].null_count() or (answers["said"] != answers["split"]).any():
-        raise _refused(
-            cohort,
-            "predictions",
-            "There are predictions at unknown nodes, or in another split than the subject's.",
-        )
-    keys = ["task", "kind", "recipe", "probe", "seed", "row"]
-    if answers.select(pl.struct(keys).is_duplicated().any()).item():
-        raise _refused(cohort, "predictions", "A method answers twice at one node.")
-    return answers.drop("said").sort(keys)
+def _folders(predictions: Predictions) -> list[Path]:
+    return [folder for folders in predictions.values() for folder in folders]
 
 
-def _methods(answers: pl.DataFrame, kind: str, predictions: Mapping[str, Path]) -> tuple[Method, ...]:
+def _scan(folder: Path, cohort: str) -> pl.LazyFrame:
+    """The cohort's predictions. Of the oracle, which model it was does not matter."""
+    probe = pl.when(pl.col("recipe") == ORACLE).then(pl.lit(ORACLE)).otherwise("probe")
+    found = pl.scan_parquet(folder / "predictions.parquet").filter(pl.col("cohort") == cohort)
+    return found.with_columns(probe.alias("probe"))
+
+
+def _methods(cohort: str, kind: str, predictions: Predictions) -> tuple[Method, ...]:
     """Those that answer this kind of task anywhere in the cohort, in the order in which they were given."""
-    order = {name: i for i, name in enumerate(predictions)}
-    found = answers.filter(pl.col("kind") == kind).select("recipe", "probe").unique().rows()
-    return tuple(sorted(found, key=lambda m: (order.get(m[0], len(order)), m)))
+    found: list[Method] = []
+    for folder in _folders(predictions):
+        mine = (
+            _scan(folder, cohort).filter(pl.col("kind") == kind).select("recipe", "probe").unique().collect()
+        )
+        found += [method for method in sorted(mine.rows()) if method not in found]
+    return tuple(found)
+
+
+def _answers(cohort: str, task: str, predictions: Predictions, nodes: pl.DataFrame) -> pl.DataFrame:
+    """All predictions of one task, nodes as rows."""
+    columns = [*ANSWER.values(), *(column for truth in TRUTH.values() for column in truth)]
+    keys = ["kind", "recipe", "probe", "seed"]
+    answers = pl.concat(
+        [
+            _scan(folder, cohort)
+            .filter(pl.col("task") == task)
+            .select(*keys, "node_id", pl.col("split").alias("said"), *columns)
+            .collect()
+            for folder in _folders(predictions)
+        ]
+    ).join(nodes.select("row", "node_id", "split"), on="node_id", how="left")
+    if answers["row"].null_count() or (answers["said"] != answers["split"]).any():
+        problem = "There are predictions at unknown nodes, or in another split than the subject's."
+        raise _refused(cohort, "predictions", problem)
+    if answers.select(pl.struct(*keys, "row").is_duplicated().any()).item():
+        raise _refused(cohort, "predictions", "A method answers twice at one node.")
+    return answers.drop("said", "node_id").sort(*keys, "row")
 
 
 def _panel(

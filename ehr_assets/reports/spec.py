@@ -17,7 +17,8 @@ SPECS = Path(__file__).parent / "specs"
 class BaselineBar(Spec):
     """The candidate's mean of `metric` over tasks, less that of the baseline, on every cohort of the report.
 
-    `by`: what must reach `min_difference`: the lower end of the paired 95 % interval, or the difference itself.
+    `by`: what must reach `min_difference`: the lower end of the paired 95 % interval, or the difference
+    itself.
     """
 
     method: str = "xgboost"
@@ -41,9 +42,9 @@ class CalibrationBar(Spec):
 class PromotionSpec(Spec):
     """When `<report>/verdict` says that the candidate may be promoted.
 
-    `candidate` is named here, before held-out subjects are scored: the best of several would be a choice made on
-    them. Left out, it is the last recipe of the report. `guards`: those that must have looked and found nothing
-    that fails; "all": those of every audit.
+    `candidate` is named here, before held-out subjects are scored: the best of several would be a choice
+    made on them. Left out, it is the last recipe of the report. `guards`: those that must have looked and
+    found nothing that fails; "all": those of every audit.
     """
 
     candidate: str | None = None

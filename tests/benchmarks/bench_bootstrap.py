@@ -153,7 +153,7 @@ def main(console: Console, folder: Path) -> None:
         rows.append(Row(f"{n} nodes", n, mine, other * (1 + REPLICATES) / (1 + LOOPED)))
     show(
         console,
-        f"Bootstrap: 11 metrics of {METHODS} methods with intervals from {REPLICATES:,} resamples of subjects",
+        f"Bootstrap: 11 metrics of {METHODS} methods, intervals from {REPLICATES:,} resamples of subjects",
         f"scikit-learn, lifelines and scipy once per resample, method and metric; the same numbers. Timed on "
         f"{LOOPED} of the {REPLICATES:,} resamples",
         "nodes",

@@ -44,7 +44,7 @@ class MadeUp:
         self.subject = np.repeat(ids, nodes_each)
         self.split = np.repeat(split_of, nodes_each)
         self.time = [datetime(2019, 1, 1) + timedelta(days=i % nodes_each * 90) for i in range(n)]
-        self.node = np.array([f"{cohort}-{i:07d}" for i in range(n)])
+        self.node = np.array([f"{cohort}-{i:07d}" for i in range(n)], dtype=np.str_)
         self.indication = np.repeat(INDICATIONS[rng.integers(0, 4, subjects)], nodes_each)
         self.hidden = np.repeat(rng.normal(size=subjects), nodes_each) + rng.normal(size=n) / 2
         self.known = {task: rng.random(n) > 0.125 for task in self.tasks}
@@ -58,7 +58,7 @@ class MadeUp:
     def _truth(self, kind: str, share: float) -> dict[str, np.ndarray]:
         n, rng = len(self.node), self.rng
         value = self.hidden + rng.normal(size=n)
-        happens = value > np.quantile(value, 1 - share) if share else np.zeros(n, bool)
+        happens = value > np.quantile(value, 1 - share) if share and n else np.zeros(n, bool)
         if kind == "regression":
             return {"numeric_value": value}
         if kind == "binary":
@@ -121,7 +121,7 @@ class MadeUp:
         seeds: Sequence[int] = (1,),
         drop: int = 0,
     ) -> Path:
-        """Adds a method's predictions to `root/folder`. sees: weight of the hidden number beside noise of one.
+        """Adds a method's predictions to `root/folder`. sees: weight of the hidden number beside noise.
 
         probe: of every kind of task; else the usual one. drop: so many held-out nodes get no answer.
         """

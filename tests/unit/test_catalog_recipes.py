@@ -65,7 +65,7 @@ def test_paper_size_is_table_7(catalog):
 
 def test_the_mixes(catalog):
     for name, recipe in catalog.recipes.items():
-        if name.startswith("smb_") and not name.endswith("_mimic_demo"):
+        if name.startswith("smb_") and not name.endswith(("_mimic_demo", "_tcga_demo")):
             cohorts = ["synthetic_oncology", *(["synthetic_pe"] if "_mi_" in name else [])]
             assert catalog.corpus_of(name).cohorts == cohorts, name
         if "_curriculum_" in name:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ehr_assets.probes.metrics.kernels import Floats, Kernel, evaluate, levels, ratio, steps_to_win, walk
+from ehr_assets.probes.metrics.kernels import Floats, Kernel, evaluate, ratio, steps_to_win, walk
 
 _TINY = np.finfo(np.float64).tiny
 
@@ -14,7 +14,7 @@ def auroc(y: NDArray, score: NDArray) -> Kernel:
     y: (n,) 0/1. score: (n,) finite. With weights of one, equal to `sklearn.metrics.roc_auc_score`.
     """
     y = np.asarray(y)
-    won = walk([steps_to_win(np.asarray(score), y == 1)])
+    won = walk(steps_to_win(np.asarray(score), y == 1))
     both = np.column_stack([y == 1, y == 0]).astype(np.float64)
 
     def kernel(w: Floats) -> Floats:
@@ -26,26 +26,26 @@ def auroc(y: NDArray, score: NDArray) -> Kernel:
 
 def auprc(y: NDArray, score: NDArray) -> Kernel:
     """Average precision (arguments as in `auroc`): step-wise, as sklearn's `average_precision_score`."""
-    positive = np.asarray(y) == 1
-    highest_first = [
-        (rows[~positive[rows]].tolist(), rows[positive[rows]].tolist())
-        for rows in levels(-np.asarray(score, np.float64))
-    ]
+    order = np.argsort(-np.asarray(score, np.float64), kind="stable")
+    ordered, hit = np.asarray(score)[order], np.asarray(y)[order] == 1
+    last = np.r_[ordered[1:] != ordered[:-1], True] if len(order) else hit  # of equal scores
+    found = np.cumsum(hit)[last]
+    closes = last.copy()
+    closes[last] = np.diff(found, prepend=0) > 0  # the curve rises only where there are hits
+    steps = list(zip(order.tolist(), hit.tolist(), closes.tolist(), strict=True))
 
     def kernel(w: Floats) -> Floats:
-        above, hits, area, gained, precision = (np.zeros(w.shape[1]) for _ in range(5))
-        for others, found in highest_first:
-            for row in others:
-                np.add(above, w[row], out=above)
-            if found:
-                np.copyto(gained, w[found[0]])
-                for row in found[1:]:
-                    np.add(gained, w[row], out=gained)
+        above, hits, gained, area, precision = (np.zeros(w.shape[1]) for _ in range(5))
+        for row, is_hit, closing in steps:
+            np.add(above, w[row], out=above)
+            if is_hit:
+                np.add(gained, w[row], out=gained)
+            if closing:
                 np.add(hits, gained, out=hits)
-                np.add(above, gained, out=above)
                 np.divide(hits, np.maximum(above, _TINY, out=precision), out=precision)
                 np.multiply(gained, precision, out=precision)
                 np.add(area, precision, out=area)
+                gained.fill(0)
         return np.where(above > hits, ratio(area, hits), np.nan)  # one class only: not estimable
 
     return kernel

@@ -4,8 +4,7 @@ Rows are walked one by one, all resamples of a row at once. Per row that is a ha
 numbers in the processor's nearest cache, which beats whole-matrix running sums and permutations four times.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +17,11 @@ Kernel = Callable[[Floats], Floats]
 BLOCK = 1024
 """Resamples that are walked together: three vectors of 8 kB."""
 
-PASS, MEET, TIE = 0, 1, 2
-"""Steps of a walk: a row is left behind; it meets those behind it; it meets them, to count one half."""
+APART, PASS, MEET, TIE = 0, 1, 2, 3
+"""Steps of a walk: it begins anew; a row is left behind; it meets those behind it; it does for one half."""
 
 Step = tuple[int, int]
+"""(what, row)."""
 
 
 def evaluate(kernel: Kernel, weights: NDArray) -> Floats:
@@ -45,56 +45,56 @@ def ratio(top: NDArray, bottom: NDArray, otherwise: float = np.nan) -> Floats:
     return np.divide(top, bottom, out=np.full(np.shape(bottom), otherwise), where=bottom > 0)
 
 
-def walk(walks: Sequence[Sequence[Step]]) -> Kernel:
-    """The weight of all pairs (a row that meets, a row that it has behind it), over independent walks.
-
-    walks: each a sequence of (PASS, MEET or TIE, row), in order.
-    """
+def walk(steps: Sequence[Step]) -> Kernel:
+    """The weight of all pairs of a row that meets and a row that is behind it by then."""
 
     def kernel(w: Floats) -> Floats:
-        met, tied, product = (np.zeros(w.shape[1]) for _ in range(3))
-        for steps in walks:
-            behind = np.zeros(w.shape[1])
-            for what, row in steps:
-                if what == PASS:
-                    np.add(behind, w[row], out=behind)
-                else:
-                    np.multiply(behind, w[row], out=product)
-                    kind = met if what == MEET else tied
-                    np.add(kind, product, out=kind)
+        behind, met, tied, product = (np.zeros(w.shape[1]) for _ in range(4))
+        for what, row in steps:
+            if what == PASS:
+                np.add(behind, w[row], out=behind)
+            elif what == APART:
+                behind.fill(0)
+            else:
+                np.multiply(behind, w[row], out=product)
+                kind = met if what == MEET else tied
+                np.add(kind, product, out=kind)
         return met + tied / 2
 
     return kernel
 
 
-def levels(of: NDArray) -> Iterator[NDArray[np.int64]]:
-    """The positions of each distinct value, lowest value first."""
-    order = np.argsort(of, kind="stable")
-    ordered = np.asarray(of)[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(ordered) else []
-    for start, end in pairwise([*starts, len(order)]):
-        yield order[start:end]
-
-
-def steps_to_win(score: NDArray, contends: NDArray) -> list[Step]:
+def steps_to_win(
+    score: NDArray, contends: NDArray, rows: NDArray | None = None, group: NDArray | None = None
+) -> list[Step]:
     """A walk in which the rows that contend meet the others of lower score; at equal score, they tie.
 
-    score, contends: (n,) of the rows 0 to n - 1.
+    score: (n,). contends: (n,) bool. rows: (n,) their positions in the weights, 0 to n - 1 if not said.
+    group: (n,) whole numbers >= 0; only rows of one group meet. Where scores tie, a row that contends meets
+    those of lower score and those of no higher score, for one half each.
     """
-    steps: list[Step] = []
-    for rows in levels(score):
-        mine = contends[rows]
-        if mine.all():
-            steps += [(MEET, row) for row in rows.tolist()]
-        elif not mine.any():
-            steps += [(PASS, row) for row in rows.tolist()]
-        else:  # half of who is below and half of who is not above: the tied count one half
-            ties = [(TIE, row) for row in rows[mine].tolist()]
-            steps += [*ties, *((PASS, row) for row in rows[~mine].tolist()), *ties]
-    return steps
-
-
-def relabelled(steps: Sequence[Step], rows: NDArray) -> list[Step]:
-    """The same walk, its row k being `rows[k]`."""
-    names = rows.tolist()
-    return [(what, names[row]) for what, row in steps]
+    rows = np.arange(len(score)) if rows is None else rows
+    levels, level = np.unique(score, return_inverse=True)
+    level = level.reshape(len(score)) + (0 if group is None else group * len(levels))
+    level = np.unique(level, return_inverse=True)[1].reshape(len(score))
+    n_levels = int(level.max(initial=-1)) + 1
+    mixed = np.isin(np.arange(n_levels), level[contends]) & np.isin(np.arange(n_levels), level[~contends])
+    tied = contends & mixed[level]
+    parts = [  # the order within a level, what, row, of whom
+        (2, PASS, ~contends),
+        (2, MEET, contends & ~tied),
+        (1, TIE, tied),
+        (3, TIE, tied),
+    ]
+    order = [level[who] * 4 + place for place, _, who in parts]
+    whats = [np.full(who.sum(), what) for _, what, who in parts]
+    called = [rows[who] for _, _, who in parts]
+    if group is not None:
+        first = np.unique(group, return_index=True)[1]
+        lowest = np.full(int(group.max(initial=-1)) + 1, n_levels)
+        np.minimum.at(lowest, group, level)
+        order.append(lowest[group[first]] * 4)
+        whats.append(np.full(len(first), APART))
+        called.append(np.zeros(len(first), np.int64))
+    at = np.argsort(np.concatenate(order), kind="stable")
+    return list(zip(np.concatenate(whats)[at].tolist(), np.concatenate(called)[at].tolist(), strict=True))

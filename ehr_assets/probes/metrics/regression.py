@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ehr_assets.probes.metrics.binary import weighted_mean
-from ehr_assets.probes.metrics.kernels import Floats, Kernel, levels, ratio
+from ehr_assets.probes.metrics.kernels import Floats, Kernel, ratio
 
 
 def mean_absolute_error(value: NDArray, predicted: NDArray) -> Kernel:
@@ -37,7 +37,7 @@ def spearman(value: NDArray, predicted: NDArray) -> Kernel:
 
     With weights of one, equal to `scipy.stats.spearmanr`.
     """
-    by_value, by_predicted = ([rows.tolist() for rows in levels(np.asarray(x))] for x in (value, predicted))
+    by_value, by_predicted = _levels(value), _levels(predicted)
     n = len(value)
 
     def kernel(w: Floats) -> Floats:
@@ -55,6 +55,13 @@ def spearman(value: NDArray, predicted: NDArray) -> Kernel:
         return ratio(xy, np.sqrt(xx * yy))
 
     return kernel
+
+
+def _levels(of: NDArray) -> list[list[int]]:
+    """The rows of each distinct value, lowest value first."""
+    order = np.argsort(np.asarray(of), kind="stable")
+    starts = np.flatnonzero(np.diff(np.asarray(of)[order])) + 1
+    return [rows.tolist() for rows in np.split(order, starts)] if len(order) else []
 
 
 def _mid_ranks(by_level: list[list[int]], w: Floats, middle: Floats) -> Iterator[tuple[list[int], Floats]]:

@@ -5,18 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ehr_assets.probes.metrics.kernels import (
-    MEET,
-    PASS,
-    Floats,
-    Kernel,
-    Step,
-    levels,
-    ratio,
-    relabelled,
-    steps_to_win,
-    walk,
-)
+from ehr_assets.probes.metrics.kernels import MEET, PASS, Floats, Kernel, Step, ratio, steps_to_win, walk
 
 
 def c_index(duration: NDArray, observed: NDArray, risk: NDArray) -> Kernel:
@@ -33,20 +22,24 @@ def c_index(duration: NDArray, observed: NDArray, risk: NDArray) -> Kernel:
     # At one time, an event stands before a censoring, and two events at none of them.
     rank = 2 * np.unique(duration, return_inverse=True)[1].reshape(len(duration)) + ~observed
     rank = np.unique(rank, return_inverse=True)[1].reshape(len(duration))
-    won: list[list[Step]] = []
+    steps: list[Step] = []
     for bit in range(int(rank.max(initial=0)).bit_length()):
         late, pair = (rank >> bit & 1).astype(bool), rank >> (bit + 1)
         early = observed & ~late & np.isin(pair, pair[late])
-        late &= np.isin(pair, pair[early])
-        taking_part = np.flatnonzero(early | late)
-        for rows in levels(pair[taking_part]):
-            rows = taking_part[rows]
-            won.append(relabelled(steps_to_win(risk[rows], early[rows]), rows))
-    compared: list[Step] = []
-    for rows in levels(-rank):  # latest first; none of one rank is compared with another
-        compared += [(MEET, row) for row in rows[observed[rows]].tolist()]
-        compared += [(PASS, row) for row in rows.tolist()]
-    wins, pairs = walk(won), walk([compared])
+        rows = np.flatnonzero(early | (late & np.isin(pair, pair[early])))
+        steps += steps_to_win(risk[rows], early[rows], rows, pair[rows])
+    # Latest first; at one rank, they meet before they pass, so that none of them meets another.
+    latest_first = np.argsort(-rank, kind="stable")
+    by_rank = np.split(latest_first, np.flatnonzero(np.diff(-rank[latest_first])) + 1)
+    compared = [
+        step
+        for rows in by_rank
+        for step in (
+            *((MEET, row) for row in rows[observed[rows]].tolist()),
+            *((PASS, row) for row in rows.tolist()),
+        )
+    ]
+    wins, pairs = walk(steps), walk(compared)
 
     def kernel(w: Floats) -> Floats:
         return ratio(wins(w), pairs(w))
@@ -93,7 +86,7 @@ def time_dependent_auroc(
     cases, share = cases[share > 0], share[share > 0]
     both, contends = np.r_[cases, controls], np.arange(len(cases) + len(controls)) < len(cases)
     inverse = np.r_[1 / share, np.ones(len(controls))][:, None]
-    won = walk([steps_to_win(risk[both], contends)])
+    won = walk(steps_to_win(risk[both], contends))
 
     def kernel(w: Floats) -> Floats:
         weighted = w[both] * inverse
