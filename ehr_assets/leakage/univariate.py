@@ -3,8 +3,8 @@
 AUROC of every feature for every task, in either direction, a value never measured counting as lower than all.
 Above 0.98 a feature is named. It stops the chain when that is no accident of few positives: with at least 20
 of them, and at least 10 subjects in either class (the nodes of one are alike); or when the lower end of its
-interval over resampled subjects is above 0.98 too, and the feature tells nearly as much, in the same direction,
-of the development subjects.
+interval over resampled subjects is above 0.98 too, and the feature tells nearly as much, in the same
+direction, of the development subjects.
 """
 
 from collections.abc import Sequence
