@@ -4,6 +4,7 @@ Parquet is written through `write_parquet` (pyarrow: polars' own writer gives fi
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,12 @@ def shifted(time: pl.Expr, by_microseconds: int) -> pl.Expr:
     return time + pl.duration(microseconds=by_microseconds, time_unit="us")
 
 
-def write_parquet(table: pa.Table, path: Path) -> None:
-    """Writes with pyarrow and zstd: equal tables give byte-equal files."""
+def write_parquet(table: pa.Table, path: Path, repeating: Sequence[str] | None = None) -> None:
+    """Writes with pyarrow and zstd: equal tables give byte-equal files.
+
+    Args:
+        repeating: the columns in which values come again and again (null: tried in all, which takes time).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, compression="zstd")
+    dictionary = True if repeating is None else list(repeating)
+    pq.write_table(table, path, compression="zstd", use_dictionary=dictionary)  # type: ignore[arg-type]

@@ -14,13 +14,14 @@ from ehr_assets.nodes.strips import Laid
 
 
 @functools.lru_cache(1)
-def _read_nodes(nodes_dir: Path) -> pa.Table:
+def _read_nodes(nodes_dir: Path, work: Path) -> pa.Table:
+    """Kept for the tasks of one labelling, which `work` stands for."""
     return pq.read_table(nodes_dir / "nodes.parquet", columns=["node_id", "subject_id", "time"])
 
 
-def label_table(nodes_dir: Path, laid: Laid) -> pa.Table:
+def label_table(nodes_dir: Path, work: Path, laid: Laid) -> pa.Table:
     """LABEL_SCHEMA."""
-    nodes = _read_nodes(nodes_dir)
+    nodes = _read_nodes(nodes_dir, work)
     if len(laid.asked) < nodes.num_rows:
         nodes = nodes.take(pa.array(laid.asked))
     strip, t = laid.strip, nodes["time"].cast(pa.int64()).to_numpy()

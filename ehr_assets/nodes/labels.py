@@ -120,7 +120,7 @@ def _answer_all(plan: Plan, chunk: Chunk, questions: Questions, strips: "Strips"
     counted = np.zeros(len(plan.tasks), np.int64)
     doubtful = np.isin(questions.subject[nodes], questions.in_doubt)
     for i, task in enumerate(plan.tasks):
-        mine = questions.asked(task, nodes)
+        mine = questions.asked(task.asked, nodes)
         asked = nodes[mine]
         about = NodesOf(place[asked - first], questions.t[asked], doubtful[mine])
         answers = answer(task, chunk, about)
@@ -187,11 +187,11 @@ class _Counted:
 
 def _write_task(job: _Task) -> _Counted:
     questions = Questions.read(job.work)
-    laid = Strips.of_task(job.work, job.plan, job.number, questions)
-    table = label_table(job.nodes_dir, laid)
+    laid = Strips.of_task(job.work, job.plan, job.number)
+    table = label_table(job.nodes_dir, job.work, laid)
     name = job.plan.spec.name
-    write_parquet(table, labels_path(job.out, name))
-    write_parquet(meds_labels(table, laid), job.out / "meds" / f"{name}.parquet")
+    write_parquet(table, labels_path(job.out, name), repeating=["reason"])
+    write_parquet(meds_labels(table, laid), job.out / "meds" / f"{name}.parquet", repeating=[])
     kinds = {r: laid.strip["reason"] == 1 + i for i, r in enumerate(REASONS)}
     evaluable = laid.strip["reason"] == EVALUABLE
     if laid.numbers is None:
@@ -204,8 +204,12 @@ def _write_task(job: _Task) -> _Counted:
         name,
         len(subject),
         {k: int(mask.sum()) for k, mask in kinds.items()},
-        {k: len(np.unique(subject[mask])) for k, mask in kinds.items()},
+        {k: _distinct(subject[mask]) for k, mask in kinds.items()},
     )
+
+
+def _distinct(ordered: Ints) -> int:
+    return int(np.count_nonzero(np.diff(ordered))) + (len(ordered) > 0)
 
 
 def _write_counts(counts: list[_Counted], out_dir: Path) -> None:

@@ -4,9 +4,11 @@ Each MEDS file answers in the order of its own subjects, per task in one strip; 
 files are one task's answers in the order of the nodes.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +19,11 @@ from ehr_assets.nodes.rules import Answers, Mask
 from ehr_assets.nodes.stream import Ints
 from ehr_assets.nodes.trigger_spec import NodesSpec
 
-_STRIP = np.dtype([("reason", "u1"), ("value", "i1"), ("status", "i1"), ("end", "<i8")])
+_NAMES = ("end", "reason", "value", "status")
+# Padded to 16 bytes, which numpy moves as fast as numbers.
+_STRIP = np.dtype(
+    {"names": _NAMES, "formats": ["<i8", "u1", "i1", "i1"], "offsets": [0, 8, 9, 10], "itemsize": 16}
+)
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,11 @@ class Questions:
         parts = ("subject", "t", "triggers", "in_doubt")
         return cls(*(np.load(work / f"{name}.npy", mmap_mode="r") for name in parts))
 
-    def asked(self, task: TaskPlan, nodes: Ints) -> Mask:
-        """Which of these nodes the task is asked at."""
-        if task.asked is None:
+    def asked(self, triggers: tuple[int, ...] | None, nodes: Ints) -> Mask:
+        """Which of these nodes have one of the triggers (by position); all, if none are named."""
+        if triggers is None:
             return np.ones(len(nodes), bool)
-        return np.any(self.triggers[nodes][:, list(task.asked)], axis=1)
+        return np.any(self.triggers[nodes][:, list(triggers)], axis=1)
 
 
 class Strips:
@@ -62,8 +68,8 @@ class Strips:
         self._append("nodes", positions.astype("<i8").tobytes())
 
     def add(self, task: int, answers: Answers, numbers: bool) -> None:
-        strip = np.empty(len(answers.reason), _STRIP)
-        for name in _STRIP.names or ():
+        strip = np.zeros(len(answers.reason), _STRIP)
+        for name in _NAMES:
             strip[name] = getattr(answers, name)
         self._append(str(task), strip.tobytes())
         if numbers:
@@ -83,19 +89,30 @@ class Strips:
             yield np.fromfile(folder / "nodes", "<i8")
 
     @classmethod
-    def of_task(cls, work: Path, task: TaskPlan, number: int, questions: Questions) -> "Laid":
+    def of_task(cls, work: Path, task: TaskPlan, number: int) -> "Laid":
         """One task's answers at all its nodes, in the order of the nodes."""
-        n = len(questions.subject)
-        strip = np.zeros(n, _STRIP)
-        numbers = np.full(n, np.nan) if task.target else None
-        for folder, nodes in zip(cls.folders(work), cls.all_nodes(work), strict=True):
-            mine = nodes[questions.asked(task, nodes)]
-            if len(mine):
-                strip[mine] = np.fromfile(folder / str(number), _STRIP)
-                if numbers is not None:
-                    numbers[mine] = np.fromfile(folder / f"{number}-numbers", "<f8")
-        asked = np.flatnonzero(questions.asked(task, np.arange(n)))
-        return Laid(asked, strip[asked], None if numbers is None else numbers[asked])
+        asked, order = _layout(work, task.asked)
+
+        def laid_out(name: str, dtype: "np.dtype[Any] | str") -> np.ndarray:
+            parts = [np.fromfile(folder / name, dtype) for folder in cls.folders(work) if _has(folder / name)]
+            return np.take(np.concatenate([np.zeros(0, dtype), *parts]), order)
+
+        numbers = laid_out(f"{number}-numbers", "<f8") if task.target else None
+        return Laid(asked, laid_out(str(number), _STRIP), numbers)
+
+
+def _has(path: Path) -> bool:
+    """A file without nodes has no strips."""
+    return path.is_file()
+
+
+@functools.lru_cache(4)
+def _layout(work: Path, triggers: tuple[int, ...] | None) -> tuple[Ints, Ints]:
+    """The nodes with one of the triggers, in order; and where, in the strips of all files, each stands."""
+    nodes = np.concatenate([np.zeros(0, np.int64), *Strips.all_nodes(work)])
+    mine = nodes[Questions.read(work).asked(triggers, nodes)]
+    order = np.argsort(mine, kind="stable")
+    return mine[order], order
 
 
 @dataclass(frozen=True)

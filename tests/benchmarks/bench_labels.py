@@ -9,21 +9,27 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+import ehr_assets
 from ehr_assets.cohorts.spec import load_cohort
 from ehr_assets.fanout import Machine
 from ehr_assets.nodes.frames import read_labels
 from ehr_assets.nodes.labels import label_nodes
 from ehr_assets.nodes.task_spec import TaskSet, load_task_set, task_set_path
 from tests.benchmarks.measure import Row, Whole, growth, whole_process
-from tests.benchmarks.world import NAME, PACKAGE, World
-from tests.unit.aces_support import Question, codes_of, write_flat
 
+if TYPE_CHECKING:  # the processes that are timed (and their workers, which import this too) need neither
+    from tests.benchmarks.world import World
+    from tests.unit.aces_support import Question
+
+
+SPEC = Path(ehr_assets.__file__).parent / "cohorts" / "specs" / "synthetic_oncology.yaml"
 SUBJECTS = 600
 EVENTS = {"1×": 625_000, "4×": 2_500_000, "16×": 10_000_000}
 ROWS_PER_FILE = 500_000
@@ -32,7 +38,7 @@ ONE = "mortality_365d"
 
 def all_tasks() -> TaskSet:
     """Both task files as one; tasks of triggers that the cohort lacks are asked at every node."""
-    oncology, pe = (load_task_set(task_set_path(name)) for name in (NAME.removeprefix("synthetic_"), "pe"))
+    oncology, pe = (load_task_set(task_set_path(name)) for name in ("oncology", "pe"))
     own = [t.model_dump(exclude_unset=True) for t in oncology.tasks]
     others = [
         {**t.model_dump(exclude_unset=True), "name": f"pe_{t.name}", "triggers": None} for t in pe.tasks
@@ -40,7 +46,7 @@ def all_tasks() -> TaskSet:
     return TaskSet.model_validate({**oncology.model_dump(exclude_unset=True), "tasks": [*own, *others]})
 
 
-def replicate(world: World, events: int, out: Path) -> int:
+def replicate(world: "World", events: int, out: Path) -> int:
     """Copies of the world's events (at least so many) and nodes; returns the number of events."""
     copies = -(-events // world.events)
     step = 10 * world.subjects + int(
@@ -74,13 +80,15 @@ def _moved(frame: pl.DataFrame, by: int) -> pl.DataFrame:
 
 
 def ours(root: Path) -> None:
-    spec = load_cohort(PACKAGE / "cohorts" / "specs" / f"{NAME}.yaml").decision_nodes
+    spec = load_cohort(SPEC).decision_nodes
     assert spec
     (root / "labels").mkdir()
     label_nodes(all_tasks(), spec, root / "nodes", root / "meds", root / "labels", machine=Machine.from_env())
 
 
-def question(root: Path) -> Question:
+def question(root: Path) -> "Question":
+    from tests.unit.aces_support import Question, codes_of
+
     tasks = all_tasks()
     (task,) = (t for t in tasks.tasks if t.name == ONE)
     return Question(task, tasks, codes_of(root / "meds"))
@@ -106,6 +114,9 @@ def agree(root: Path) -> int:
 
 
 def main(console: Console, folder: Path) -> None:
+    from tests.benchmarks.world import World
+    from tests.unit.aces_support import write_flat
+
     world = World(folder / "world", SUBJECTS)
     tasks = len(all_tasks().tasks)
     machine, known = Machine.from_env(), importlib.util.find_spec("aces") is not None
