@@ -20,7 +20,7 @@ METRICS_SCHEMA = pa.schema(
         ("n_subjects", pa.int64()),
         ("split", pa.string()),
         ("subgroup", pa.string()),
-        ("seed", pa.int64()),
+        ("seed", pa.int64()),  # null = the mean over several
     ]
 )
 
@@ -48,6 +48,23 @@ PREDICTIONS_SCHEMA = pa.schema(
     ]
 )
 """One row per method, task and evaluable node. Columns of other kinds than the task's are null."""
+
+FITS_SCHEMA = pa.schema(
+    [
+        ("recipe", pa.string()),
+        ("cohort", pa.string()),
+        ("task", pa.string()),
+        ("kind", pa.string()),
+        ("probe", pa.string()),
+        ("seed", pa.int64()),
+        ("note", pa.string()),  # why there is no model; null = there is one
+        ("chosen", pa.string()),  # its settings and its threshold, as JSON
+        ("n_train", pa.int64()),
+        ("n_train_positive", pa.int64()),  # or with the event; null in regression
+        ("n_tuning", pa.int64()),
+    ]
+)
+"""One row per method and task, those that could not be fitted included."""
 
 MEANS_SCHEMA = pa.schema(
     [
@@ -87,6 +104,21 @@ DIFFERENCES_SCHEMA = pa.schema(
     ]
 )
 
+CEILING_SCHEMA = pa.schema(
+    [
+        ("recipe", pa.string()),
+        ("cohort", pa.string()),
+        ("probe", pa.string()),
+        ("task", pa.string()),  # null = mean over such tasks
+        ("fraction", pa.float64()),  # (AUROC - 0.5) / (the oracle's - 0.5)
+        ("ci_low", pa.float64()),
+        ("ci_high", pa.float64()),
+        ("oracle", pa.float64()),  # its AUROC, or the mean of it
+        ("n_tasks", pa.int64()),
+    ]
+)
+"""Only tasks on which the interval of the oracle lies above 0.55: below, the fraction means nothing."""
+
 SUBGROUPS_SCHEMA = pa.schema(
     [
         ("recipe", pa.string()),
@@ -117,6 +149,6 @@ RELIABILITY_SCHEMA = pa.schema(
         ("bin", pa.int64()),
         ("predicted", pa.float64()),  # mean probability in the bin
         ("observed", pa.float64()),  # share of positives in the bin
-        ("n", pa.int64()),
+        ("n", pa.int64()),  # predictions, those of all seeds
     ]
 )

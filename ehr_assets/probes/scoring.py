@@ -1,4 +1,4 @@
-"""From probabilities to the tidy rows of `metrics.parquet` and `predictions.parquet`.
+"""From probabilities to the tidy rows of `metrics.parquet`.
 
 Every method - embedding probe, baseline, oracle - is scored here and only here, on the same nodes, with
 the same rules and the same bootstrap resamples. No fitting and no files.
@@ -6,24 +6,23 @@ the same rules and the same bootstrap resamples. No fitting and no files.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from ehr_assets.probes import metrics as m
 from ehr_assets.probes.frames import CohortNodes, TaskLabels
-from ehr_assets.probes.schemas import PREDICTIONS_SCHEMA
+from ehr_assets.probes.metrics.binary import auprc, auroc, brier
+from ehr_assets.probes.metrics.kernels import Kernel
+from ehr_assets.probes.metrics.survival import c_index
+from ehr_assets.probes.resample import NOT_ESTIMABLE, Estimate, subject_weights, with_interval
 
 EVALUATED_SPLIT = "held_out"
 
-METRICS: dict[str, Callable[..., m.Floats]] = {
-    "auroc": m.weighted_auroc,
-    "auprc": m.weighted_auprc,
-    "brier": m.weighted_brier,
-}
+METRICS: dict[str, Callable[..., Kernel]] = {"auroc": auroc, "auprc": auprc, "brier": brier}
+
+MIN_SAMPLES = 20
+"""Fewer nodes with a known label than this, in train or in held-out: listed, not scored."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Scorer:
         subjects, column = np.unique(nodes.subject_id[held_out], return_inverse=True)
         self._column = np.full(len(held_out), -1)
         self._column[held_out] = column
-        self._weights = m.subject_weights(len(subjects), bootstrap)
+        self._weights = subject_weights(len(subjects), bootstrap)
         self._indication = np.array(nodes.frame["indication"].fill_null("").to_list(), dtype=object)
 
     def fittable(self, task: TaskLabels, usable: NDArray[np.bool_]) -> bool:
@@ -69,16 +68,16 @@ class Scorer:
         rows = usable & self.nodes.rows(EVALUATED_SPLIT) & ~np.isnan(task.y)
         y = task.y[rows]
         if probability is None or not self._enough(y):
-            return [self._row(method, task, name, m.NOT_ESTIMABLE, rows, y == 1) for name in METRICS]
+            return [self._row(method, task, name, NOT_ESTIMABLE, rows, y == 1) for name in METRICS]
         out = []
         for name, metric in METRICS.items():
-            estimate = self._estimate(partial(metric, y, probability[rows]), rows)
+            estimate = self._estimate(metric(y, probability[rows]), rows)
             out.append(self._row(method, task, name, estimate, rows, y == 1))
         for indication in sorted({i for i in self._indication[rows] if i}):
             inside = rows & (self._indication == indication)
             y = task.y[inside]
             if self._enough(y):
-                estimate = self._estimate(partial(m.weighted_auroc, y, probability[inside]), inside)
+                estimate = self._estimate(auroc(y, probability[inside]), inside)
                 out.append(self._row(method, task, "auroc", estimate, inside, y == 1, indication))
         return out
 
@@ -90,58 +89,26 @@ class Scorer:
         risk: (n,), higher is worse, or None when the task could not be fitted.
         """
         rows = usable & self.nodes.rows(EVALUATED_SPLIT) & task.followed
-        estimate = m.NOT_ESTIMABLE
-        if risk is not None and task.observed[rows].sum() >= self.min_positives:
-            c_index = partial(m.weighted_c_index, task.duration_days[rows], task.observed[rows], risk[rows])
-            estimate = self._estimate(c_index, rows)
+        estimate = NOT_ESTIMABLE
+        events = task.observed[rows].sum()
+        if risk is not None and events >= self.min_positives and rows.sum() >= MIN_SAMPLES:
+            concordance = c_index(task.duration_days[rows], task.observed[rows], risk[rows])
+            estimate = self._estimate(concordance, rows)
         return self._row(method, task, "c_index", estimate, rows, task.observed[rows])
 
-    def predictions(
-        self, method: Method, task: TaskLabels, probability: NDArray, usable: NDArray[np.bool_]
-    ) -> pa.Table:
-        """Predictions on tuning and held-out nodes with a known label, in the prediction schema.
-
-        The predicted class uses the threshold with the best Youden index on tuning (0.5 where tuning
-        holds one class); held-out outcomes play no part in it.
-        """
-        known = usable & ~np.isnan(task.y)
-        tuning = known & self.nodes.rows("tuning")
-        threshold = youden_threshold(task.y[tuning], probability[tuning])
-        at = np.flatnonzero(tuning | (known & self.nodes.rows(EVALUATED_SPLIT)))
-        frame = self.nodes.frame[at]
-        n = len(at)
-        columns = {
-            "recipe": pa.repeat(pa.scalar(method.recipe), n),
-            "cohort": pa.repeat(pa.scalar(self.nodes.cohort), n),
-            "task": pa.repeat(pa.scalar(task.name), n),
-            "kind": pa.repeat(pa.scalar("binary"), n),
-            "probe": pa.repeat(pa.scalar(method.probe), n),
-            "seed": pa.repeat(pa.scalar(method.seed), n),
-            "node_id": frame["node_id"].to_arrow().cast(pa.string()),
-            "split": pa.array(self.nodes.split[at].tolist(), pa.string()),
-            "subject_id": pa.array(self.nodes.subject_id[at], pa.int64()),
-            "prediction_time": frame["time"].to_arrow().cast(pa.timestamp("us")),
-            "indication": frame["indication"].to_arrow().cast(pa.string()),
-            "boolean_value": pa.array(task.y[at] == 1, pa.bool_()),
-            "predicted_boolean_value": pa.array(probability[at] >= threshold, pa.bool_()),
-            "predicted_boolean_probability": pa.array(probability[at].astype(np.float32), pa.float32()),
-        }
-        for field in PREDICTIONS_SCHEMA:
-            columns.setdefault(field.name, pa.nulls(n, field.type))
-        return pa.table(columns, schema=PREDICTIONS_SCHEMA)
-
     def _enough(self, y: NDArray) -> bool:
-        return min((y == 1).sum(), (y == 0).sum()) >= self.min_positives
+        positives, negatives = (y == 1).sum(), (y == 0).sum()
+        return min(positives, negatives) >= self.min_positives and positives + negatives >= MIN_SAMPLES
 
-    def _estimate(self, metric: Callable[[NDArray], m.Floats], rows: NDArray[np.bool_]) -> m.Estimate:
-        return m.with_interval(metric, self._column[rows], self._weights)
+    def _estimate(self, metric: Kernel, rows: NDArray[np.bool_]) -> Estimate:
+        return with_interval(metric, self._column[rows], self._weights)
 
     def _row(
         self,
         method: Method,
         task: TaskLabels,
         metric: str,
-        estimate: m.Estimate,
+        estimate: Estimate,
         rows: NDArray[np.bool_],
         positive: NDArray[np.bool_],
         indication: str | None = None,
@@ -165,15 +132,3 @@ class Scorer:
             "subgroup": None,
             "seed": method.seed,
         }
-
-
-def youden_threshold(y: NDArray, probability: NDArray) -> float:
-    """The threshold with the largest sensitivity + specificity on (y, probability); 0.5 if one class."""
-    positive = y == 1
-    if len(y) == 0 or positive.all() or not positive.any():
-        return 0.5
-    cuts = np.unique(probability)
-    below = np.searchsorted(np.sort(probability[positive]), cuts, side="left")
-    below_negative = np.searchsorted(np.sort(probability[~positive]), cuts, side="left")
-    youden = (1 - below / positive.sum()) + below_negative / (~positive).sum()
-    return float(cuts[np.argmax(youden)])

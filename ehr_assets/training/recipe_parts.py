@@ -288,10 +288,3 @@ class EmbeddingSpec(Spec):
     def settings(self) -> dict[str, Any]:
         """What the states depend on."""
         return self.model_dump(mode="json", exclude={"control"})
-
-
-class ProbeSpec(Spec):
-    """How the probes on S(t) are scored."""
-
-    bootstrap: Positive = 200
-    min_positives: Positive = 5
