@@ -32,8 +32,8 @@ def control_embeddings_key(recipe: str) -> AssetKey:
 
 
 def has_control(points: Points) -> bool:
-    """Of a grid, the base recipe has it."""
-    return points.recipe.embedding.control and points.partitions is None
+    """Where a recipe has seeds, they share one, of its own `backbone.seed`. Of a grid, the base has it."""
+    return points.recipe.embedding.control and (points.partitions is None or bool(points.recipe.seeds))
 
 
 def embedding_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefinition]:

@@ -8,6 +8,7 @@ from dagster import (
     AssetCheckResult,
     AssetChecksDefinition,
     AssetKey,
+    PartitionsDefinition,
     asset_check,
 )
 
@@ -74,16 +75,17 @@ def embedding_checks(points: Points, corpus: CorpusSpec) -> list[AssetChecksDefi
             said["max_relative_error_to_float32"] = error("float32")
         return datasets.judge(dataset, worst <= TOLERANCE[dtype], said)
 
-    controls = [control_embeddings_key(recipe.name)] if has_control(points) else []
-    return [
-        same_without_the_future,
-        *(check for k in (key, *controls) for check in _checks_of_any(points, corpus, k)),
-    ]
+    checks = [same_without_the_future, *_checks_of_any(corpus, key, partitions)]
+    if has_control(points):
+        checks += _checks_of_any(corpus, control_embeddings_key(recipe.name))
+    return checks
 
 
-def _checks_of_any(points: Points, corpus: CorpusSpec, key: AssetKey) -> list[AssetChecksDefinition]:
+def _checks_of_any(
+    corpus: CorpusSpec, key: AssetKey, partitions: PartitionsDefinition | None = None
+) -> list[AssetChecksDefinition]:
     """Of a trained or an untrained encoder's embeddings."""
-    tokens, partitions = token_corpus_key(corpus.name), points.partitions
+    tokens = token_corpus_key(corpus.name)
     nodes_keys = {c: decision_nodes_key(c) for c in corpus.cohorts}
 
     @asset_check(

@@ -14,7 +14,7 @@ from dagster import (
 from ehr_assets.cohorts.assets import is_simulated, latent_truth_key
 from ehr_assets.cohorts.spec import CohortSpec
 from ehr_assets.corpora.spec import CorpusSpec
-from ehr_assets.embeddings.assets import node_embeddings_key
+from ehr_assets.embeddings.assets import control_embeddings_key, has_control, node_embeddings_key
 from ehr_assets.leakage.assets import leak_audit_key
 from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version
@@ -24,9 +24,16 @@ from ehr_assets.training.recipe import RecipeSpec
 from resources.points import Points
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
 
+UNTRAINED = "untrained"
+"""The control's name in tables of scores."""
+
 
 def probe_metrics_key(recipe: str) -> AssetKey:
     return AssetKey([recipe, "probe_metrics"])
+
+
+def control_metrics_key(recipe: str) -> AssetKey:
+    return AssetKey([recipe, "control_metrics"])
 
 
 def baseline_metrics_key(cohort: str) -> AssetKey:
@@ -61,30 +68,21 @@ SCORES = Shown(schema_of="metrics", more=_scores)
 
 def recipe_probe_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefinition]:
     recipe = points.recipe
-    embeddings = node_embeddings_key(recipe.name)
+    labelled = [k for c in corpus.cohorts for k in _labelled_nodes(c)]
+    version = code_version(["probes/probe.py"], recipe.config_hash("probe", "seed"))
 
-    @asset(
-        key=probe_metrics_key(recipe.name),
-        deps=[
-            embeddings,
-            *(k for c in corpus.cohorts for k in _labelled_nodes(c)),
-            *map(leak_audit_key, (recipe.name, *corpus.cohorts)),
-        ],
-        group_name=recipe.name,
-        kinds={"scikitlearn", "parquet"},
-        code_version=code_version(["probes/probe.py"], recipe.config_hash("probe", "seed")),
-        description="What a simple model reads off S(t), task by task, with patient-level intervals.",
-        partitions_def=points.partitions,
-        metadata=points.metadata(_settings),
-    )
-    def probe_metrics(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
+    def probed(
+        context: AssetExecutionContext,
+        datasets: Datasets,
+        embeddings: AssetKey,
+        name: str,
+        recipe: RecipeSpec,
+    ) -> MaterializeResult:
         from ehr_assets.probes.probe import probe_recipe
-
-        recipe = points.at(context)
 
         def build(step: Step) -> Stats:
             return probe_recipe(
-                points.scored_as(context),
+                name,
                 step.inputs[asset_name(embeddings)].path,
                 {cohort: _dirs(step, cohort) for cohort in corpus.cohorts},
                 step.out,
@@ -94,15 +92,39 @@ def recipe_probe_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefini
                 progress=step.progress,
             )
 
-        return datasets.materialize(
-            context,
-            build,
-            config=_settings(recipe),
-            seed=recipe.seed,
-            shown=SCORES,
-        )
+        return datasets.materialize(context, build, config=_settings(recipe), seed=recipe.seed, shown=SCORES)
 
-    return [probe_metrics]
+    embeddings = node_embeddings_key(recipe.name)
+
+    @asset(
+        key=probe_metrics_key(recipe.name),
+        deps=[embeddings, *labelled, *map(leak_audit_key, (recipe.name, *corpus.cohorts))],
+        group_name=recipe.name,
+        kinds={"scikitlearn", "parquet"},
+        code_version=version,
+        description="What a simple model reads off S(t), task by task, with patient-level intervals.",
+        partitions_def=points.partitions,
+        metadata=points.metadata(_settings),
+    )
+    def probe_metrics(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
+        return probed(context, datasets, embeddings, points.scored_as(context), points.at(context))
+
+    if not has_control(points):
+        return [probe_metrics]
+    control = control_embeddings_key(recipe.name)
+
+    @asset(
+        key=control_metrics_key(recipe.name),
+        deps=[control, *labelled, *map(leak_audit_key, corpus.cohorts)],
+        group_name=recipe.name,
+        kinds={"scikitlearn", "parquet"},
+        code_version=version,
+        description="The same of the backbone before any training: what its architecture gives for free.",
+    )
+    def control_metrics(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
+        return probed(context, datasets, control, UNTRAINED, recipe)
+
+    return [probe_metrics, control_metrics]
 
 
 def _settings(recipe: RecipeSpec) -> dict[str, Any]:

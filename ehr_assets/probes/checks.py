@@ -14,9 +14,15 @@ from dagster import (
 from ehr_assets.cohorts.assets import is_simulated
 from ehr_assets.cohorts.spec import CohortSpec
 from ehr_assets.corpora.spec import CorpusSpec
+from ehr_assets.embeddings.assets import has_control
 from ehr_assets.meds.assets import subject_splits_key
 from ehr_assets.nodes.assets import decision_nodes_key, task_labels_key
-from ehr_assets.probes.assets import baseline_metrics_key, oracle_metrics_key, probe_metrics_key
+from ehr_assets.probes.assets import (
+    baseline_metrics_key,
+    control_metrics_key,
+    oracle_metrics_key,
+    probe_metrics_key,
+)
 from resources.points import Points
 from resources.storage import Datasets
 
@@ -26,7 +32,14 @@ MOST_WITHOUT_FEATURES = 0.05
 
 def recipe_probe_checks(points: Points, corpus: CorpusSpec) -> list[AssetChecksDefinition]:
     key = probe_metrics_key(points.recipe.name)
-    return [_fitted_on_train_only(key, corpus.cohorts, points.partitions), _nodes_have_features(key, points)]
+    checks = [
+        _fitted_on_train_only(key, corpus.cohorts, points.partitions),
+        _nodes_have_features(key, points.partitions),
+    ]
+    if has_control(points):
+        control = control_metrics_key(points.recipe.name)
+        checks += [_fitted_on_train_only(control, corpus.cohorts), _nodes_have_features(control)]
+    return checks
 
 
 def cohort_probe_checks(cohort: CohortSpec) -> list[AssetChecksDefinition]:
@@ -66,11 +79,13 @@ def _fitted_on_train_only(
     return fitted_on_train_only
 
 
-def _nodes_have_features(key: AssetKey, points: Points) -> AssetChecksDefinition:
+def _nodes_have_features(
+    key: AssetKey, partitions: PartitionsDefinition | None = None
+) -> AssetChecksDefinition:
     @asset_check(
         asset=key,
         name="nodes_have_features",
-        partitions_def=points.partitions,
+        partitions_def=partitions,
         blocking=True,
         description="Nearly all nodes have a finite embedding: else methods are scored on different nodes.",
     )

@@ -10,17 +10,24 @@ from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, Materiali
 from ehr_assets.catalog import Catalog
 from ehr_assets.cohorts.assets import is_simulated
 from ehr_assets.cohorts.spec import CohortSpec
-from ehr_assets.embeddings.assets import node_embeddings_key
+from ehr_assets.embeddings.assets import has_control, node_embeddings_key
 from ehr_assets.leakage.assets import leak_audit_key
 from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version, combined_hash, settings_hash
 from ehr_assets.lineage.names import asset_and_partition, dataset_name
 from ehr_assets.meds.assets import meds_events_key, subject_splits_key
 from ehr_assets.nodes.assets import decision_nodes_key, task_labels_key
-from ehr_assets.probes.assets import baseline_metrics_key, oracle_metrics_key, probe_metrics_key
+from ehr_assets.probes.assets import (
+    UNTRAINED,
+    baseline_metrics_key,
+    control_metrics_key,
+    oracle_metrics_key,
+    probe_metrics_key,
+)
 from ehr_assets.reports.spec import ReportSpec
 from ehr_assets.training.assets import checkpoint_key
 from ehr_assets.training.grid import Grid
+from resources.points import Points
 from resources.recorded import recorded
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
 
@@ -203,6 +210,7 @@ def comparison_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefini
     cohorts: dict[str, dict[str, AssetKey]] = {}
     for cohort in report.cohorts:
         answered = {recipe: probe_metrics_key(recipe) for recipe in report.recipes}
+        answered |= _control(report, catalog, cohort)
         answered["baseline"] = baseline_metrics_key(cohort)
         if is_simulated(catalog.cohorts[cohort]):
             answered["oracle"] = oracle_metrics_key(cohort)
@@ -250,6 +258,15 @@ def comparison_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefini
         return datasets.materialize(context, build, config={**settings, **asdict(RULES)}, shown=shown)
 
     return [comparison]
+
+
+def _control(report: ReportSpec, catalog: Catalog, cohort: str) -> dict[str, AssetKey]:
+    """The untrained encoder of the first of the report's recipes that has one and covers the cohort."""
+    for name in report.recipes:
+        covers = cohort in catalog.corpus_of(name).cohorts
+        if covers and has_control(Points.of(catalog.recipes[name])):
+            return {UNTRAINED: control_metrics_key(name)}
+    return {}
 
 
 def _comparison(dataset: Dataset) -> dict[str, MetadataValue]:
