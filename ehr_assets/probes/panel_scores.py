@@ -174,10 +174,9 @@ class _Scoring:
                     )
 
     def _counts(self, rows: NDArray) -> dict[str, Any]:
-        regression = self.kind == "regression"
         return {
             "n": len(rows),
-            "n_positive": None if regression else int(self.panel.outcomes.positive[rows].sum()),
+            "n_positive": int(self.panel.outcomes.positive[rows].sum()),
             "n_subjects": len(np.unique(self.panel.subject[rows])),
         }
 
