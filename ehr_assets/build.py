@@ -16,14 +16,28 @@ from ehr_assets.corpora.assets import corpus_assets
 from ehr_assets.corpora.checks import corpus_checks
 from ehr_assets.embeddings.assets import embedding_assets
 from ehr_assets.embeddings.checks import embedding_checks
+from ehr_assets.leakage.assets import cohort_audit_assets, recipe_audit_assets
+from ehr_assets.leakage.checks import cohort_audit_checks, recipe_audit_checks
 from ehr_assets.meds.assets import meds_assets
 from ehr_assets.meds.checks import meds_checks
 from ehr_assets.nodes.assets import node_assets
 from ehr_assets.nodes.checks import node_checks
 from ehr_assets.probes.assets import cohort_probe_assets, recipe_probe_assets
 from ehr_assets.probes.checks import cohort_probe_checks, recipe_probe_checks
-from ehr_assets.reports.assets import ablation_assets, comparison_assets, profile_assets, report_assets
-from ehr_assets.reports.checks import ablation_checks, comparison_checks, profile_checks, report_checks
+from ehr_assets.reports.assets import (
+    ablation_assets,
+    comparison_assets,
+    profile_assets,
+    report_assets,
+    verdict_assets,
+)
+from ehr_assets.reports.checks import (
+    ablation_checks,
+    comparison_checks,
+    profile_checks,
+    report_checks,
+    verdict_checks,
+)
 from ehr_assets.settings import TRACKING_VARIABLE, Settings
 from ehr_assets.training.assets import training_assets
 from ehr_assets.training.checks import training_checks
@@ -65,6 +79,8 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
         if tasks := catalog.tasks_of(name):
             assets += [*node_assets(cohort, tasks), *cohort_probe_assets(cohort)]
             checks += [*node_checks(cohort, tasks), *cohort_probe_checks(cohort)]
+            assets += cohort_audit_assets(cohort, tasks)
+            checks += cohort_audit_checks(cohort)
     for corpus in catalog.corpora.values():
         assets += corpus_assets(corpus)
         checks += corpus_checks(corpus)
@@ -72,15 +88,20 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
         points = Points.of(trained)
         corpus = catalog.corpora[points.recipe.corpus]
         assets += [*training_assets(points, corpus), *embedding_assets(points, corpus)]
-        assets += recipe_probe_assets(points, corpus)
+        assets += [*recipe_audit_assets(points, corpus), *recipe_probe_assets(points, corpus)]
         checks += [*training_checks(points), *embedding_checks(points, corpus)]
+        checks += recipe_audit_checks(points, corpus.cohorts)
         checks += recipe_probe_checks(points, corpus)
     for grid in catalog.grids.values():
         assets += ablation_assets(grid)
         checks += ablation_checks(grid)
     for report in catalog.reports.values():
-        assets += [*comparison_assets(report, catalog), *report_assets(report, catalog)]
-        checks += [*comparison_checks(report), *report_checks(report)]
+        assets += [
+            *comparison_assets(report, catalog),
+            *verdict_assets(report),
+            *report_assets(report, catalog),
+        ]
+        checks += [*comparison_checks(report), *verdict_checks(report), *report_checks(report)]
 
     gates = _gates(checks)
     resources: dict[str, Any] = {

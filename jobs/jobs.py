@@ -9,19 +9,27 @@ from ehr_assets.catalog import Catalog
 def chain_jobs(catalog: Catalog) -> list[UnresolvedAssetJobDefinition]:
     """`<report>_chain`: from raw tables to the report, and to the profiles of its cohorts.
 
-    `<grid>_points`: from a point's training to its scores, a run per partition; what they read must be there.
+    `<grid>_points`, `<recipe>_seeds`: from a point's or seed's training to its scores, a run per partition;
+    what they read must be there. A report on recipes of several seeds has no chain: one run is one partition
+    (`ehr run --report` goes through them).
     """
-    points = [
+    partitioned = {f"{name}_points": (name, grid.spec.title) for name, grid in catalog.grids.items()}
+    seeded = {name: recipe for name, recipe in catalog.recipes.items() if recipe.seeds}
+    partitioned |= {f"{name}_seeds": (name, recipe.title) for name, recipe in seeded.items()}
+    parts = [
         define_asset_job(
-            f"{name}_points",
+            job,
             selection=AssetSelection.assets(
-                *(AssetKey([name, part]) for part in ("checkpoint", "node_embeddings", "probe_metrics"))
+                *(
+                    AssetKey([name, part])
+                    for part in ("checkpoint", "node_embeddings", "leak_audit", "probe_metrics")
+                )
             ),
-            description=f"Trains and scores points of the grid: {grid.spec.title}",
+            description=f"Trains and scores: {title}",
         )
-        for name, grid in catalog.grids.items()
+        for job, (name, title) in partitioned.items()
     ]
-    return points + [
+    return parts + [
         define_asset_job(
             f"{name}_chain",
             selection=AssetSelection.assets(
@@ -30,4 +38,5 @@ def chain_jobs(catalog: Catalog) -> list[UnresolvedAssetJobDefinition]:
             description=f"The whole chain, from raw tables to the report: {report.title}",
         )
         for name, report in catalog.reports.items()
+        if not seeded.keys() & set(report.recipes)
     ]

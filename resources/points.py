@@ -1,4 +1,4 @@
-"""What the assets of a recipe are made for: the recipe itself, or every point of a grid over it."""
+"""What the assets of a recipe are made for: itself, each of its seeds, or every point of a grid."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ Not part of the code version, which Dagster has of the asset as a whole: a new p
 
 @dataclass(frozen=True)
 class Points:
-    """A recipe, whose name heads the asset keys, and its partitions, if it is a grid's.
+    """A recipe, whose name heads the asset keys, and its partitions, if it has seeds or is a grid's.
 
     Attributes:
         recipe: what all partitions have in common: name, corpus, what is continued.
@@ -39,7 +39,9 @@ class Points:
 
     @classmethod
     def of(cls, what: RecipeSpec | Grid) -> "Points":
-        return cls(what.base, what.recipes) if isinstance(what, Grid) else cls(what)
+        if isinstance(what, Grid):
+            return cls(what.base, what.recipes)
+        return cls(what, what.by_seed() or None)
 
     @property
     def recipes(self) -> list[RecipeSpec]:
@@ -55,6 +57,10 @@ class Points:
         if self.by_partition is None:
             return {}
         return {SETTINGS_KEY: {key: settings_hash(settings(r)) for key, r in self.by_partition.items()}}
+
+    def scored_as(self, context: AssetExecutionContext) -> str:
+        """The name in tables of scores: one for all seeds, which are one method tried several times."""
+        return self.recipe.name if self.recipe.seeds else self.at(context).name
 
     def at(self, context: AssetExecutionContext | AssetCheckExecutionContext) -> RecipeSpec:
         """The recipe that a run of the asset, or of a check of it, is about."""

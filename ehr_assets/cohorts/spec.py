@@ -14,9 +14,11 @@ from ehr_assets.cohorts.event_spec import ByRawText, Column, Pattern, RawText
 from ehr_assets.cohorts.file_spec import TableFile
 from ehr_assets.cohorts.table_spec import JoinSpec, TableDefaults, TableSpec
 from ehr_assets.contracts import Section
+from ehr_assets.leakage.availability_spec import AvailabilityRule
 from ehr_assets.meds.quality_spec import QualitySpec
 from ehr_assets.nodes.pattern_spec import Name
 from ehr_assets.nodes.trigger_spec import NodesSpec
+from ehr_assets.probes.spec import BaselineSpec
 from ehr_assets.specs import Spec, parse_spec, read_extended
 
 COHORTS = Path(__file__).parent / "specs"
@@ -111,7 +113,8 @@ class CohortSpec(Spec):
 
     `joins` are joins under a name, for tables to refer to. `time_zone`: where the hospital is; times that
     are written with a zone are converted to it (without it they are quarantined). A cohort without
-    `decision_nodes` has MEDS frames and can be part of a corpus, but no recipe is evaluated on it. A file may
+    `decision_nodes` has MEDS frames and can be part of a corpus, but no recipe is evaluated on it.
+    `availability`: what must hold of the finished events about when they were known. A file may
     say ``extends: NAME`` of another cohort: it then says only what differs (a table by its `name`).
     """
 
@@ -128,7 +131,9 @@ class CohortSpec(Spec):
     table_defaults: TableDefaults | None = None
     joins: dict[Name, JoinSpec] = Field(default={})
     tables: list[TableSpec] = Field(min_length=1)
+    availability: list[AvailabilityRule] = Field(default=[])
     decision_nodes: NodesSpec | None = None
+    baselines: BaselineSpec = BaselineSpec()
 
     @model_validator(mode="before")
     @classmethod

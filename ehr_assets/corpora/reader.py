@@ -103,27 +103,27 @@ def window(record: Record, t: Instant, max_tokens: int) -> np.ndarray:
     head, body = shown[: min(n_head, max_tokens // 2)], shown[n_head:]
     start = len(body) - (max_tokens - len(head))
     if start > 0:
-        start = (
-            _next_line(record, body, start) if record.until is not None else _next_event(record, body, start)
-        )
-        body = body[start:]
+        find = event_boundary if record.until is None else _line_boundary
+        whole = find(record, body, start)
+        body = body[start if whole is None else whole :]
     return np.concatenate([head, body])
 
 
-def _next_event(record: Record, body: np.ndarray, start: int) -> int:
-    """The first place from `start` on that tears no event, tag or gap; `start` if there is none."""
+def event_boundary(record: Record, body: np.ndarray, start: int) -> int | None:
+    """The first place of `body` from `start` (at least 1) on that tears no event, tag or gap; None if there
+    is none."""
     around = body[start - 1 :]
     event, known = record.event_index[around], record.available[around]
     another = (event[1:] != event[:-1]) & (event[1:] >= 0) & (event[:-1] >= 0)
     whole = np.flatnonzero(another | (known[1:] != known[:-1]))
-    return start + int(whole[0]) if len(whole) else start
+    return start + int(whole[0]) if len(whole) else None
 
 
-def _next_line(record: Record, body: np.ndarray, start: int) -> int:
-    """The first place from `start` on at which a line or a date begins; `start` if there is none."""
+def _line_boundary(record: Record, body: np.ndarray, start: int) -> int | None:
+    """The first place of `body` from `start` on at which a line or a date begins; None if there is none."""
     assert record.begins is not None
     whole = np.flatnonzero(record.begins[body[start:]])
-    return start + int(whole[0]) if len(whole) else start
+    return start + int(whole[0]) if len(whole) else None
 
 
 def unrolled(record: Record, t: Instant) -> tuple[Record, int]:

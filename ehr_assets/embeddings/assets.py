@@ -1,60 +1,109 @@
-"""Dagster assets of this room: `<recipe>/node_embeddings`."""
+"""Dagster assets of this room: `<recipe>/node_embeddings`, and of some recipes `<recipe>/control_embeddings`.
 
-from typing import Any
+A control belongs to a corpus, a backbone and the way of embedding, which several recipes have in common; the
+recipe that says `embedding.control` makes it for all of them.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, MaterializeResult, asset
 
-from ehr_assets.corpora.assets import input_dirs, token_corpus_key
+from ehr_assets.corpora.assets import input_dirs, token_corpus_key, tokenizer_key
 from ehr_assets.corpora.spec import CorpusSpec
-from ehr_assets.lineage.hashing import code_version
+from ehr_assets.lineage.hashing import code_version, settings_hash
 from ehr_assets.nodes.assets import decision_nodes_key
 from ehr_assets.training.assets import checkpoint_key
 from ehr_assets.training.recipe import RecipeSpec
 from resources.points import Points
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
 
+if TYPE_CHECKING:
+    from ehr_assets.embeddings.encoder import Source
+
 
 def node_embeddings_key(recipe: str) -> AssetKey:
     return AssetKey([recipe, "node_embeddings"])
 
 
+def control_embeddings_key(recipe: str) -> AssetKey:
+    return AssetKey([recipe, "control_embeddings"])
+
+
+def has_control(points: Points) -> bool:
+    """Of a grid, the base recipe has it."""
+    return points.recipe.embedding.control and points.partitions is None
+
+
 def embedding_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefinition]:
     recipe = points.recipe
     checkpoint, tokens = checkpoint_key(recipe.name), token_corpus_key(corpus.name)
+    tokenizer = tokenizer_key(corpus.name)
+    nodes = [decision_nodes_key(c) for c in corpus.cohorts]
+
+    def embedded(recipe: RecipeSpec, source: Callable[[Step], "Path | Source"]) -> Callable[[Step], Stats]:
+        def build(step: Step) -> Stats:
+            from ehr_assets.embeddings.extract import embed_nodes
+
+            return embed_nodes(
+                source(step),
+                step.inputs[asset_name(tokens)].path,
+                input_dirs(step, corpus.cohorts, decision_nodes_key),
+                step.out,
+                **recipe.embedding.settings(),
+                work_dir=step.work.open(),
+                cores=step.machine.workers,
+                progress=step.progress,
+            )
+
+        return build
 
     @asset(
         key=node_embeddings_key(recipe.name),
-        deps=[checkpoint, tokens, *(decision_nodes_key(c) for c in corpus.cohorts)],
+        deps=[checkpoint, tokens, *nodes],
         group_name=recipe.name,
         kinds={"torch", "parquet"},
         pool="gpu",
-        code_version=code_version(["embeddings/extract.py"], recipe.config_hash("embedding")),
+        code_version=code_version(["embeddings/extract.py"], settings_hash(_settings(recipe))),
         description="S(t): one vector per decision node from the frozen model, over what was known at t.",
         partitions_def=points.partitions,
         metadata=points.metadata(_settings),
     )
     def node_embeddings(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
-        from ehr_assets.embeddings.extract import embed_nodes
+        recipe = points.at(context)
+        build = embedded(recipe, lambda step: step.inputs[asset_name(checkpoint)].path)
+        return datasets.materialize(context, build, config=_settings(recipe), shown=STATES)
 
-        settings = points.at(context).embedding
+    if not has_control(points):
+        return [node_embeddings]
 
-        def build(step: Step) -> Stats:
-            return embed_nodes(
-                step.inputs[asset_name(checkpoint)].path,
-                step.inputs[asset_name(tokens)].path,
-                input_dirs(step, corpus.cohorts, decision_nodes_key),
-                step.out,
-                max_tokens=settings.max_tokens,
-                pooling=settings.pooling,
-                progress=step.progress,
-            )
+    @asset(
+        key=control_embeddings_key(recipe.name),
+        deps=[tokenizer, tokens, *nodes],
+        group_name=recipe.name,
+        kinds={"torch", "parquet"},
+        pool="gpu",
+        code_version=code_version(
+            ["embeddings/extract.py", "embeddings/untrained.py"], settings_hash(_control_settings(recipe))
+        ),
+        description="S(t) of the same backbone before any training: what the architecture gives for free.",
+    )
+    def control_embeddings(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
+        from ehr_assets.embeddings.untrained import Untrained
 
-        return datasets.materialize(
-            context, build, config=_settings(points.at(context)), shown=Shown(schema_of="embeddings")
-        )
+        build = embedded(recipe, lambda step: Untrained(recipe, step.inputs[asset_name(tokenizer)].path))
+        return datasets.materialize(context, build, config=_control_settings(recipe), shown=STATES)
 
-    return [node_embeddings]
+    return [node_embeddings, control_embeddings]
+
+
+STATES = Shown(schema_of="embeddings")
 
 
 def _settings(recipe: RecipeSpec) -> dict[str, Any]:
-    return recipe.embedding.model_dump(mode="json")
+    return recipe.embedding.settings()
+
+
+def _control_settings(recipe: RecipeSpec) -> dict[str, Any]:
+    return {**_settings(recipe), "backbone": recipe.backbone.model_dump(mode="json")}

@@ -13,7 +13,8 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from ehr_assets.corpora.reader import TokenCorpus, window
+from ehr_assets.corpora.reader import Record, TokenCorpus
+from ehr_assets.embeddings.windows import Windows
 from ehr_assets.errors import DatasetError
 
 
@@ -36,11 +37,11 @@ class Pass:
     nodes: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
 
-    def tokens(self, corpus: TokenCorpus, max_tokens: int) -> np.ndarray:
-        """int32 [length], with `corpus` and `max_tokens` as it was planned with."""
+    def read(self, corpus: TokenCorpus, windows: Windows) -> tuple[Record, np.ndarray]:
+        """The record and the positions (int64 [length]) in it, with what the pass was planned with."""
         record = corpus.find(self.cohort, self.subject_id)
         assert record is not None
-        return record.token_ids[window(record, self.time, max_tokens)]
+        return record, windows.at(record, self.time)
 
 
 def read_all_nodes(nodes_dirs: Mapping[str, Path]) -> pl.DataFrame:
@@ -55,13 +56,13 @@ def read_all_nodes(nodes_dirs: Mapping[str, Path]) -> pl.DataFrame:
     return pl.concat(parts)
 
 
-def plan_passes(corpus: TokenCorpus, nodes: pl.DataFrame, max_tokens: int) -> list[Pass]:
+def plan_passes(corpus: TokenCorpus, nodes: pl.DataFrame, windows: Windows) -> list[Pass]:
     """The passes for all nodes, longest first (ties in node order).
 
     Args:
         corpus: has a record for each node's subject.
         nodes: cohort, subject_id, time.
-        max_tokens: the longest window.
+        windows: what is read at a time.
 
     Raises:
         DatasetError: nodes of subjects that are not in the corpus.
@@ -77,7 +78,7 @@ def plan_passes(corpus: TokenCorpus, nodes: pl.DataFrame, max_tokens: int) -> li
         if record is None:
             missing += 1
             continue
-        shown = window(record, times[row], max_tokens)
+        shown = windows.at(record, times[row])
         head = shown[shown < record.n_demographics]
         # A window of nothing but demographics is a prefix of one that starts with the first timed token.
         start = int(shown[len(head)]) if len(shown) > len(head) else record.n_demographics

@@ -14,17 +14,19 @@ import pyarrow.parquet as pq
 
 from ehr_assets.corpora.past import records_of_the_past
 from ehr_assets.corpora.piece_tokenizer import PieceTokenizer
-from ehr_assets.corpora.reader import END_OF_TIME, Record, window
+from ehr_assets.corpora.reader import END_OF_TIME, Record
 from ehr_assets.corpora.spec import CorpusSpec
-from ehr_assets.embeddings.encoder import Encoder, Pooling, workers
+from ehr_assets.embeddings.encoder import Encoder, Pooling, Precision, Source, workers
 from ehr_assets.embeddings.plan import read_all_nodes
+from ehr_assets.embeddings.shards import EMBEDDINGS
+from ehr_assets.embeddings.windows import Windows
 from ehr_assets.errors import DatasetError
 from ehr_assets.progress import Progress, no_progress
 
 
 def recompute_sample(
     spec: CorpusSpec,
-    checkpoint_dir: Path,
+    source: Path | Source,
     tokenizer_dir: Path,
     meds_dirs: Mapping[str, Path],
     nodes_dirs: Mapping[str, Path],
@@ -32,6 +34,8 @@ def recompute_sample(
     *,
     max_tokens: int,
     pooling: Pooling = "last",
+    dtype: Precision = "auto",
+    anchor: float = 0.0,
     sample: int = 32,
     seed: int = 0,
     device: str = "auto",
@@ -41,10 +45,11 @@ def recompute_sample(
 
     Args:
         spec: the corpus the embeddings were made from.
-        checkpoint_dir, tokenizer_dir: as they were used for the embeddings.
+        source, tokenizer_dir: as they were used for the embeddings.
         meds_dirs, nodes_dirs: cohort → meds_events and decision_nodes directories.
         embeddings_dir: what `embed_nodes` wrote.
-        max_tokens, pooling: as given to `embed_nodes`.
+        max_tokens, pooling, anchor: as given to `embed_nodes`.
+        dtype: as it came out there; "float32" for embeddings in bfloat16 says what that precision costs.
         sample: how many nodes; all when there are fewer.
         seed: of the choice.
         device: "auto", or a torch device.
@@ -63,12 +68,12 @@ def recompute_sample(
     rows = np.sort(np.random.default_rng([seed, 11]).choice(nodes.height, size, replace=False))
     chosen = nodes[rows.tolist()]
     stored = _stored(embeddings_dir, chosen["node_id"])
-    encoder = Encoder(checkpoint_dir, device)
+    encoder, windows = Encoder(source, device, dtype), Windows(max_tokens, anchor)
     tokenizer = PieceTokenizer(tokenizer_dir)
     worst, done = 0.0, 0
 
     def alone(record: Record) -> np.ndarray:
-        ids = record.token_ids[window(record, END_OF_TIME, max_tokens)]
+        ids = record.token_ids[windows.at(record, END_OF_TIME)]
         return encoder.encode([ids], [[len(ids)]], pooling)[0][0].astype(np.float64)
 
     with workers(encoder.device) as pool:
@@ -86,8 +91,9 @@ def recompute_sample(
 
 
 def _stored(embeddings_dir: Path, node_ids: pl.Series) -> np.ndarray:
-    path = Path(embeddings_dir) / "embeddings.parquet"
-    table = pl.DataFrame(pq.read_table(path, columns=["node_id", "embedding"]))
+    path = Path(embeddings_dir) / EMBEDDINGS
+    wanted = [("node_id", "in", node_ids.to_list())]
+    table = pl.DataFrame(pq.read_table(path, columns=["node_id", "embedding"], filters=wanted))
     found = node_ids.to_frame().join(table, on="node_id", how="left", maintain_order="left")["embedding"]
     if found.null_count():
         raise DatasetError(

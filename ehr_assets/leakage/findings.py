@@ -39,12 +39,65 @@ class Finding:
     note: str = ""
 
 
-def write_findings(findings: Iterable[Finding], out_dir: Path) -> None:
-    """Writes `findings.parquet`, in order of guard and what it is about."""
+def _table(findings: Iterable[Finding]) -> pa.Table:
+    """In order of guard and what it is about."""
     rows = sorted((asdict(f) for f in findings), key=lambda r: (r["guard"], r["scope"], r["about"] or ""))
-    pq.write_table(pa.Table.from_pylist(rows, FINDING_SCHEMA), out_dir / FINDINGS, compression="zstd")
+    return pa.Table.from_pylist(rows, FINDING_SCHEMA)
+
+
+def write_findings(findings: Iterable[Finding], out_dir: Path) -> None:
+    """Writes `findings.parquet`."""
+    pq.write_table(_table(findings), out_dir / FINDINGS, compression="zstd")
+
+
+def as_frame(findings: Iterable[Finding]) -> pl.DataFrame:
+    """As `read_findings` would give them."""
+    return pl.DataFrame(_table(findings))
 
 
 def read_findings(folder: Path) -> pl.DataFrame:
     """The findings in a committed dataset (FINDING_SCHEMA)."""
     return pl.read_parquet(Path(folder) / FINDINGS)
+
+
+MOST_TOLD = 5
+"""Failures told in a sentence; all of them stand in the table."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a guard's findings come to. A guard of which nothing was found has not run, and has not passed."""
+
+    passed: bool
+    counts: dict[str, int]
+    problem: str | None
+
+
+def verdict(findings: pl.DataFrame, guard: str) -> Verdict:
+    """Of one guard, over all that it looked at."""
+    mine = findings.filter(pl.col("guard") == guard)
+    failed = mine.filter(pl.col("verdict") == "fail")
+    counts = {
+        "findings": mine.height,
+        "failed": failed.height,
+        "warned": mine.filter(pl.col("verdict") == "warn").height,
+    }
+    if not mine.height:
+        return Verdict(False, counts, "the guard has not run")
+    rows = failed.select("scope", "about", "note").iter_rows()
+    told = [f"{about or scope} ({note})" for scope, about, note in rows]
+    more = f"; and {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
+    return Verdict(not told, counts, "; ".join(told[:MOST_TOLD]) + more if told else None)
+
+
+def findings_table(findings: pl.DataFrame) -> str:
+    """Markdown: what failed and what is to be looked at, then a line for each guard."""
+    lines = ["| guard | about | verdict | measured | limit | n | note |", "|---|---|---|---|---|---|---|"]
+    order = {"fail": 0, "warn": 1, "ok": 2}
+    for row in sorted(findings.iter_rows(named=True), key=lambda r: (order[r["verdict"]], r["guard"])):
+        measured, limit = (f"{row[k]:.4g}" if row[k] is not None else "" for k in ("measured", "limit"))
+        about = (row["about"] or "").replace("|", "\\|")
+        note = row["note"].replace("|", "\\|")
+        cells = (row["guard"], about, row["verdict"], measured, limit, row["n"], note)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)

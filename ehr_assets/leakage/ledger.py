@@ -16,13 +16,20 @@ Role = Literal["fitted", "chosen"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One fit: what was made (`scaler`, `logistic`, …), for which task (None: for all), in which role."""
+    """One fit: what was made (`scaler`, `logistic`, …), for which task (None: for all), in which role.
+
+    `kind`: what the task was asked as; a binary one may be asked as a time to event too, of the subjects that
+    were followed. `within`: of fits that are about one indication alone, which; the subjects are then those
+    of its nodes.
+    """
 
     step: str
     cohort: str
     task: str | None
     role: Role
     subjects: frozenset[int]
+    kind: str | None = None
+    within: str | None = None
 
     def document(self) -> dict[str, Any]:
         """As it is written: the hash of the subjects, and how many they are."""
@@ -31,7 +38,9 @@ class Entry:
             "step": self.step,
             "cohort": self.cohort,
             "task": self.task,
+            "kind": self.kind,
             "role": self.role,
+            "indication": self.within,
             "subjects_sha256": claim["subjects_sha256"],
             "n_subjects": claim["n_subjects"],
         }
@@ -44,15 +53,29 @@ class FitLedger:
     entries: list[Entry] = field(default_factory=list)
 
     def saw(
-        self, step: str, cohort: str, task: str | None, subjects: Iterable[int], role: Role = "fitted"
+        self,
+        step: str,
+        cohort: str,
+        task: str | None,
+        subjects: Iterable[int],
+        role: Role = "fitted",
+        *,
+        kind: str | None = None,
+        within: str | None = None,
     ) -> None:
         """Called by what fits, with the subjects of the rows that it fits on (repeated or not)."""
-        self.entries.append(Entry(step, cohort, task, role, frozenset(int(s) for s in subjects)))
+        distinct = frozenset(int(s) for s in subjects)
+        self.entries.append(Entry(step, cohort, task, role, distinct, kind, within))
 
     def document(self) -> list[dict[str, Any]]:
         """The `steps` of a `fitted_on.json`, sorted, each distinct entry once."""
         rows = {tuple(sorted(e.document().items(), key=str)): e.document() for e in self.entries}
-        return sorted(rows.values(), key=lambda r: (r["cohort"], r["task"] or "", r["step"], r["role"]))
+        return sorted(rows.values(), key=_place)
+
+
+def _place(row: dict[str, Any]) -> tuple[str, ...]:
+    keys = ("cohort", "task", "kind", "step", "role", "indication", "subjects_sha256")
+    return tuple(row[key] or "" for key in keys)
 
 
 def merged(ledgers: Sequence[FitLedger]) -> FitLedger:

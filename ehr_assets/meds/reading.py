@@ -71,9 +71,21 @@ def iter_file(path: Path) -> Iterator[pl.DataFrame]:
     the subject changes; a subject that is larger makes its chunk larger. Chunks depend on the file alone.
     """
     file = pq.ParquetFile(path)
+    batches = file.iter_batches(_rows_at_a_time(file.metadata), columns=EVENT_SCHEMA.names())
+    yield from map(_frame, _whole_subjects(batches))
+
+
+def iter_columns(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Like `iter_file`, of some columns only; strings (codes, sections) are dictionaries."""
+    texts = [c for c in columns if EVENT_SCHEMA[c] == pl.String]
+    file = pq.ParquetFile(path, read_dictionary=texts)
+    yield from _whole_subjects(file.iter_batches(_READ_ROWS, columns=["subject_id", *columns]))
+
+
+def _whole_subjects(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
     held: list[pa.Table] = []
     size = 0
-    for batch in file.iter_batches(_rows_at_a_time(file.metadata), columns=EVENT_SCHEMA.names()):
+    for batch in batches:
         held.append(pa.Table.from_batches([batch]))
         size += batch.nbytes
         if size < _CHUNK_BYTES:
@@ -81,11 +93,11 @@ def iter_file(path: Path) -> Iterator[pl.DataFrame]:
         table = pa.concat_tables(held)
         end = _start_of_last_subject(table)
         if end:
-            yield _frame(table.slice(0, end))
+            yield table.slice(0, end)
         held = [table.slice(end)]
         size = held[0].nbytes
     if any(part.num_rows for part in held):
-        yield _frame(pa.concat_tables(held))
+        yield pa.concat_tables(held)
 
 
 def _rows_at_a_time(file: pq.FileMetaData) -> int:
@@ -144,17 +156,23 @@ def select_events(events: pl.LazyFrame, codes: Iterable[str], columns: Sequence[
     )
 
 
-def follow_up(events: pl.LazyFrame) -> pl.DataFrame:
+def follow_up(events: pl.LazyFrame, until: Sequence[str] = ()) -> pl.DataFrame:
     """Per subject: last_time (of any timed event but birth), death_time, death_available_time; null if none.
 
     Sorted by subject_id; subjects with only static rows are included.
+
+    Args:
+        until: codes that end a subject's observation: last_time is that of the last of them, if there is one.
     """
     timed = pl.col("time").is_not_null() & (pl.col("code") != BIRTH)
     dead = pl.col("code") == DEATH
     return (
         events.group_by("subject_id")
         .agg(
-            pl.col("time").filter(timed).max().alias("last_time"),
+            pl.coalesce(
+                pl.col("time").filter(timed & pl.col("code").is_in(list(until))).max(),
+                pl.col("time").filter(timed).max(),
+            ).alias("last_time"),
             pl.col("time").filter(dead).min().alias("death_time"),
             pl.col("available_time").filter(dead).min().alias("death_available_time"),
         )

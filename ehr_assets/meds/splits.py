@@ -24,6 +24,7 @@ from ehr_assets.meds.expressions import text_ids, whole_number
 from ehr_assets.progress import Progress, no_progress
 
 SPLITS_FILE = "subject_splits.parquet"
+PERSONS_FILE = "persons.parquet"
 IDS_FILE = "subject_ids.parquet"
 _PARTS_HELD = 64
 
@@ -53,6 +54,7 @@ def write_splits(
 
     Rows whose id is none are left out, of an id given twice the first row counts: the extraction
     quarantines the others. Where ids are text, `subject_ids.parquet` says which id each got.
+    `persons.parquet` names the person of each subject (`person_hashes`).
 
     Returns:
         Subjects in all and per split.
@@ -69,6 +71,8 @@ def write_splits(
     if rule.given:
         frame = _as_given(frame, rule.given, spec, root)
     write_split_table(frame, out_dir / SPLITS_FILE)
+    persons = roster.select("subject_id", person_hashes(roster, spec.name))
+    pq.write_table(persons.to_arrow(compat_level=pl.CompatLevel.oldest()), out_dir / PERSONS_FILE)
     if spec.subjects.ids == "text":
         ids = roster.select("subject_id", "raw_id").to_arrow(compat_level=pl.CompatLevel.oldest())
         pq.write_table(ids, out_dir / IDS_FILE, compression="zstd")
@@ -77,7 +81,10 @@ def write_splits(
 
 
 def roster_keys(spec: CohortSpec, raw_root: RawRoot | Path, progress: Progress = no_progress) -> pl.DataFrame:
-    """subject_id (int64, unique, sorted), raw_id, key: the first person key in its rows, or its id."""
+    """subject_id (int64, unique, sorted), raw_id, key: the first person key in its rows, or its id.
+
+    `declared`: whether the key is a person key.
+    """
     root = RawRoot.of(raw_root)
     table, column, person = spec.roster, spec.subjects.column, spec.subjects.person_key
     files = require_files(root, table.file, key=f"table '{table.name}'")
@@ -102,7 +109,22 @@ def roster_keys(spec: CohortSpec, raw_root: RawRoot | Path, progress: Progress =
             do="Number the subjects in the raw tables, and use integer ids.",
         )
     own = pl.col("raw_id") if spec.subjects.ids == "text" else pl.col("subject_id").cast(pl.String)
-    return frame.with_columns(pl.col("key").fill_null(own)).sort("subject_id")
+    declared = pl.col("key").is_not_null().alias("declared")
+    return frame.with_columns(pl.col("key").fill_null(own), declared).sort("subject_id")
+
+
+def person_hashes(roster: pl.DataFrame, cohort: str) -> pl.Series:
+    """`person` of each row of `roster_keys`: half a SHA-256 in hex.
+
+    A person key means the same person in every cohort, so it is hashed alike everywhere, whatever the salt
+    of the splits. An id without one means somebody in its own cohort only.
+    """
+    names = (
+        f"person|{key}" if declared else f"subject|{cohort}|{key}"
+        for key, declared in zip(roster["key"], roster["declared"], strict=True)
+    )
+    hashes = [hashlib.sha256(name.encode()).hexdigest()[:32] for name in names]
+    return pl.Series("person", hashes, dtype=pl.String)
 
 
 def raw_ids(raw: pl.Series, spec: CohortSpec) -> pl.Series:

@@ -12,6 +12,9 @@ from ehr_assets.meds.assets import meds_events_key
 from ehr_assets.nodes.task_spec import TaskSet
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
 
+# Of the cohort's `decision_nodes`: what the nodes and the files beside them are made with.
+_SHAPES_NODES = ("triggers", "indications", "subgroups")
+
 
 def decision_nodes_key(cohort: str) -> AssetKey:
     return AssetKey([cohort, "decision_nodes"])
@@ -33,7 +36,7 @@ def node_assets(cohort: CohortSpec, tasks: TaskSet) -> list[AssetsDefinition]:
         kinds={"polars", "parquet"},
         code_version=code_version(
             ["nodes/triggers.py"],
-            spec.config_hash("triggers", "indications"),
+            spec.config_hash(*_SHAPES_NODES),
         ),
         description="Clinical junctions (t = 0) at which the patient's future is predicted (SMB, Table 4).",
     )
@@ -46,7 +49,7 @@ def node_assets(cohort: CohortSpec, tasks: TaskSet) -> list[AssetsDefinition]:
         return datasets.materialize(
             context,
             build,
-            config=spec.model_dump(mode="json", include={"triggers", "indications"}),
+            config=spec.model_dump(mode="json", include=set(_SHAPES_NODES)),
             shown=Shown(schema_of="nodes", more=_stat("by_trigger")),
         )
 
@@ -77,6 +80,7 @@ def node_assets(cohort: CohortSpec, tasks: TaskSet) -> list[AssetsDefinition]:
                 step.inputs[asset_name(meds)].path,
                 step.out,
                 step.progress,
+                step.machine,
             )
 
         return datasets.materialize(

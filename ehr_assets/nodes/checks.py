@@ -1,5 +1,8 @@
 """Dagster checks of this room: nodes stand on known events, labels keep the window rule."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetChecksDefinition, asset_check
 
 from ehr_assets.cohorts.spec import CohortSpec
@@ -23,7 +26,7 @@ def node_checks(cohort: CohortSpec, tasks: TaskSet) -> list[AssetChecksDefinitio
         additional_deps=[meds],
         description=(
             "Found again in a record from which everything with available_time after a cut was deleted, "
-            "the nodes up to the cut are the same: no trigger and no indication looks ahead."
+            "the nodes up to the cut are the same: no trigger, no indication and no subgroup looks ahead."
         ),
     )
     def nodes_stand_without_future(
@@ -37,7 +40,13 @@ def node_checks(cohort: CohortSpec, tasks: TaskSet) -> list[AssetChecksDefinitio
         return datasets.judge(
             dataset,
             finding.ok,
-            {"subjects": finding.subjects, "nodes": finding.nodes, "nodes_changed": finding.changed},
+            {
+                "subjects": finding.subjects,
+                "nodes": finding.nodes,
+                "nodes_changed": finding.changed,
+                "subgroups_changed": finding.subgroups_changed,
+                "flow_adds_up": finding.flow_adds_up,
+            },
         )
 
     @asset_check(
@@ -46,26 +55,16 @@ def node_checks(cohort: CohortSpec, tasks: TaskSet) -> list[AssetChecksDefinitio
         blocking=True,
         additional_deps=[meds],
         description=(
-            f"No label rests on the first {tasks.buffer_hours:g} h after t or on what follows the horizon; "
-            "negatives were followed to the horizon; none is given near death."
+            f"No label rests on the buffer ({tasks.buffer_hours:g} h after t) or on what follows the "
+            "horizon; negatives were followed to the horizon; none is given near death."
         ),
     )
     def labels_keep_window(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
-        from ehr_assets.leakage.labels import labels_keep_window
-        from ehr_assets.meds.reading import follow_up, scan_events
-        from ehr_assets.nodes.frames import read_labels
-        from ehr_assets.nodes.labels import extension_days
+        from ehr_assets.nodes.judge import judge_labels
 
         dataset = datasets.latest(context.instance, labels_key)
         record = datasets.used(context.instance, dataset, meds)
-        finding = labels_keep_window(
-            {task.name: read_labels(dataset.path, task.name) for task in tasks.tasks},
-            {task.name: task.horizon_days for task in tasks.tasks},
-            follow_up(scan_events(record.path)),
-            tasks.buffer_hours,
-            tasks.end_of_life_days,
-            extension_days(tasks, spec, record.path),
-        )
+        finding = judge_labels(tasks, spec, dataset.path, record.path)
         counts = {
             "labels": finding.labels,
             "inside_buffer": finding.inside_buffer,
@@ -74,6 +73,7 @@ def node_checks(cohort: CohortSpec, tasks: TaskSet) -> list[AssetChecksDefinitio
             "near_death": finding.near_death,
             "other": finding.null_with_event
             + finding.without_event_time
+            + finding.wrong_duration
             + finding.repeated
             + finding.unknown_task,
         }
@@ -82,17 +82,26 @@ def node_checks(cohort: CohortSpec, tasks: TaskSet) -> list[AssetChecksDefinitio
     @asset_check(
         asset=labels_key,
         name="tasks_have_both_classes",
-        description="Every task has positives and negatives somewhere (a warning only).",
+        description="Every task has positives and negatives, or values, and is asked once (a warning only).",
     )
     def tasks_have_both_classes(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
-        from ehr_assets.nodes.frames import read_labels
-
         dataset = datasets.latest(context.instance, labels_key)
+        stats = dataset.manifest.stats
         lacking = sorted(
-            task.name
-            for task in tasks.tasks
-            if read_labels(dataset.path, task.name)["boolean_value"].drop_nulls().n_unique() < 2
+            name
+            for name, task in stats["tasks"].items()
+            if not all(task[label] for label in ("positive", "negative", "measured") if label in task)
         )
-        return datasets.judge(dataset, not lacking, {"tasks_lacking_a_class": lacking})
+        counts = {
+            "tasks_lacking_a_class": lacking,
+            "outcome_never_occurs": _flagged(stats, "never_occurs"),
+            "horizon_beyond_follow_up": _flagged(stats, "horizon_beyond_follow_up"),
+            "same_definitions": [", ".join(names) for names in stats["same_definitions"]],
+        }
+        return datasets.judge(dataset, not any(counts.values()), counts, warns=True)
 
     return [nodes_stand_without_future, labels_keep_window, tasks_have_both_classes]
+
+
+def _flagged(stats: Mapping[str, Any], flag: str) -> list[str]:
+    return sorted(name for name, task in stats["tasks"].items() if task[flag])

@@ -17,7 +17,17 @@ TIMESTAMP = pl.Datetime("us")
 MICROSECONDS_PER_HOUR = 3_600_000_000
 MICROSECONDS_PER_DAY = 24 * MICROSECONDS_PER_HOUR
 
-REASONS = ("after_death", "end_of_life", "not_at_risk", "outcome_in_buffer", "censored")
+REASONS = (
+    "after_death",
+    "end_of_life",
+    "excluded",  # by one of the task's own rules
+    "not_there",  # the stay that the task is about does not last at t
+    "not_at_risk",
+    "outcome_in_buffer",
+    "closed_in_buffer",  # what closes the window came before it opened
+    "not_measured",  # no value for a regression
+    "censored",
+)
 """Why a label is null, in the order in which they are asked."""
 
 CENSORED, EVENT, COMPETING = 0, 1, 2
@@ -36,7 +46,22 @@ LABEL_SCHEMA = pa.schema(
         ("reason", pa.string()),  # one of REASONS; null = evaluable
     ]
 )
-"""Of `labels/<task>.parquet`: one row per node that the task is asked at, by subject and time."""
+"""Of `labels/<task>.parquet`: one row per node that the task is asked at, by subject and time.
+
+Binary tasks and times to event are labelled alike: a censored row has no boolean_value, but a duration and a
+status, which a model of the time can use. A regression has a numeric_value and its event_time (that of the
+value, or of the last one that went into it), and neither duration nor status.
+"""
+
+COUNT_SCHEMA = pa.schema(
+    [
+        ("task", pa.string()),
+        ("label", pa.string()),  # positive, negative, measured, or the reason why there is none
+        ("nodes", pa.int64()),
+        ("subjects", pa.int64()),
+    ]
+)
+"""Of `counts.parquet`, beside the labels: how many nodes of each task got which label."""
 
 SUBGROUP_SCHEMA = pa.schema([("node_id", pa.string()), ("name", pa.string()), ("value", pa.string())])
 """Of `subgroups.parquet`, beside the nodes: what was known at the node of whom it is about."""
@@ -49,14 +74,28 @@ FLOW_SCHEMA = pa.schema(
 
 def read_nodes(nodes_dir: Path) -> pl.DataFrame:
     """The decision nodes of a committed `decision_nodes` directory."""
-    path = Path(nodes_dir) / "nodes.parquet"
+    return _beside_the_nodes(nodes_dir, "nodes.parquet")
+
+
+def _beside_the_nodes(nodes_dir: Path, file: str) -> pl.DataFrame:
+    path = Path(nodes_dir) / file
     if not path.is_file():
         raise DatasetError(
-            "The dataset has no nodes.parquet.",
+            f"The dataset has no {file}.",
             where=str(path),
             do="Materialize the cohort's decision_nodes again.",
         )
     return pl.read_parquet(path)
+
+
+def read_subgroups(nodes_dir: Path) -> pl.DataFrame:
+    """To which subgroups each node of a committed `decision_nodes` directory belongs (SUBGROUP_SCHEMA)."""
+    return _beside_the_nodes(nodes_dir, "subgroups.parquet")
+
+
+def read_flow(nodes_dir: Path) -> pl.DataFrame:
+    """How the nodes of a committed `decision_nodes` directory were arrived at (FLOW_SCHEMA)."""
+    return _beside_the_nodes(nodes_dir, "flow.parquet")
 
 
 def tasks_of(labels_dir: Path) -> list[dict[str, Any]]:

@@ -1,45 +1,39 @@
-"""Task labels at decision nodes: what happened in (t + buffer, t + horizon], and who can be asked.
+"""Task labels at decision nodes, in one pass over the events: all tasks at once, chunk by chunk.
 
-Labels are the truth about the future, so they go by when things *happened* (event `time`), not by when they
-became known. The events that any task needs are read once; each task is then a handful of as-of joins over
-all nodes at once. Window boundaries are exact to the microsecond.
+What a label is, is `rules.py`; here is how they are gathered, file by file and then task by task. Memory
+holds a chunk of events, or one task's answers. What is written does not depend on the number of workers.
 """
 
 import json
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import meds
-import polars as pl
+import numpy as np
 import pyarrow as pa
 
-from ehr_assets.contracts import DEATH
-from ehr_assets.meds.reading import (
-    deaths_in_doubt,
-    event_codes,
-    follow_up,
-    matching_codes,
-    scan_events,
-    select_events,
-)
+from ehr_assets.contracts import SPLITS
+from ehr_assets.fanout import ONE_WORKER, Crew, Machine
+from ehr_assets.meds.reading import count_rows, event_codes, split_files
 from ehr_assets.nodes.frames import (
-    CENSORED,
-    EVENT,
-    LABEL_SCHEMA,
-    MICROSECONDS_PER_DAY,
+    COUNT_SCHEMA,
     REASONS,
     labels_path,
-    microseconds,
-    read_nodes,
-    shifted,
     write_parquet,
 )
-from ehr_assets.nodes.pattern_spec import EventPattern, ValueCondition
-from ehr_assets.nodes.task_spec import TaskSet, TaskSpec
+from ehr_assets.nodes.label_tables import label_table, meds_labels
+from ehr_assets.nodes.plan import Plan, TaskPlan, plan_tasks
+from ehr_assets.nodes.rules import EVALUABLE, NodesOf, answer
+from ehr_assets.nodes.stream import Chunk, Ints, read_chunks
+from ehr_assets.nodes.strips import Questions, Strips
+from ehr_assets.nodes.task_spec import TaskSet
 from ehr_assets.nodes.trigger_spec import NodesSpec
 from ehr_assets.progress import Progress, no_progress
 
-_COLUMNS = ["subject_id", "time", "code", "numeric_value", "section"]
+_WORKER_BYTES = 400 << 20
+_ROWS_PER_WORKER = 1_000_000  # for fewer, starting another process takes longer than it saves
+_BEYOND_FOLLOW_UP = 0.95
 
 
 def label_nodes(
@@ -49,227 +43,193 @@ def label_nodes(
     meds_dir: Path,
     out_dir: Path,
     progress: Progress = no_progress,
+    machine: Machine = ONE_WORKER,
 ) -> dict[str, Any]:
-    """Writes `labels/<task>.parquet` (LABEL_SCHEMA), `meds/<task>.parquet` and `tasks.json` into `out_dir`.
+    """Writes all labels into `out_dir`.
 
-    A null label carries the first of REASONS that holds. `duration_days` runs from t to the outcome, else to
-    the end of follow-up or the horizon, whichever is first; it is null where the label is null for another
-    reason than censoring.
+    `labels/<task>.parquet` (LABEL_SCHEMA), `meds/<task>.parquet` (the MEDS label schema, evaluable nodes),
+    `tasks.json` and `counts.parquet` (COUNT_SCHEMA). A null label carries the first of REASONS that holds.
+    `duration_days` runs from t to the outcome, else to the competing event, the end of follow-up or the
+    horizon, whichever is first. A time to event begins at t, though no outcome counts in the buffer.
 
     Returns:
-        counts: nodes, and per task n, positive, negative, null (by reason), codes_matched (outcome codes
-        in this cohort; 0 means that the outcome can never be seen here).
+        counts: nodes, same_definitions (groups of tasks that ask the same), and per task n; positive and
+        negative, or measured; null (by reason); codes_matched; outcome_events (in whole records);
+        never_occurs (no such event anywhere); horizon_beyond_follow_up (more than 95 % censored).
     """
     tasks.require_triggers_of(nodes_spec)
-    nodes = read_nodes(nodes_dir)
-    events = scan_events(meds_dir)
-    codes = event_codes(meds_dir)
-    outcomes = {t.name: matching_codes(codes, t.outcome.codes) for t in tasks.tasks}
-    priors = {
-        t.name: matching_codes(codes, t.at_risk.no_prior.codes) if t.at_risk else [] for t in tasks.tasks
+    plan = plan_tasks(tasks, nodes_spec, event_codes(meds_dir))
+    files = [path for split in SPLITS for path in split_files(meds_dir, split)]
+    rows = sum(count_rows(meds_dir, split) for split in SPLITS)
+    crew_size = min(machine.workers_of(_WORKER_BYTES), 1 + rows // _ROWS_PER_WORKER)
+    with tempfile.TemporaryDirectory(prefix="strips-", dir=out_dir) as folder:
+        work = Path(folder)
+        Questions.lay_out(nodes_spec, nodes_dir, meds_dir, work)
+        jobs = [_File(plan, path, work, f"{i:05d}") for i, path in enumerate(files)]
+        events = np.zeros(len(plan.tasks), np.int64)
+        with Crew(crew_size) as crew:
+            for i, counted in enumerate(crew.map(_label_file, jobs)):
+                events += counted
+                progress("labelling", i + 1, len(jobs))
+            _label_the_rest(plan, work, len(jobs))
+            layouts = [_Task(t, i, nodes_dir, work, out_dir) for i, t in enumerate(plan.tasks)]
+            counts = []
+            for i, counted in enumerate(crew.map(_write_task, layouts)):
+                counts.append(counted)
+                progress("writing labels", i + 1, len(layouts))
+        nodes = len(Questions.read(work).subject)
+    _write_counts(counts, out_dir)
+    _describe(tasks, out_dir)
+    return {
+        "nodes": nodes,
+        "same_definitions": tasks.same_definitions(),
+        "tasks": {
+            c.task: c.stats(int(n), t.codes_matched)
+            for c, n, t in zip(counts, events, plan.tasks, strict=True)
+        },
     }
-    extensions = extension_days(tasks, nodes_spec, meds_dir)
-    wanted = set().union(*outcomes.values(), *priors.values())
-    history = select_events(events, wanted, _COLUMNS)
-    frame = nodes.select("node_id", "subject_id", pl.col("time").alias("prediction_time"), "trigger").join(
-        follow_up(events), on="subject_id", how="left", maintain_order="left"
-    )
-    doubtful = pl.Series(deaths_in_doubt(meds_dir), dtype=pl.Int64)
-    frame = frame.with_columns(pl.col("subject_id").is_in(doubtful.implode()).alias("death_in_doubt"))
 
-    stats: dict[str, Any] = {"nodes": nodes.height, "tasks": {}}
-    for i, task in enumerate(tasks.tasks):
-        progress("labelling", i, len(tasks.tasks))
-        labels = label_task(
-            task,
-            asked_nodes(task, frame),
-            outcome=_happenings(task.outcome, outcomes[task.name], history, task.outcome.new_agent),
-            prior=_happenings(task.at_risk.no_prior, priors[task.name], history) if task.at_risk else None,
-            buffer_hours=tasks.buffer_hours,
-            end_of_life_days=tasks.end_of_life_days,
-            extension_days=extensions[task.name],
+
+@dataclass(frozen=True)
+class _File:
+    """One MEDS file to be answered for. Its strips go to `work`, under `name`."""
+
+    plan: Plan
+    path: Path
+    work: Path
+    name: str
+
+
+def _label_file(job: _File) -> Ints:
+    """Writes the strips; returns, per task, how many events count as its outcome."""
+    questions, strips = Questions.read(job.work), Strips(job.work, job.name)
+    counted = np.zeros(len(job.plan.tasks), np.int64)
+    plan = job.plan
+    for chunk in read_chunks(job.path, plan.codes, plan.observed_until, plan.extra_columns):
+        counted += _answer_all(plan, chunk, questions, strips)
+    return counted
+
+
+def _answer_all(plan: Plan, chunk: Chunk, questions: Questions, strips: "Strips") -> Ints:
+    ids = chunk.subject_ids
+    first = np.searchsorted(questions.subject, ids[0])
+    last = np.searchsorted(questions.subject, ids[-1], side="right")
+    place = np.searchsorted(ids, questions.subject[first:last])
+    nodes = first + np.flatnonzero(ids[place] == questions.subject[first:last])
+    strips.nodes(nodes)
+    counted = np.zeros(len(plan.tasks), np.int64)
+    doubtful = np.isin(questions.subject[nodes], questions.in_doubt)
+    for i, task in enumerate(plan.tasks):
+        mine = questions.asked(task, nodes)
+        asked = nodes[mine]
+        about = NodesOf(place[asked - first], questions.t[asked], doubtful[mine])
+        answers = answer(task, chunk, about)
+        strips.add(i, answers, task.target is not None)
+        counted[i] = answers.events
+    return counted
+
+
+def _label_the_rest(plan: Plan, work: Path, files: int) -> None:
+    """Nodes of subjects without any event: nothing is known of them."""
+    questions = Questions.read(work)
+    seen = np.zeros(len(questions.subject), bool)
+    for nodes in Strips.all_nodes(work):
+        seen[nodes] = True
+    ids = np.unique(questions.subject[~seen])
+    if len(ids):
+        nothing = pa.nulls(len(ids))
+        empty = pa.table(
+            {
+                "subject_id": pa.array(ids),
+                "time": nothing.cast(pa.timestamp("us")),
+                "available_time": nothing.cast(pa.timestamp("us")),
+                "code": pa.array([""] * len(ids)).dictionary_encode(),
+                "section": pa.array([""] * len(ids)).dictionary_encode(),
+                "numeric_value": nothing.cast(pa.float32()),
+            }
         )
-        table = labels.select(LABEL_SCHEMA.names).to_arrow().cast(LABEL_SCHEMA)
-        write_parquet(table, labels_path(out_dir, task.name))
-        write_parquet(_meds_labels(labels), out_dir / "meds" / f"{task.name}.parquet")
-        stats["tasks"][task.name] = _counts(labels) | {"codes_matched": len(outcomes[task.name])}
-    progress("labelling", len(tasks.tasks), len(tasks.tasks))
+        _answer_all(plan, Chunk(empty, plan.codes, ()), questions, Strips(work, f"{files:05d}"))
 
+
+@dataclass(frozen=True)
+class _Task:
+    """One task whose strips are to be laid out and written."""
+
+    plan: TaskPlan
+    number: int
+    nodes_dir: Path
+    work: Path
+    out: Path
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """How many nodes and subjects of a task got which label."""
+
+    task: str
+    n: int
+    nodes: dict[str, int]
+    subjects: dict[str, int]
+
+    def stats(self, outcome_events: int, codes_matched: int) -> dict[str, Any]:
+        given = {k: v for k, v in self.nodes.items() if k not in REASONS}
+        nulls = {k: self.nodes[k] for k in REASONS}
+        return {
+            "n": self.n,
+            **given,
+            "null": nulls,
+            "codes_matched": codes_matched,
+            "outcome_events": outcome_events,
+            "never_occurs": outcome_events == 0,
+            "horizon_beyond_follow_up": nulls["censored"] > _BEYOND_FOLLOW_UP * max(self.n, 1),
+        }
+
+
+def _write_task(job: _Task) -> _Counted:
+    questions = Questions.read(job.work)
+    laid = Strips.of_task(job.work, job.plan, job.number, questions)
+    table = label_table(job.nodes_dir, laid)
+    name = job.plan.spec.name
+    write_parquet(table, labels_path(job.out, name))
+    write_parquet(meds_labels(table, laid), job.out / "meds" / f"{name}.parquet")
+    kinds = {r: laid.strip["reason"] == 1 + i for i, r in enumerate(REASONS)}
+    evaluable = laid.strip["reason"] == EVALUABLE
+    if laid.numbers is None:
+        value = laid.strip["value"]
+        kinds = {"positive": evaluable & (value == 1), "negative": evaluable & (value == 0), **kinds}
+    else:
+        kinds = {"measured": evaluable, **kinds}
+    subject = questions.subject[laid.asked]
+    return _Counted(
+        name,
+        len(subject),
+        {k: int(mask.sum()) for k, mask in kinds.items()},
+        {k: len(np.unique(subject[mask])) for k, mask in kinds.items()},
+    )
+
+
+def _write_counts(counts: list[_Counted], out_dir: Path) -> None:
+    rows = [
+        {"task": c.task, "label": label, "nodes": nodes, "subjects": c.subjects[label]}
+        for c in counts
+        for label, nodes in c.nodes.items()
+    ]
+    write_parquet(pa.Table.from_pylist(rows, COUNT_SCHEMA), out_dir / "counts.parquet")
+
+
+def _describe(tasks: TaskSet, out_dir: Path) -> None:
     about = [
-        t.model_dump(mode="json", include={"name", "category", "horizon_days", "description"})
-        for t in tasks.tasks
+        {
+            "name": task.name,
+            "category": task.category,
+            "description": task.description,
+            "kind": task.kind,
+            "horizon_days": task.longest_days,
+            "closed_by_event": task.until is not None,
+            "competing": task.competing.counts_as if task.competing else "negative",
+            "buffer_hours": tasks.buffer_of(task),
+            "end_of_life_days": tasks.end_of_life_of(task),
+        }
+        for task in tasks.tasks
     ]
     (out_dir / "tasks.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    return stats
-
-
-def extension_days(tasks: TaskSet, nodes_spec: NodesSpec, meds_dir: Path) -> dict[str, int]:
-    """Per task, the days of follow-up beyond the subject's last event: the cohort's, if death is the outcome.
-
-    Death is the outcome when the task's codes match MEDS_DEATH and no other code of the cohort.
-    """
-    codes = {*event_codes(meds_dir), DEATH}
-    days = nodes_spec.follow_up.death_extension_days
-    return {t.name: days if matching_codes(codes, t.outcome.codes) == [DEATH] else 0 for t in tasks.tasks}
-
-
-def asked_nodes(task: TaskSpec, nodes: pl.DataFrame) -> pl.DataFrame:
-    """The nodes a task is asked at: all, or those with one of its triggers."""
-    if task.triggers is None:
-        return nodes
-    return nodes.filter(pl.col("trigger").list.eval(pl.element().is_in(task.triggers)).list.any())
-
-
-def label_task(
-    task: TaskSpec,
-    nodes: pl.DataFrame,
-    outcome: pl.DataFrame,
-    prior: pl.DataFrame | None,
-    buffer_hours: float,
-    end_of_life_days: float,
-    extension_days: int = 0,
-) -> pl.DataFrame:
-    """One task's labels, in the order of `nodes`.
-
-    Args:
-        nodes: node_id, subject_id, prediction_time, last_time, death_time (the last two null if unknown),
-            death_in_doubt (bool: a death may have been recorded, but could not be read).
-        outcome: subject_id, time of the events that count as the outcome.
-        prior: subject_id, time of the events that put a subject out of risk; None when all are at risk.
-        extension_days: follow-up beyond last_time (only for outcomes that are known that long). There is
-            none where the death is in doubt.
-
-    Returns:
-        the columns of LABEL_SCHEMA.
-    """
-    t = pl.col("prediction_time")
-    horizon_end = shifted(t, task.horizon_days * MICROSECONDS_PER_DAY)
-    columns = ["node_id", "subject_id", "prediction_time", "last_time", "death_time", "death_in_doubt"]
-    out = nodes.select(columns).with_columns(
-        shifted(t, microseconds(buffer_hours)).alias("opens"), horizon_end.alias("closes")
-    )
-    out = _first_after(out, "prediction_time", outcome, "next_outcome")
-    out = _first_after(out, "opens", outcome, "window_outcome")
-    if prior is None:
-        at_risk, lost = pl.lit(True), pl.lit(False)
-    else:
-        out = _last_until(out, "prediction_time", prior, "prior")
-        at_risk = pl.col("prior").is_null()
-        # Whoever falls out of risk within the buffer is not at risk when the window opens.
-        out = _last_until(out, "opens", prior, "prior_by_opening")
-        lost = (pl.col("prior_by_opening") > t).fill_null(False)
-        if task.at_risk and task.at_risk.no_prior.within_days is not None:
-            within = round(task.at_risk.no_prior.within_days * MICROSECONDS_PER_DAY)
-            at_risk |= pl.col("prior") < shifted(t, -within)
-
-    death, opens, closes = pl.col("death_time"), pl.col("opens"), pl.col("closes")
-    # A death ends follow-up, and completes it: after it nothing more can happen.
-    last = pl.col("last_time")
-    extended = shifted(last, extension_days * MICROSECONDS_PER_DAY)
-    observed_until = pl.coalesce(death, pl.when("death_in_doubt").then(last).otherwise(extended), t)
-    positive = (pl.col("window_outcome") <= closes).fill_null(False)
-    complete = ((death <= closes) | (observed_until >= closes)).fill_null(False)
-    in_buffer = (pl.col("next_outcome") <= opens).fill_null(False)
-    near_death = death <= shifted(t, round(end_of_life_days * MICROSECONDS_PER_DAY))
-    reason = (
-        pl.when(death <= t).then(pl.lit("after_death"))
-        .when(near_death).then(pl.lit("end_of_life"))
-        .when(~at_risk).then(pl.lit("not_at_risk"))
-        .when(lost).then(pl.when(in_buffer).then(pl.lit("outcome_in_buffer")).otherwise(pl.lit("not_at_risk")))
-        .when(positive).then(pl.lit(None, dtype=pl.String))
-        .when(in_buffer).then(pl.lit("outcome_in_buffer"))
-        .when(~complete).then(pl.lit("censored"))
-    )  # fmt: skip
-    ends = pl.when(positive).then("window_outcome").otherwise(pl.min_horizontal(observed_until, closes))
-    waited = (ends - t).dt.total_microseconds().clip(lower_bound=0)
-    # Whole days apart from the rest: a horizon of 30 days gives 30.0 and nothing near it.
-    days = waited // MICROSECONDS_PER_DAY + (waited % MICROSECONDS_PER_DAY) / MICROSECONDS_PER_DAY
-    evaluable = pl.col("reason").is_null()
-    observed = evaluable & positive
-    timed = evaluable | (pl.col("reason") == "censored")
-    return out.with_columns(reason.alias("reason")).select(
-        "node_id",
-        "subject_id",
-        "prediction_time",
-        pl.when(evaluable).then(positive).alias("boolean_value"),
-        pl.lit(None, dtype=pl.Float64).alias("numeric_value"),
-        pl.when(observed).then("window_outcome").alias("event_time"),
-        pl.when(timed).then(days).alias("duration_days"),
-        pl.when(timed).then(pl.when(observed).then(EVENT).otherwise(CENSORED)).cast(pl.Int8).alias("status"),
-        "reason",
-    )
-
-
-def _happenings(
-    pattern: EventPattern, codes: list[str], history: pl.DataFrame, new_agent: bool = False
-) -> pl.DataFrame:
-    """subject_id, time of the events that the pattern means; `new_agent`: the first of each code only."""
-    found = history.filter(pl.col("code").is_in(codes))
-    if pattern.section is not None:
-        found = found.filter(pl.col("section") == pattern.section)
-    if pattern.value is not None:
-        found = found.filter(value_holds(pattern.value))
-    if new_agent:
-        found = found.group_by("subject_id", "code").agg(pl.col("time").min())
-    return found.select("subject_id", "time").unique().sort("time", "subject_id")
-
-
-def value_holds(value: ValueCondition) -> pl.Expr:
-    """The condition on numeric_value, in float32: 6.1 as stored is not below a bound written 6.1."""
-    number = pl.col("numeric_value")
-    bounds = {"ge": number.__ge__, "gt": number.__gt__, "le": number.__le__, "lt": number.__lt__}
-    parts = [
-        compare(pl.lit(bound, dtype=pl.Float32))
-        for name, compare in bounds.items()
-        if (bound := getattr(value, name)) is not None
-    ]
-    # polars orders NaN above every number; a missing value never meets a condition.
-    return pl.all_horizontal(number.is_not_null(), number.is_not_nan(), *parts)
-
-
-def _first_after(nodes: pl.DataFrame, start: str, events: pl.DataFrame, name: str) -> pl.DataFrame:
-    """Adds `name`: the time of the subject's first event strictly after `start`."""
-    return _asof(nodes, start, events, name, "forward", exact=False)
-
-
-def _last_until(nodes: pl.DataFrame, end: str, events: pl.DataFrame, name: str) -> pl.DataFrame:
-    """Adds `name`: the time of the subject's last event at or before `end`."""
-    return _asof(nodes, end, events, name, "backward", exact=True)
-
-
-def _asof(
-    nodes: pl.DataFrame, on: str, events: pl.DataFrame, name: str, strategy: Any, exact: bool
-) -> pl.DataFrame:
-    right = events.select("subject_id", pl.col("time").alias(name)).sort(name)
-    rows = nodes.with_row_index("_row").sort(on)
-    joined = rows.join_asof(
-        right,
-        left_on=on,
-        right_on=name,
-        by="subject_id",
-        strategy=strategy,
-        allow_exact_matches=exact,
-        coalesce=False,
-        check_sortedness=False,
-    )
-    return joined.sort("_row").drop("_row")
-
-
-def _meds_labels(labels: pl.DataFrame) -> pa.Table:
-    """The evaluable labels in the MEDS label schema, validated by the meds package."""
-    table = labels.filter(pl.col("boolean_value").is_not_null()).select(
-        "subject_id", "prediction_time", "boolean_value"
-    )
-    aligned = meds.LabelSchema.align(table.to_arrow())
-    meds.LabelSchema.validate(aligned)
-    return aligned
-
-
-def _counts(labels: pl.DataFrame) -> dict[str, Any]:
-    value, reason = labels["boolean_value"], labels["reason"]
-    return {
-        "n": labels.height,
-        "positive": int(value.sum()),
-        "negative": int((~value).sum()),
-        "null": {r: int((reason == r).sum()) for r in REASONS},
-    }

@@ -1,4 +1,4 @@
-"""Finding nodes again in records whose future was deleted: the proof that no trigger looks ahead."""
+"""Finding nodes again in records whose future was deleted: the proof that nothing about them looks ahead."""
 
 import shutil
 import tempfile
@@ -8,7 +8,8 @@ from pathlib import Path
 import polars as pl
 
 from ehr_assets.meds.reading import EVENT_SCHEMA, scan_events
-from ehr_assets.nodes.frames import read_nodes, write_parquet
+from ehr_assets.nodes.flow import adds_up
+from ehr_assets.nodes.frames import read_flow, read_nodes, read_subgroups, write_parquet
 from ehr_assets.nodes.trigger_spec import NodesSpec
 from ehr_assets.nodes.triggers import find_nodes
 
@@ -17,15 +18,21 @@ _COMPARED = ["node_id", "subject_id", "time", "trigger", "indication"]
 
 @dataclass(frozen=True)
 class RecomputedNodes:
-    """Counts. `changed`: nodes that differ, are missing or are new once the future is deleted."""
+    """Counts. `changed`: nodes that differ, are missing or are new once the future is deleted.
+
+    `subgroups_changed`: of those nodes, values of subgroups. `flow_adds_up`: what the steps of the flow took
+    away and left agree with one another and with the nodes.
+    """
 
     subjects: int
     nodes: int
     changed: int
+    subgroups_changed: int
+    flow_adds_up: bool
 
     @property
     def ok(self) -> bool:
-        return self.changed == 0
+        return self.changed == 0 and self.subgroups_changed == 0 and self.flow_adds_up
 
 
 def nodes_without_future(
@@ -59,9 +66,21 @@ def nodes_without_future(
         shutil.copy(meds_dir / "metadata" / "codes.parquet", record / "metadata" / "codes.parquet")
         find_nodes(spec, cohort, record, out)
         again = _up_to_cut(read_nodes(out), cuts)
+        groups_again = read_subgroups(out).join(again, on="node_id", how="semi")
     before = _up_to_cut(nodes, cuts)
-    same = before.join(again, on=_COMPARED, how="inner", nulls_equal=True).height
-    return RecomputedNodes(cuts.height, before.height, before.height + again.height - 2 * same)
+    groups = read_subgroups(nodes_dir).join(before, on="node_id", how="semi")
+    return RecomputedNodes(
+        cuts.height,
+        before.height,
+        _differing(before, again),
+        _differing(groups, groups_again),
+        adds_up(read_flow(nodes_dir), nodes),
+    )
+
+
+def _differing(before: pl.DataFrame, again: pl.DataFrame) -> int:
+    same = before.join(again, on=before.columns, how="inner", nulls_equal=True).height
+    return before.height + again.height - 2 * same
 
 
 def _up_to_cut(nodes: pl.DataFrame, cuts: pl.DataFrame) -> pl.DataFrame:

@@ -6,24 +6,27 @@ its triggers and its indication as they were. All of it is vectorised over subje
 """
 
 import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
 from ehr_assets.contracts import DEATH
 from ehr_assets.meds.reading import event_codes, matching_codes, scan_events, select_events
-from ehr_assets.nodes.frames import MICROSECONDS_PER_DAY, TIMESTAMP, microseconds, shifted, write_parquet
-from ehr_assets.nodes.trigger_spec import (
-    DecreaseTrigger,
-    EventTrigger,
-    FirstTrigger,
-    IncreaseTrigger,
-    NewRegimenTrigger,
-    NodesSpec,
-    Trigger,
+from ehr_assets.nodes.flow import Flow
+from ehr_assets.nodes.frames import (
+    FLOW_SCHEMA,
+    SUBGROUP_SCHEMA,
+    TIMESTAMP,
+    microseconds,
+    shifted,
+    write_parquet,
 )
+from ehr_assets.nodes.kinds import trigger_times
+from ehr_assets.nodes.subgroups import subgroups_at
+from ehr_assets.nodes.trigger_spec import EventTrigger, EveryTrigger, NodesSpec, Trigger
 from ehr_assets.progress import Progress, no_progress
 
 NODE_SCHEMA = pa.schema(
@@ -38,46 +41,66 @@ NODE_SCHEMA = pa.schema(
 )
 
 _COLUMNS = ["subject_id", "time", "available_time", "code", "numeric_value"]
-# float32 values: 1.3 - 1.0 must count as an increase by 0.3. Two roundings of relative size 2^-24 each.
-_ROUNDING = 2.0**-23
 
 
 def find_nodes(
     spec: NodesSpec, cohort: str, meds_dir: Path, out_dir: Path, progress: Progress = no_progress
 ) -> dict[str, Any]:
-    """Writes `nodes.parquet` (columns of NODE_SCHEMA, sorted by subject_id, time) into `out_dir`.
+    """Writes the nodes, whom they are about, and how they were arrived at.
 
-    One node per subject and calendar day: its time is the latest of that day's triggers, and it lists them
-    all. Triggers at or after the time at which the subject's death is known make no node.
+    `nodes.parquet` (NODE_SCHEMA, by subject_id and time): what the triggers of a calendar day make one node
+    of, or keep apart, is said by their `merge`. Triggers at or after the time at which the subject's death is
+    known make no node. `subgroups.parquet` (SUBGROUP_SCHEMA) and `flow.parquet` (FLOW_SCHEMA).
 
     Returns:
         counts: nodes, subjects, triggers_found, triggers_after_death, by_trigger, by_indication,
-        codes_matched (per trigger: how many distinct codes its regexes match; 0 deserves a look).
+        by_subgroup, codes_matched (per trigger: how many distinct codes its regexes match; 0 deserves a
+        look), known_later (per trigger: how many of its events became known after they happened).
     """
     codes = event_codes(meds_dir)
     matched = {t.name: matching_codes(codes, t.codes) for t in spec.triggers}
-    blockers = {t.name: matching_codes(codes, t.unless) for t in spec.triggers}
+    looked_at = [matching_codes(codes, t.patterns) for t in spec.triggers]
     indicated = {name: matching_codes(codes, patterns) for name, patterns in spec.indications.items()}
-    wanted = {DEATH}.union(*matched.values(), *blockers.values(), *indicated.values())
-    events = select_events(scan_events(meds_dir), wanted, _COLUMNS).filter(
+    scanned = scan_events(meds_dir)
+    events = select_events(scanned, {DEATH}.union(*looked_at, *indicated.values()), _COLUMNS).filter(
         pl.col("available_time").is_not_null()
     )
 
-    found = []
+    def events_of(patterns: Sequence[str]) -> pl.DataFrame:
+        return events.filter(pl.col("code").is_in(matching_codes(codes, patterns)))
+
+    begun, fired, waited = [], [], []
     for i, trigger in enumerate(spec.triggers):
         progress("finding decision nodes", i, len(spec.triggers))
-        mine = events.filter(pl.col("code").is_in(matched[trigger.name]))
-        blocking = events.filter(pl.col("code").is_in(blockers[trigger.name]))
-        found.append(_wait(trigger, trigger_times(trigger, mine), blocking))
-    triggers = pl.concat(found)
+        named = pl.lit(trigger.name).alias("trigger")
+        times = trigger_times(trigger, events_of)
+        begun.append(trigger_times(_unconfirmed(trigger), events_of) if _confirms(trigger) else times)
+        fired.append(times)
+        waited.append(_waited(trigger, times, events_of).with_columns(named))
+    triggers = pl.concat(waited)
     alive = _before_known_death(triggers, events)
-    nodes = _with_indication(_one_per_day(alive), events, indicated)
+    alone = [t.name for t in spec.triggers if t.stands_alone]
+    nodes = _with_indication(merged(alive, alone), events, indicated)
     nodes = _with_ids(nodes, cohort)
+    subgroups = subgroups_at(nodes, spec.subgroups, meds_dir, codes)
     progress("finding decision nodes", len(spec.triggers), len(spec.triggers))
 
-    write_parquet(nodes.select(NODE_SCHEMA.names).to_arrow().cast(NODE_SCHEMA), out_dir / "nodes.parquet")
+    flow = Flow(subjects=scanned.select(pl.col("subject_id").n_unique()).collect().item())
+    flow.step("triggers", pl.concat(begun), "no trigger")
+    flow.step("confirmation", pl.concat(fired), "not confirmed")
+    flow.step("wait", triggers, "stay or life known to be over within the wait")
+    flow.step("life", alive, "death known")
+    flow.step("merging", nodes, "one node for the triggers of a day or moment")
+    for table, schema, file in (
+        (nodes, NODE_SCHEMA, "nodes.parquet"),
+        (subgroups, SUBGROUP_SCHEMA, "subgroups.parquet"),
+        (flow.table(), FLOW_SCHEMA, "flow.parquet"),
+    ):
+        write_parquet(table.select(schema.names).to_arrow().cast(schema), out_dir / file)
+
     by_trigger = dict(nodes.explode("trigger", empty_as_null=False).group_by("trigger").len().iter_rows())
     by_indication = dict(nodes.group_by(pl.col("indication").fill_null("none")).len().iter_rows())
+    by_subgroup = subgroups.group_by("name", "value").len().sort("name", "value").iter_rows()
     return {
         "nodes": nodes.height,
         "subjects": nodes["subject_id"].n_unique(),
@@ -85,62 +108,33 @@ def find_nodes(
         "triggers_after_death": triggers.height - alive.height,
         "by_trigger": {t.name: by_trigger.get(t.name, 0) for t in spec.triggers},
         "by_indication": {k: by_indication.get(k, 0) for k in [*spec.indications, "none"]},
+        "by_subgroup": {f"{name}: {value}": n for name, value, n in by_subgroup},
         "codes_matched": {name: len(m) for name, m in matched.items()},
+        "known_later": {
+            t.name: events_of(t.codes).filter(pl.col("available_time") > pl.col("time")).height
+            for t in spec.triggers
+        },
     }
 
 
-def trigger_times(trigger: Trigger, events: pl.DataFrame) -> pl.DataFrame:
-    """When the trigger was known to have fired, before its offset: subject_id, time (= available_time).
-
-    `events` are the trigger's own (subject_id, time, available_time, code, numeric_value), in any order.
-    """
-    known = events.sort("subject_id", "available_time", "time", "code")
-    match trigger:
-        case EventTrigger():
-            fired = known
-        case FirstTrigger():
-            fired = known.filter(pl.col("subject_id").is_first_distinct())
-        case NewRegimenTrigger():
-            fired = _new_regimens(known, trigger.gap_days)
-        case IncreaseTrigger():
-            fired = _changes(known).filter(pl.col("change") >= trigger.by - pl.col("rounding"))
-        case DecreaseTrigger():
-            fired = _changes(known).filter(-pl.col("change") >= trigger.by - pl.col("rounding"))
-        case _:
-            assert_never(trigger)
-    return fired.select("subject_id", pl.col("available_time").alias("time")).unique(maintain_order=True)
+def _confirms(trigger: Trigger) -> bool:
+    return isinstance(trigger, EventTrigger) and trigger.confirmed_by is not None
 
 
-def _new_regimens(known: pl.DataFrame, gap_days: float) -> pl.DataFrame:
-    """Agents not known before, and agents given more than `gap_days` after the last one known until then."""
-    gap = pl.duration(microseconds=round(gap_days * MICROSECONDS_PER_DAY), time_unit="us")
-    last_given = pl.col("time").shift(1).cum_max().over("subject_id")
-    new_agent = pl.struct("subject_id", "code").is_first_distinct()
-    return known.filter(new_agent | (pl.col("time") - last_given > gap))
+def _unconfirmed(trigger: Trigger) -> Trigger:
+    return trigger.model_copy(update={"confirmed_by": None})
 
 
-def _changes(known: pl.DataFrame) -> pl.DataFrame:
-    """Each value's change from the same code's value known just before; simultaneous values are averaged."""
-    moment = ["subject_id", "code", "available_time", "time"]
-    value = pl.col("numeric_value").cast(pl.Float64)
-    previous = pl.col("value").shift(1).over("subject_id", "code")
-    return (
-        known.filter(pl.col("numeric_value").is_finite())
-        .sort(*moment, "numeric_value")
-        .group_by(moment, maintain_order=True)
-        .agg(value.mean().alias("value"))
-        .with_columns(
-            (pl.col("value") - previous).alias("change"),
-            ((pl.col("value").abs() + previous.abs()) * _ROUNDING).alias("rounding"),
-        )
-    )
-
-
-def _wait(trigger: Trigger, fired: pl.DataFrame, blocking: pl.DataFrame) -> pl.DataFrame:
+def _waited(
+    trigger: Trigger, fired: pl.DataFrame, events_of: Callable[[Sequence[str]], pl.DataFrame]
+) -> pl.DataFrame:
     """Moves the triggers by the offset and drops those with an `unless` event known in (t0, t0 + offset]."""
-    offset = microseconds(trigger.offset_hours)
-    waited = fired.select("subject_id", pl.col("time").alias("t0"), shifted(pl.col("time"), offset))
-    if offset and blocking.height:
+    if isinstance(trigger, EveryTrigger) or not trigger.offset_hours:
+        return fired
+    wait = shifted(pl.col("time"), microseconds(trigger.offset_hours))
+    waited = fired.select("subject_id", pl.col("time").alias("t0"), wait)
+    if trigger.unless:
+        blocking = events_of(trigger.unless)
         times = blocking.select("subject_id", pl.col("available_time").alias("blocked_at")).sort("blocked_at")
         waited = waited.sort("t0").join_asof(
             times,
@@ -152,7 +146,7 @@ def _wait(trigger: Trigger, fired: pl.DataFrame, blocking: pl.DataFrame) -> pl.D
             check_sortedness=False,
         )
         waited = waited.filter(pl.col("blocked_at").is_null() | (pl.col("blocked_at") > pl.col("time")))
-    return waited.select("subject_id", "time", pl.lit(trigger.name).alias("trigger"))
+    return waited.select("subject_id", "time")
 
 
 def _before_known_death(triggers: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
@@ -171,13 +165,29 @@ def _before_known_death(triggers: pl.DataFrame, events: pl.DataFrame) -> pl.Data
     )
 
 
-def _one_per_day(triggers: pl.DataFrame) -> pl.DataFrame:
-    """Merges a calendar day's triggers: subject_id, time (the latest), trigger (sorted, distinct)."""
+def merged(triggers: pl.DataFrame, alone: Sequence[str]) -> pl.DataFrame:
+    """Makes nodes of triggers: subject_id, time, trigger (sorted, distinct), by subject and time.
+
+    Triggers named in `alone` stand at their own time. The others of a calendar day make one node at the last
+    of them, and another one wherever a node that stands alone lies between: which nodes there are up to some
+    node is then settled by what was known at it. Where times are equal to the microsecond, the node is one.
+    """
+    stands = pl.col("trigger").is_in(alone)
+    apart = triggers.filter(stands).select("subject_id", "time", "trigger")
+    together = triggers.filter(~stands).sort("time").with_columns(pl.col("time").dt.date().alias("day"))
+    borders = apart.select("subject_id", pl.col("time").alias("border")).unique().sort("border")
+    together = together.join_asof(
+        borders,
+        left_on="time",
+        right_on="border",
+        by="subject_id",
+        strategy="forward",
+        check_sortedness=False,
+        coalesce=False,
+    ).with_columns(pl.col("time").max().over("subject_id", "day", "border"))
+    nodes = pl.concat([apart, together.select("subject_id", "time", "trigger")])
     return (
-        triggers.group_by("subject_id", pl.col("time").dt.date().alias("day"))
-        .agg(pl.col("time").max(), pl.col("trigger").unique().sort())
-        .sort("subject_id", "time")
-        .select("subject_id", "time", "trigger")
+        nodes.group_by("subject_id", "time").agg(pl.col("trigger").unique().sort()).sort("subject_id", "time")
     )
 
 

@@ -15,6 +15,7 @@ from ehr_assets.cohorts.assets import is_simulated, latent_truth_key
 from ehr_assets.cohorts.spec import CohortSpec
 from ehr_assets.corpora.spec import CorpusSpec
 from ehr_assets.embeddings.assets import node_embeddings_key
+from ehr_assets.leakage.assets import leak_audit_key
 from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version
 from ehr_assets.meds.assets import meds_events_key, subject_splits_key
@@ -64,28 +65,32 @@ def recipe_probe_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefini
 
     @asset(
         key=probe_metrics_key(recipe.name),
-        deps=[embeddings, *(k for c in corpus.cohorts for k in _labelled_nodes(c))],
+        deps=[
+            embeddings,
+            *(k for c in corpus.cohorts for k in _labelled_nodes(c)),
+            *map(leak_audit_key, (recipe.name, *corpus.cohorts)),
+        ],
         group_name=recipe.name,
         kinds={"scikitlearn", "parquet"},
-        code_version=code_version(["probes/linear.py"], recipe.config_hash("probe", "seed")),
-        description="What a linear probe reads off S(t), task by task, with patient-level intervals.",
+        code_version=code_version(["probes/probe.py"], recipe.config_hash("probe", "seed")),
+        description="What a simple model reads off S(t), task by task, with patient-level intervals.",
         partitions_def=points.partitions,
         metadata=points.metadata(_settings),
     )
     def probe_metrics(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
-        from ehr_assets.probes.linear import probe_recipe
+        from ehr_assets.probes.probe import probe_recipe
 
         recipe = points.at(context)
 
         def build(step: Step) -> Stats:
             return probe_recipe(
-                recipe.name,
+                points.scored_as(context),
                 step.inputs[asset_name(embeddings)].path,
                 {cohort: _dirs(step, cohort) for cohort in corpus.cohorts},
                 step.out,
-                bootstrap=recipe.probe.bootstrap,
-                min_positives=recipe.probe.min_positives,
+                recipe.probe,
                 seed=recipe.seed,
+                machine=step.machine,
                 progress=step.progress,
             )
 
@@ -106,15 +111,15 @@ def _settings(recipe: RecipeSpec) -> dict[str, Any]:
 
 def cohort_probe_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
     """The baselines, and for a simulated cohort the oracle ceiling: the one reader of the latent truth."""
-    meds = meds_events_key(cohort.name)
+    meds, spec = meds_events_key(cohort.name), cohort.baselines
 
     @asset(
         key=baseline_metrics_key(cohort.name),
-        deps=[meds, *_labelled_nodes(cohort.name)],
+        deps=[meds, *_labelled_nodes(cohort.name), leak_audit_key(cohort.name)],
         group_name=cohort.name,
         kinds={"xgboost", "scikitlearn", "parquet"},
-        code_version=code_version(["probes/baselines.py"], ""),
-        description="XGBoost and logistic regression on flattened features of what was known at each node.",
+        code_version=code_version(["probes/baselines.py"], spec.config_hash()),
+        description="Linear models, trees and a bag of codes, of what was known at each node.",
     )
     def baseline_metrics(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
         from ehr_assets.probes.baselines import baseline_metrics
@@ -122,9 +127,12 @@ def cohort_probe_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
         def build(step: Step) -> Stats:
             meds_dir = step.inputs[asset_name(meds)].path
             dirs = _dirs(step, cohort.name)
-            return baseline_metrics(cohort.name, meds_dir, dirs, step.out, progress=step.progress)
+            at = {"machine": step.machine, "progress": step.progress}
+            return baseline_metrics(cohort.name, meds_dir, dirs, step.out, spec, **at)
 
-        return datasets.materialize(context, build, shown=SCORES)
+        return datasets.materialize(
+            context, build, config=spec.model_dump(mode="json"), seed=spec.seed, shown=SCORES
+        )
 
     if not is_simulated(cohort):
         return [baseline_metrics]
@@ -135,7 +143,7 @@ def cohort_probe_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
         deps=[truth, *_labelled_nodes(cohort.name)],
         group_name=cohort.name,
         kinds={"xgboost", "scikitlearn", "parquet"},
-        code_version=code_version(["probes/oracle.py"], ""),
+        code_version=code_version(["probes/oracle.py"], spec.config_hash()),
         description="The ceiling: the same tasks predicted from the simulator's latent state at each node.",
     )
     def oracle_metrics(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
@@ -144,8 +152,11 @@ def cohort_probe_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
         def build(step: Step) -> Stats:
             truth_dir = step.inputs[asset_name(truth)].path
             dirs = _dirs(step, cohort.name)
-            return oracle_metrics(cohort.name, truth_dir, dirs, step.out, progress=step.progress)
+            at = {"machine": step.machine, "progress": step.progress}
+            return oracle_metrics(cohort.name, truth_dir, dirs, step.out, spec, **at)
 
-        return datasets.materialize(context, build, shown=SCORES)
+        return datasets.materialize(
+            context, build, config=spec.model_dump(mode="json"), seed=spec.seed, shown=SCORES
+        )
 
     return [baseline_metrics, oracle_metrics]

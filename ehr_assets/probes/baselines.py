@@ -1,26 +1,39 @@
-"""Baselines: XGBoost and logistic regression on flattened features, at the same nodes as the probes.
+"""Baselines and controls on what a record holds, at the same nodes as the probes: a cohort without its model.
 
 What a team could have without a world model. Same labels, splits, bootstrap resamples and scoring rules.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from ehr_assets.probes.classifiers import fit_boosted, fit_logistic
-from ehr_assets.probes.features import node_features
-from ehr_assets.probes.frames import (
-    CohortDirs,
-    load_nodes,
-    write_fitted_on,
-    write_metrics,
-    write_predictions,
-)
-from ehr_assets.probes.scoring import Method, Scorer
+from ehr_assets.fanout import ONE_WORKER, Machine
+from ehr_assets.leakage.ledger import FitLedger
+from ehr_assets.probes.controls import bag_of_codes
+from ehr_assets.probes.features import choose_vocabulary, node_features
+from ehr_assets.probes.frames import CohortDirs, read_nodes
+from ehr_assets.probes.linear import fit_logistic, fit_ridge
+from ehr_assets.probes.rows import How
+from ehr_assets.probes.run import Contender, Field, Rules, run
+from ehr_assets.probes.spec import BaselineMethod, BaselineSpec
+from ehr_assets.probes.survival import fit_cox
+from ehr_assets.probes.trees import fit_boosted, fit_forest
 from ehr_assets.progress import Progress, no_progress
 
 RECIPE = "baseline"
 """The `recipe` column of baseline rows."""
+
+BAG = "bag_of_codes"
+
+METHODS: dict[BaselineMethod, Contender] = {
+    "logistic": Contender("logistic", {"binary": fit_logistic}),
+    "ridge": Contender("ridge", {"regression": fit_ridge}),
+    "cox": Contender("cox", {"time_to_event": fit_cox}),
+    "random_forest": Contender("random_forest", {"binary": fit_forest, "regression": fit_forest}),
+    "xgboost": Contender("xgboost", {"binary": fit_boosted, "regression": fit_boosted}),
+    "bag_of_codes": Contender(BAG, {"binary": fit_logistic, "regression": fit_ridge}, matrix=BAG),
+}
 
 
 def baseline_metrics(
@@ -28,52 +41,32 @@ def baseline_metrics(
     meds_dir: Path,
     dirs: CohortDirs,
     out_dir: Path,
+    spec: BaselineSpec,
     *,
-    seed: int = 1,
-    bootstrap: int = 200,
-    min_positives: int = 5,
-    nthread: int = 1,
+    machine: Machine = ONE_WORKER,
     progress: Progress = no_progress,
 ) -> dict[str, int]:
-    """Fits and scores the baselines on every task of a cohort.
+    """Fits and scores the baselines of `spec` on every task of a cohort.
 
     Args:
         meds_dir: the `<cohort>/meds_events` dataset. dirs: its nodes, labels and splits.
-        nthread: threads of XGBoost; results are the same for the same number.
-        bootstrap, min_positives: as for `probe_recipe`.
 
-    Writes `metrics.parquet` (recipe "baseline", probes "xgboost" and "logistic"), `predictions.parquet`,
-    `fitted_on.json`.
+    Writes what `run` does; the `recipe` is "baseline". Returns its counts and the number of features.
     """
-    nodes = load_nodes(cohort, dirs)
-    table = node_features(meds_dir, nodes, progress=progress)
-    usable = np.ones(len(table.X), dtype=bool)
-    scorer = Scorer(nodes, bootstrap, min_positives)
-    train, tuning = nodes.rows("train"), nodes.rows("tuning")
-    boosted, logistic = Method(RECIPE, "xgboost", seed), Method(RECIPE, "logistic", seed)
-    rows, tables = [], []
-    stats = {
-        "tasks": len(nodes.tasks),
-        "tasks_scored": 0,
-        "nodes": len(table.X),
-        "features": len(table.names),
-    }
-    for done, task in enumerate(nodes.tasks, start=1):
-        known = ~np.isnan(task.y)
-        fit, choose = train & known, tuning & known
-        for method in (boosted, logistic):
-            probability = None
-            if scorer.fittable(task, usable):
-                data = table.X[fit], task.y[fit], table.X[choose], task.y[choose]
-                trees = method is boosted
-                model = fit_boosted(*data, seed=seed, nthread=nthread) if trees else fit_logistic(*data)
-                probability = model.probability(table.X)
-                tables.append(scorer.predictions(method, task, probability, usable))
-            scored = scorer.binary_rows(method, task, probability, usable)
-            rows += scored
-            stats["tasks_scored"] += int(method is boosted and np.isfinite(scored[0]["value"]))
-        progress("baselines", done, len(nodes.tasks))
-    write_metrics(rows, out_dir)
-    write_predictions(tables, out_dir)
-    write_fitted_on([nodes], out_dir)
-    return stats
+    contenders = [METHODS[name] for name in spec.methods]
+    ledger, nodes = FitLedger(), read_nodes(cohort, dirs)
+    matrices, stats = {}, {}
+    if any(c.matrix == "X" for c in contenders):
+        vocabulary = choose_vocabulary(meds_dir, nodes, ledger)
+        matrices["X"] = node_features(meds_dir, nodes, vocabulary, progress=progress).X
+        stats["features"] = matrices["X"].shape[1]
+    if any(c.matrix == BAG for c in contenders):
+        matrices[BAG] = bag_of_codes(meds_dir, nodes, ledger)
+        stats["codes_in_the_bag"] = matrices[BAG].shape[1]
+    usable = np.ones(nodes.frame.height, dtype=bool)
+
+    def fields() -> Iterator[Field]:
+        yield Field(nodes, dirs, matrices, usable, contenders, ledger)
+
+    rules = Rules(RECIPE, spec, How(spec.seed, spec.folds, spec.tuning))
+    return {**stats, **run(fields(), rules, out_dir, machine=machine, progress=progress)}

@@ -1,4 +1,4 @@
-"""Dagster checks of this room: fitted on train subjects only."""
+"""Dagster checks of this room: fitted on train subjects only, and on the same nodes by every method."""
 
 from collections.abc import Sequence
 
@@ -20,9 +20,13 @@ from ehr_assets.probes.assets import baseline_metrics_key, oracle_metrics_key, p
 from resources.points import Points
 from resources.storage import Datasets
 
+MOST_WITHOUT_FEATURES = 0.05
+"""Share of nodes without a finite embedding from which on a recipe is scored on other nodes than the rest."""
+
 
 def recipe_probe_checks(points: Points, corpus: CorpusSpec) -> list[AssetChecksDefinition]:
-    return [_fitted_on_train_only(probe_metrics_key(points.recipe.name), corpus.cohorts, points.partitions)]
+    key = probe_metrics_key(points.recipe.name)
+    return [_fitted_on_train_only(key, corpus.cohorts, points.partitions), _nodes_have_features(key, points)]
 
 
 def cohort_probe_checks(cohort: CohortSpec) -> list[AssetChecksDefinition]:
@@ -43,18 +47,38 @@ def _fitted_on_train_only(
         partitions_def=partitions,
         blocking=True,
         additional_deps=[k for keys in parts.values() for k in keys],
-        description="Scalers, features and probes were fitted on labelled train subjects and no others.",
+        description="Every scaler, vocabulary, model and threshold saw exactly the subjects that it may see.",
     )
     def fitted_on_train_only(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
-        from ehr_assets.leakage.fits import fitted_on_subjects, read_fitted_on
-        from ehr_assets.probes.frames import CohortDirs, load_nodes
+        from ehr_assets.leakage.proof import CohortFiles, fits_proved
 
         dataset = datasets.judged(context, key)
-        train: dict[str, list[int]] = {}
-        for cohort, keys in parts.items():
-            dirs = CohortDirs(*(datasets.used(context.instance, dataset, k).path for k in keys))
-            train[cohort] = load_nodes(cohort, dirs).labelled_subjects("train").tolist()
-        finding = fitted_on_subjects(read_fitted_on(dataset.path), train)
-        return datasets.judge(dataset, finding.ok, finding.counts, description=finding.problem)
+        files = {
+            cohort: CohortFiles(*(datasets.used(context.instance, dataset, k).path for k in keys))
+            for cohort, keys in parts.items()
+        }
+        findings = fits_proved(key.path[0], dataset.path, files)
+        failed = [f for f in findings if f.verdict == "fail"]
+        counts = {"fits": findings[0].n, "problems": len(failed)}
+        said = "; ".join(sorted({f"{f.about or 'all'}: {f.note}" for f in failed}))
+        return datasets.judge(dataset, not failed, counts, description=said or None)
 
     return fitted_on_train_only
+
+
+def _nodes_have_features(key: AssetKey, points: Points) -> AssetChecksDefinition:
+    @asset_check(
+        asset=key,
+        name="nodes_have_features",
+        partitions_def=points.partitions,
+        blocking=True,
+        description="Nearly all nodes have a finite embedding: else methods are scored on different nodes.",
+    )
+    def nodes_have_features(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
+        dataset = datasets.judged(context, key)
+        stats = dataset.manifest.stats
+        nodes, without = stats["nodes"], stats["nodes_without_features"]
+        counts = {"nodes": nodes, "nodes_without_features": without}
+        return datasets.judge(dataset, without <= MOST_WITHOUT_FEATURES * nodes, counts)
+
+    return nodes_have_features

@@ -2,8 +2,8 @@
 
 Counts of codes in windows before the node, last values and trends of numeric codes, age, static codes
 (sex and the like), indication, triggers, and how long and how busy the record is. Everything is computed
-from events known at the node (`leakage.windows.events_known_at`) and from nothing else; which codes become
-features is decided on the events known to *train* subjects at their nodes.
+from events known at the node (`leakage.windows.events_known_at`) and from nothing else; what becomes a
+feature is decided on what is known of *train* subjects at their nodes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,9 +15,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ehr_assets.contracts import BIRTH
+from ehr_assets.leakage.ledger import FitLedger
 from ehr_assets.leakage.windows import events_known_at
 from ehr_assets.meds.reading import scan_events
-from ehr_assets.probes.frames import CohortNodes, one_hot
+from ehr_assets.probes.frames import CohortNodes, names_at_train, one_hot
 from ehr_assets.progress import Progress, no_progress
 
 WINDOWS_DAYS = (30.0, 180.0, np.inf)
@@ -38,51 +39,38 @@ class FeatureTable:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The codes that become columns, chosen on train (most prevalent first, ties by code)."""
+    """What becomes columns, chosen on train. Codes: known of most subjects first, ties by code."""
 
     counted: list[str]
     measured: list[str]
     static: list[str]
+    indications: list[str]
+    triggers: list[str]
 
 
 def node_features(
-    meds_dir: Path,
-    nodes: CohortNodes,
-    *,
-    top_codes: int = 150,
-    top_measured: int = 60,
-    top_static: int = 24,
-    progress: Progress = no_progress,
+    meds_dir: Path, nodes: CohortNodes, vocabulary: Vocabulary, *, progress: Progress = no_progress
 ) -> FeatureTable:
     """Features of every node of a cohort, (n, f), in the order of `nodes`.
 
     Memory is bounded by `JOINED_ROWS` and the result, not by events x nodes.
     """
-    events = scan_events(meds_dir).select("subject_id", "time", "available_time", "code", "numeric_value")
-    at = nodes.frame.select(
-        pl.int_range(pl.len()).cast(pl.Int64).alias("row"),
-        "node_id",
-        "subject_id",
-        "time",
-    )
-    vocabulary = choose_codes(events, at, nodes, top_codes, top_measured, top_static)
-    n, k = at.height, len(vocabulary.counted)
+    events = readable_events(meds_dir)
+    n, k = nodes.frame.height, len(vocabulary.counted)
     counts = np.zeros((n, len(WINDOWS_DAYS), k + 1), dtype=np.float32)  # the last column counts all codes
     values = np.full((n, 2, len(vocabulary.measured)), np.nan, dtype=np.float32)
     static = np.zeros((n, len(vocabulary.static)), dtype=np.float32)
     general = np.full((n, 3), np.nan, dtype=np.float32)
-    for chunk, first, last in _subject_ranges(events, at):
-        inside = events.filter(pl.col("subject_id").is_between(first, last)).collect(engine="streaming")
-        known = _known(inside, chunk)
+    done = 0
+    for chunk, known in known_at_nodes(events, nodes):
         _fill_counts(known, vocabulary.counted, counts)
         _fill_values(known, vocabulary.measured, values)
         _fill_static(known, vocabulary.static, static)
         _fill_general(known, general)
-        progress("features", min(int((at["subject_id"] <= last).sum()), n), n)
+        done += chunk.height
+        progress("features", done, n)
     np.log1p(counts, out=counts)
     labels = [("all" if w == np.inf else f"{w:g}d") for w in WINDOWS_DAYS]
-    indications, indication_names = one_hot(nodes, [[i] if i else [] for i in nodes.frame["indication"]])
-    triggers, trigger_names = one_hot(nodes, nodes.frame["trigger"].to_list())
     return FeatureTable(
         X=np.concatenate(
             [
@@ -90,8 +78,8 @@ def node_features(
                 values.reshape(n, 2 * len(vocabulary.measured)),
                 static,
                 general,
-                indications,
-                triggers,
+                one_hot(nodes.indications, vocabulary.indications),
+                one_hot(nodes.triggers, vocabulary.triggers),
             ],
             axis=1,
         ),
@@ -102,48 +90,77 @@ def node_features(
             "age_years",
             "record_days",
             "days_since_previous_event",
-            *(f"indication|{name}" for name in indication_names),
-            *(f"trigger|{name}" for name in trigger_names),
+            *(f"indication|{name}" for name in vocabulary.indications),
+            *(f"trigger|{name}" for name in vocabulary.triggers),
         ],
     )
 
 
-def choose_codes(
-    events: pl.LazyFrame,
-    at: pl.DataFrame,
+def choose_vocabulary(
+    meds_dir: Path,
     nodes: CohortNodes,
-    top_codes: int,
-    top_measured: int,
-    top_static: int,
+    ledger: FitLedger,
+    *,
+    top_codes: int = 150,
+    top_measured: int = 60,
+    top_static: int = 24,
 ) -> Vocabulary:
-    """The codes known to most train subjects by their last node; only labelled train subjects count."""
-    train = pl.DataFrame({"subject_id": nodes.labelled_subjects("train")})
-    horizon = (
-        at.join(train, on="subject_id", how="semi")
+    """The codes known of most train subjects by their last node, and what their nodes are."""
+    found = codes_at_train(readable_events(meds_dir), nodes, ledger)
+
+    def top(column: str, k: int) -> list[str]:
+        some = found.filter(pl.col(column) > 0)
+        return some.sort(column, "code", descending=[True, False]).head(k)["code"].to_list()
+
+    return Vocabulary(
+        top("counted", top_codes),
+        top("measured", top_measured),
+        top("static", top_static),
+        names_at_train(nodes, nodes.indications, ledger),
+        names_at_train(nodes, nodes.triggers, ledger),
+    )
+
+
+def readable_events(meds_dir: Path) -> pl.LazyFrame:
+    return scan_events(meds_dir).select("subject_id", "time", "available_time", "code", "numeric_value")
+
+
+def codes_at_train(events: pl.LazyFrame, nodes: CohortNodes, ledger: FitLedger) -> pl.DataFrame:
+    """Per code, of how many train subjects it is known by their last node.
+
+    Columns: code; counted (with a time), measured (with a time and a number), static. Births are left out.
+    """
+    last = (
+        nodes.frame.filter(nodes.rows("train"))
         .group_by("subject_id")
         .agg(pl.col("time").max().alias("last_node"))
     )
-    timed = pl.col("time").is_not_null()
-    prevalence = (
-        events.join(horizon.lazy(), on="subject_id")
-        .filter(~timed | (pl.col("available_time") <= pl.col("last_node")))
+    ledger.saw("vocabulary", nodes.cohort, None, last["subject_id"])
+    timed, subjects = pl.col("time").is_not_null(), pl.col("subject_id")
+    return (
+        events.join(last.lazy(), on="subject_id")
+        .filter(~timed | (pl.col("available_time") <= pl.col("last_node")), pl.col("code") != BIRTH)
         .group_by("code")
         .agg(
-            pl.col("subject_id").filter(timed).n_unique().alias("counted"),
-            pl.col("subject_id")
-            .filter(timed & pl.col("numeric_value").is_not_null())
-            .n_unique()
-            .alias("measured"),
-            pl.col("subject_id").filter(~timed).n_unique().alias("static"),
+            subjects.filter(timed).n_unique().alias("counted"),
+            subjects.filter(timed & pl.col("numeric_value").is_not_null()).n_unique().alias("measured"),
+            subjects.filter(~timed).n_unique().alias("static"),
         )
         .collect(engine="streaming")
     )
 
-    def top(column: str, k: int) -> list[str]:
-        found = prevalence.filter((pl.col(column) > 0) & (pl.col("code") != BIRTH))
-        return found.sort(column, "code", descending=[True, False]).head(k)["code"].to_list()
 
-    return Vocabulary(top("counted", top_codes), top("measured", top_measured), top("static", top_static))
+def known_at_nodes(events: pl.LazyFrame, nodes: CohortNodes) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """(nodes, lines), range of subjects by range: a line per node and event known at it.
+
+    Of lines: row (the node's position), code, numeric_value, time, available_time, node_time, age in days.
+    """
+    at = nodes.frame.select(
+        pl.int_range(pl.len()).cast(pl.Int64).alias("row"), "node_id", "subject_id", "time"
+    )
+    for chunk, first, last in _subject_ranges(events, at):
+        inside = events.filter(pl.col("subject_id").is_between(first, last)).collect(engine="streaming")
+        yield chunk, _known(inside, chunk)
 
 
 def _subject_ranges(events: pl.LazyFrame, at: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, int, int]]:
@@ -170,7 +187,6 @@ def _subject_ranges(events: pl.LazyFrame, at: pl.DataFrame) -> Iterator[tuple[pl
 
 
 def _known(events: pl.DataFrame, chunk: pl.DataFrame) -> pl.DataFrame:
-    """One line per (node, event known at it): row, code, numeric_value, time, available_time, age in days."""
     age = (pl.col("node_time") - pl.col("time")).dt.total_microseconds() / DAY_US
     return (
         events_known_at(events, chunk)
@@ -184,7 +200,7 @@ def _fill_counts(known: pl.DataFrame, codes: Sequence[str], counts: NDArray[np.f
     timed = known.filter(pl.col("time").is_not_null() & (pl.col("code") != BIRTH))
     windows = [(pl.col("age") <= w).sum().alias(f"w{i}") for i, w in enumerate(WINDOWS_DAYS)]
     total = timed.group_by("row").agg(windows)
-    by_code = timed.join(_columns(codes), on="code").group_by("row", "column").agg(windows)
+    by_code = timed.join(columns_of(codes), on="code").group_by("row", "column").agg(windows)
     for i in range(len(WINDOWS_DAYS)):
         counts[total["row"], i, -1] = total[f"w{i}"]
         counts[by_code["row"], i, by_code["column"]] = by_code[f"w{i}"]
@@ -194,7 +210,7 @@ def _fill_values(known: pl.DataFrame, codes: Sequence[str], values: NDArray[np.f
     """Last value, and least-squares slope per 30 days over the last `TREND_DAYS`, of each measured code."""
     measured = (
         known.filter(pl.col("numeric_value").is_finite() & pl.col("time").is_not_null())
-        .join(_columns(codes), on="code")
+        .join(columns_of(codes), on="code")
         .sort("row", "column", "time", "available_time", "numeric_value")
     )
     if not measured.height:
@@ -219,7 +235,7 @@ def _fill_values(known: pl.DataFrame, codes: Sequence[str], values: NDArray[np.f
 def _fill_static(known: pl.DataFrame, codes: Sequence[str], static: NDArray[np.float32]) -> None:
     found = (
         known.filter(pl.col("time").is_null())
-        .join(_columns(codes), on="code")
+        .join(columns_of(codes), on="code")
         .select("row", "column")
         .unique()
     )
@@ -241,7 +257,8 @@ def _fill_general(known: pl.DataFrame, general: NDArray[np.float32]) -> None:
         general[found["row"], i] = found[name].cast(pl.Float32).fill_null(np.nan).to_numpy()
 
 
-def _columns(codes: Sequence[str]) -> pl.DataFrame:
+def columns_of(codes: Sequence[str]) -> pl.DataFrame:
+    """code, column (its position)."""
     return pl.DataFrame(
         {"code": list(codes), "column": np.arange(len(codes))}, schema={"code": pl.String, "column": pl.Int64}
     )

@@ -1,12 +1,12 @@
-"""What every probe reads and writes: nodes with their split and labels, embeddings; metrics, predictions.
+"""What every probe reads: a cohort's nodes with their split, a task's labels, embeddings, and one-hot names.
 
-The one place in this room that touches files. A cohort's nodes are put in one fixed order (subject, time,
-node id) and everything else - labels, splits, features - is aligned to that order by position.
+A cohort's nodes are put in one fixed order (subject, time, node id) and everything else - labels, splits,
+features - is aligned to that order by position. What is written is `predictions.py` and `results.py`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ehr_assets.errors import DatasetError
-from ehr_assets.leakage.fits import FITTED_ON, fitted_on
+from ehr_assets.leakage.ledger import FitLedger
 from ehr_assets.nodes.frames import EVENT, read_labels, tasks_of
-from ehr_assets.probes.schemas import METRICS_SCHEMA, PREDICTIONS_SCHEMA
+from ehr_assets.probes.rows import Kind
 
 SPLITS = ("train", "tuning", "held_out")
 
@@ -37,8 +37,9 @@ class CohortDirs:
 class TaskLabels:
     """One task's labels, aligned to the cohort's nodes (n,).
 
-    `y` is 1, 0 or NaN (not evaluable). `duration_days`/`observed` describe time to event; `followed` says
-    where those two can be used: everywhere the label is known, and at nodes censored before the horizon.
+    `y`: 1 or 0, or the number of a regression task; NaN = not evaluable, and everywhere in a time to event.
+    `duration_days`, `observed`, `status` (-1 = none) describe the time to event; `followed` says where they
+    can be used: where the label is known, and at nodes censored before the horizon.
     """
 
     name: str
@@ -48,6 +49,12 @@ class TaskLabels:
     duration_days: NDArray[np.float64]
     observed: NDArray[np.bool_]
     followed: NDArray[np.bool_]
+    kind: Kind
+    status: NDArray[np.int8]
+
+    def evaluable(self, kind: Kind) -> NDArray[np.bool_]:
+        """(n,): where the task has an answer, asked as `kind`."""
+        return self.followed if kind == "time_to_event" else ~np.isnan(self.y)
 
 
 @dataclass(frozen=True)
@@ -63,25 +70,35 @@ class CohortNodes:
     def subject_id(self) -> NDArray[np.int64]:
         return self.frame["subject_id"].to_numpy()
 
+    @cached_property
+    def indication(self) -> NDArray[np.str_]:
+        """ "" where a node has none."""
+        return np.array(self.frame["indication"].fill_null("").to_list(), dtype=np.str_)
+
+    @property
+    def indications(self) -> list[list[str]]:
+        """The node's indication, as a list of one or none."""
+        return [[i] if i else [] for i in self.frame["indication"]]
+
+    @property
+    def triggers(self) -> list[list[str]]:
+        return self.frame["trigger"].to_list()
+
     def rows(self, split: str) -> NDArray[np.bool_]:
         """Mask of the nodes in `split`."""
         return self.split == split
 
-    def labelled_subjects(self, split: str) -> NDArray[np.int64]:
-        """Subjects of `split` with a usable label (known, or followed to a censoring) for any task, sorted.
-
-        Of `train`, these are exactly the subjects that anything in this room is fitted on.
-        """
-        usable = np.zeros(self.frame.height, dtype=bool)
-        for task in self.tasks:
-            usable |= ~np.isnan(task.y) | task.followed
-        return np.unique(self.subject_id[usable & self.rows(split)])
-
 
 def load_nodes(cohort: str, dirs: CohortDirs) -> CohortNodes:
-    """Reads nodes, splits and labels of one cohort and aligns them.
+    """Nodes, splits and all labels of one cohort, aligned. Raises as `read_nodes` and `read_task`."""
+    nodes = read_nodes(cohort, dirs)
+    return replace(nodes, tasks=[read_task(nodes, dirs, task) for task in tasks_of(dirs.labels)])
 
-    Raises `DatasetError` when a node's subject has no split, or the labels name a node that does not exist.
+
+def read_nodes(cohort: str, dirs: CohortDirs) -> CohortNodes:
+    """Nodes and splits of one cohort, without labels.
+
+    Raises `DatasetError` when a node's subject has no split, or more than one.
     """
     nodes = pl.read_parquet(dirs.nodes / "nodes.parquet").sort("subject_id", "time", "node_id")
     splits = pl.read_parquet(dirs.splits / "subject_splits.parquet").select("subject_id", "split")
@@ -100,38 +117,45 @@ def load_nodes(cohort: str, dirs: CohortDirs) -> CohortNodes:
             do=f"Materialize {cohort}/subject_splits and {cohort}/decision_nodes again.",
         )
     frame = nodes.select("node_id", "subject_id", "time", "trigger", "indication")
-    return CohortNodes(
-        cohort=cohort,
-        frame=frame,
-        split=joined["split"].to_numpy().astype(np.str_),
-        tasks=[_align(cohort, frame, dirs.labels, task) for task in tasks_of(dirs.labels)],
-    )
+    return CohortNodes(cohort=cohort, frame=frame, split=joined["split"].to_numpy().astype(np.str_))
 
 
-def _align(cohort: str, frame: pl.DataFrame, labels_dir: Path, task: Mapping[str, Any]) -> TaskLabels:
-    labels = read_labels(labels_dir, task["name"])
-    if labels.join(frame, on="node_id", how="anti").height:
+def read_task(nodes: CohortNodes, dirs: CohortDirs, task: Mapping[str, Any]) -> TaskLabels:
+    """One task's labels at `nodes`. task: its entry in `tasks.json`; without `kind` it is binary.
+
+    Raises `DatasetError` when the labels name a node that does not exist.
+    """
+    labels = read_labels(dirs.labels, task["name"])
+    if labels.join(nodes.frame, on="node_id", how="anti").height:
         raise DatasetError(
             "The labels name decision nodes that do not exist.",
-            where=f"{cohort}/task_labels",
-            do=f"Materialize {cohort}/task_labels again.",
+            where=f"{nodes.cohort}/task_labels",
+            do=f"Materialize {nodes.cohort}/task_labels again.",
         )
-    rows = frame.select("node_id").join(
-        labels.select("node_id", "boolean_value", "duration_days", "status", "reason"),
+    rows = nodes.frame.select("node_id").join(
+        labels.with_columns(asked=pl.lit(True)).select(
+            "node_id", "asked", "boolean_value", "numeric_value", "duration_days", "status", "reason"
+        ),
         on="node_id",
         how="left",
         maintain_order="left",
     )
-    usable = rows["boolean_value"].is_not_null() | (rows["reason"] == "censored").fill_null(False)
+    kind: Kind = task.get("kind") or "binary"
+    values = {"binary": "boolean_value", "regression": "numeric_value"}
+    y = rows[values[kind]] if kind in values else pl.Series([None] * rows.height, dtype=pl.Float64)
+    usable = rows["asked"].fill_null(False) & (rows["reason"].is_null() | (rows["reason"] == "censored"))
     duration = rows["duration_days"].cast(pl.Float64).fill_null(np.nan).to_numpy()
+    status = rows["status"].cast(pl.Int8).fill_null(-1).to_numpy()
     return TaskLabels(
         name=task["name"],
         category=task["category"],
         horizon_days=task.get("horizon_days"),
-        y=rows["boolean_value"].cast(pl.Float64).fill_null(np.nan).to_numpy(),
+        y=y.cast(pl.Float64).fill_null(np.nan).to_numpy(),
         duration_days=duration,
-        observed=(rows["status"] == EVENT).fill_null(False).to_numpy(),
-        followed=usable.to_numpy() & (duration > 0),
+        observed=status == EVENT,
+        followed=usable.to_numpy() & (duration > 0) & (status >= 0),
+        kind=kind,
+        status=status,
     )
 
 
@@ -154,48 +178,14 @@ def load_embeddings(embeddings_dir: Path, nodes: CohortNodes) -> NDArray[np.floa
     return X
 
 
-def one_hot(nodes: CohortNodes, values: Sequence[Sequence[str]]) -> tuple[NDArray[np.float32], list[str]]:
-    """Indicators (n, k) of the names found at train nodes. values: the names that each node holds."""
+def names_at_train(nodes: CohortNodes, values: Sequence[Sequence[str]], ledger: FitLedger) -> list[str]:
+    """The names found at train nodes, sorted. values: the names that each node holds."""
     train = nodes.rows("train")
-    names = sorted({name for held, fit in zip(values, train, strict=True) if fit for name in held})
+    ledger.saw("vocabulary", nodes.cohort, None, nodes.subject_id[train])
+    return sorted({name for held, fit in zip(values, train, strict=True) if fit for name in held})
+
+
+def one_hot(values: Sequence[Sequence[str]], names: Sequence[str]) -> NDArray[np.float32]:
+    """Indicators (n, k) of `names` in the names that each node holds."""
     flags = np.array([[name in held for name in names] for held in values], dtype=np.float32)
-    return flags.reshape(len(values), len(names)), names
-
-
-def write_metrics(rows: Sequence[Mapping[str, Any]], out_dir: Path) -> None:
-    """Writes `metrics.parquet`, sorted, NaN as null."""
-    keys = ("recipe", "cohort", "probe", "task", "metric", "indication")
-    ordered = sorted(rows, key=lambda r: tuple(str(r.get(k) or "") for k in keys))
-    clean = [
-        {k: (None if isinstance(v, float) and np.isnan(v) else v) for k, v in r.items()} for r in ordered
-    ]
-    pq.write_table(
-        pa.Table.from_pylist(clean, METRICS_SCHEMA), out_dir / "metrics.parquet", compression="zstd"
-    )
-
-
-def write_predictions(tables: Sequence[pa.Table], out_dir: Path) -> None:
-    """Writes `predictions.parquet` (columns of the meds-evaluation prediction schema, and ours)."""
-    table = pa.concat_tables(tables) if tables else PREDICTIONS_SCHEMA.empty_table()
-    keys = ["recipe", "cohort", "probe", "task", "subject_id", "prediction_time", "node_id"]
-    table = table.sort_by([(key, "ascending") for key in keys])
-    pq.write_table(table, out_dir / "predictions.parquet", compression="zstd")
-
-
-def write_fitted_on(cohorts: Sequence[CohortNodes], out_dir: Path) -> None:
-    """Writes `fitted_on.json`: hashes of the subjects fitted on (train) and chosen on (tuning).
-
-    At the top, the train subjects of all cohorts together, as in the tokenizer's; below, cohort by cohort.
-    """
-    train, tuning = (
-        {c.cohort: c.labelled_subjects(split).tolist() for c in cohorts} for split in ("train", "tuning")
-    )
-    document = {
-        **fitted_on(train),
-        "cohorts": {cohort: fitted_on({cohort: ids}) for cohort, ids in train.items()},
-        "selected_on": {
-            "split": "tuning",
-            "cohorts": {cohort: fitted_on({cohort: ids}, "tuning") for cohort, ids in tuning.items()},
-        },
-    }
-    (out_dir / FITTED_ON).write_text(json.dumps(document, indent=1, sort_keys=True), encoding="utf-8")
+    return flags.reshape(len(values), len(names))

@@ -1,91 +1,110 @@
-"""The linear probe: can the outcome be read off the frozen embedding S(t) by a linear model?
+"""Linear models on standardized columns: L2 logistic regression, and ridge regression for numbers.
 
-One logistic regression per task on the same embedding (SMB-Structure §4, "single-embedding, multi-task"),
-and a Cox model for survival tasks. Fitted on train subjects; the L2 strength is chosen on tuning subjects;
-scored once on held-out subjects.
+Fitted on train rows only; the strength of the penalty is chosen on development (`choose.py`). Nothing in
+here reads files.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ehr_assets.probes.classifiers import fit_logistic
-from ehr_assets.probes.frames import (
-    CohortDirs,
-    load_embeddings,
-    load_nodes,
-    write_fitted_on,
-    write_metrics,
-    write_predictions,
-)
-from ehr_assets.probes.scoring import Method, Scorer
-from ehr_assets.probes.survival import fit_cox
-from ehr_assets.progress import Progress, no_progress
+from ehr_assets.probes.choose import Choice, choose_strength
+from ehr_assets.probes.rows import How, NoModelError, Rows, joined
+from ehr_assets.probes.scaling import Scaler, fit_scaler, scaling_of
 
-TIME_TO_EVENT_WORDS = ("survival", "mortality")
-"""Tasks whose category holds one of these words get a Cox probe beside the logistic one."""
+L2_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""sklearn's `C` (inverse strength) for 1,000 rows: scaled by 1000 / n, to mean the same at any size."""
+
+RIDGE_STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Penalty per row, of standardized columns: sklearn's `alpha` / n."""
+
+MOST_ITERATIONS = 500
 
 
-def probe_recipe(
-    recipe: str,
-    embeddings_dir: Path,
-    cohorts: Mapping[str, CohortDirs],
-    out_dir: Path,
-    *,
-    bootstrap: int = 200,
-    min_positives: int = 5,
-    seed: int = 1,
-    progress: Progress = no_progress,
-) -> dict[str, int]:
-    """Probes one recipe's embeddings on every task of every cohort given.
+@dataclass(frozen=True)
+class Linear:
+    """A fitted model: ``scaler(X) @ coefficients + intercept``, as log odds where it is logistic."""
 
-    Args:
-        recipe: written into the `recipe` column.
-        embeddings_dir: the `<recipe>/node_embeddings` dataset.
-        cohorts: cohort name -> its nodes, labels and splits. Probes are fitted per cohort.
-        bootstrap: subject resamples behind each interval.
-        min_positives: fewer positives or negatives in train or held-out: listed, not scored.
-        seed: written into the `seed` column; the fits themselves are deterministic.
+    scaler: Scaler
+    coefficients: NDArray[np.float64]
+    intercept: float
+    logistic: bool
+    choice: Choice
+    converged: bool = True
 
-    Writes `metrics.parquet`, `predictions.parquet`, `fitted_on.json`. Nodes without a finite embedding
-    are left out of fit and score and counted in the returned stats.
-    """
-    logistic, cox = Method(recipe, "logistic", seed), Method(recipe, "cox", seed)
-    loaded = {name: load_nodes(name, dirs) for name, dirs in sorted(cohorts.items())}
-    total = sum(len(nodes.tasks) for nodes in loaded.values())
-    rows, tables, done = [], [], 0
-    stats = {"tasks": total, "tasks_scored": 0, "nodes": 0, "nodes_without_embedding": 0}
-    for nodes in loaded.values():
-        X = load_embeddings(embeddings_dir, nodes)
-        usable = np.asarray(np.isfinite(X).all(axis=1))
-        stats["nodes"] += len(usable)
-        stats["nodes_without_embedding"] += int((~usable).sum())
-        scorer = Scorer(nodes, bootstrap, min_positives)
-        train, tuning = nodes.rows("train"), nodes.rows("tuning")
-        for task in nodes.tasks:
-            probability = None
-            if scorer.fittable(task, usable):
-                fit, choose = (usable & split & ~np.isnan(task.y) for split in (train, tuning))
-                model = fit_logistic(X[fit], task.y[fit], X[choose], task.y[choose])
-                probability = np.full(len(X), np.nan, dtype=np.float32)
-                probability[usable] = model.probability(X[usable])
-                tables.append(scorer.predictions(logistic, task, probability, usable))
-            scored = scorer.binary_rows(logistic, task, probability, usable)
-            stats["tasks_scored"] += int(np.isfinite(scored[0]["value"]))
-            rows += scored
-            if any(word in task.category.lower() for word in TIME_TO_EVENT_WORDS):
-                fit = usable & train & task.followed
-                risk = None
-                if task.observed[fit].sum() >= min_positives:
-                    model = fit_cox(X[fit], task.duration_days[fit], task.observed[fit])
-                    if model is not None:
-                        risk = np.full(len(X), np.nan)
-                        risk[usable] = model.log_hazard(X[usable])
-                rows.append(scorer.survival_row(cox, task, risk, usable))
-            done += 1
-            progress("probes", done, total)
-    write_metrics(rows, out_dir)
-    write_predictions(tables, out_dir)
-    write_fitted_on(list(loaded.values()), out_dir)
-    return stats
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        return {
+            "strength": self.choice.strength,
+            "folds": self.choice.folds,
+            "chosen_by": "cross_validation" if self.choice.folds else "default",
+            "converged": self.converged,
+        }
+
+    def predict(self, rows: Rows) -> NDArray[np.float32]:
+        z = self.scaler(rows.X) @ self.coefficients + self.intercept
+        if self.logistic:
+            z = 1 / (1 + np.exp(-np.clip(z, -700, 700)))
+        return z.astype(np.float32)
+
+
+def fit_logistic(train: Rows, tuning: Rows, how: How) -> Linear:
+    """Logistic regression; of train rows with both classes."""
+    scaler = fit_scaler(train)
+    choice = choose_strength(joined(train, tuning), L2_STRENGTHS, how, _logistic_path)
+    train.saw("logistic")
+    ((coefficients, intercept, converged),) = _logistic(scaler(train.X), train.y, [choice.strength], tol=1e-5)
+    return Linear(scaler, coefficients, intercept, True, choice, converged)
+
+
+def fit_ridge(train: Rows, tuning: Rows, how: How) -> Linear:
+    """Ridge regression. Raises NoModelError where the number never differs."""
+    if np.ptp(train.y) == 0:
+        raise NoModelError("constant_outcome")
+    scaler = fit_scaler(train)
+    choice = choose_strength(joined(train, tuning), RIDGE_STRENGTHS, how, _ridge_path)
+    train.saw("ridge")
+    coefficients, intercept = _ridge(scaler(train.X), train.y, choice.strength)
+    return Linear(scaler, coefficients, intercept, False, choice)
+
+
+def _logistic_path(X: Any, y: NDArray, X_test: Any, strengths: Sequence[float]) -> NDArray[np.float64]:
+    """Margins."""
+    scaler = scaling_of(X)
+    Z, Z_test = scaler(X), scaler(X_test)
+    return np.array([Z_test @ w + b for w, b, _ in _logistic(Z, y, strengths, tol=1e-4)])
+
+
+def _logistic(
+    Z: Any, y: NDArray, strengths: Sequence[float], *, tol: float
+) -> Iterator[tuple[NDArray[np.float64], float, bool]]:
+    """(coefficients, intercept, converged) by strength; each begins where the one before it ended."""
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(warm_start=True, max_iter=MOST_ITERATIONS, tol=tol)
+    for strength in strengths:
+        model.set_params(C=strength * 1000 / len(y))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # it is told instead
+            model.fit(Z, y)
+        done = int(np.max(model.n_iter_)) < MOST_ITERATIONS
+        yield model.coef_[0].copy(), np.asarray(model.intercept_).item(), done
+
+
+def _ridge_path(X: Any, y: NDArray, X_test: Any, strengths: Sequence[float]) -> NDArray[np.float64]:
+    scaler = scaling_of(X)
+    Z, Z_test = scaler(X), scaler(X_test)
+    return np.array([Z_test @ w + b for w, b in (_ridge(Z, y, s) for s in strengths)])
+
+
+def _ridge(Z: Any, y: NDArray, strength: float) -> tuple[NDArray[np.float64], float]:
+    from sklearn.linear_model import Ridge
+
+    model = Ridge(alpha=strength * len(y)).fit(Z, y)
+    return np.asarray(model.coef_, dtype=np.float64), float(model.intercept_)

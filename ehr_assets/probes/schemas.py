@@ -49,6 +49,23 @@ PREDICTIONS_SCHEMA = pa.schema(
 )
 """One row per method, task and evaluable node. Columns of other kinds than the task's are null."""
 
+FITS_SCHEMA = pa.schema(
+    [
+        ("recipe", pa.string()),
+        ("cohort", pa.string()),
+        ("task", pa.string()),
+        ("kind", pa.string()),
+        ("probe", pa.string()),
+        ("seed", pa.int64()),
+        ("note", pa.string()),  # why there is no model; null = there is one
+        ("chosen", pa.string()),  # its settings and its threshold, as JSON
+        ("n_train", pa.int64()),
+        ("n_train_positive", pa.int64()),  # or with the event; null in regression
+        ("n_tuning", pa.int64()),
+    ]
+)
+"""One row per method and task, those that could not be fitted included."""
+
 MEANS_SCHEMA = pa.schema(
     [
         ("recipe", pa.string()),

@@ -1,4 +1,4 @@
-"""From probabilities to the tidy rows of `metrics.parquet` and `predictions.parquet`.
+"""From probabilities to the tidy rows of `metrics.parquet`.
 
 Every method - embedding probe, baseline, oracle - is scored here and only here, on the same nodes, with
 the same rules and the same bootstrap resamples. No fitting and no files.
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from ehr_assets.probes.frames import CohortNodes, TaskLabels
@@ -17,7 +16,6 @@ from ehr_assets.probes.metrics.binary import auprc, auroc, brier
 from ehr_assets.probes.metrics.kernels import Kernel
 from ehr_assets.probes.metrics.survival import c_index
 from ehr_assets.probes.resample import NOT_ESTIMABLE, Estimate, subject_weights, with_interval
-from ehr_assets.probes.schemas import PREDICTIONS_SCHEMA
 
 EVALUATED_SPLIT = "held_out"
 
@@ -98,40 +96,6 @@ class Scorer:
             estimate = self._estimate(concordance, rows)
         return self._row(method, task, "c_index", estimate, rows, task.observed[rows])
 
-    def predictions(
-        self, method: Method, task: TaskLabels, probability: NDArray, usable: NDArray[np.bool_]
-    ) -> pa.Table:
-        """Predictions on tuning and held-out nodes with a known label, in the prediction schema.
-
-        The predicted class uses the threshold with the best Youden index on tuning (0.5 where tuning
-        holds one class); held-out outcomes play no part in it.
-        """
-        known = usable & ~np.isnan(task.y)
-        tuning = known & self.nodes.rows("tuning")
-        threshold = youden_threshold(task.y[tuning], probability[tuning])
-        at = np.flatnonzero(tuning | (known & self.nodes.rows(EVALUATED_SPLIT)))
-        frame = self.nodes.frame[at]
-        n = len(at)
-        columns = {
-            "recipe": pa.repeat(pa.scalar(method.recipe), n),
-            "cohort": pa.repeat(pa.scalar(self.nodes.cohort), n),
-            "task": pa.repeat(pa.scalar(task.name), n),
-            "kind": pa.repeat(pa.scalar("binary"), n),
-            "probe": pa.repeat(pa.scalar(method.probe), n),
-            "seed": pa.repeat(pa.scalar(method.seed), n),
-            "node_id": frame["node_id"].to_arrow().cast(pa.string()),
-            "split": pa.array(self.nodes.split[at].tolist(), pa.string()),
-            "subject_id": pa.array(self.nodes.subject_id[at], pa.int64()),
-            "prediction_time": frame["time"].to_arrow().cast(pa.timestamp("us")),
-            "indication": frame["indication"].to_arrow().cast(pa.string()),
-            "boolean_value": pa.array(task.y[at] == 1, pa.bool_()),
-            "predicted_boolean_value": pa.array(probability[at] >= threshold, pa.bool_()),
-            "predicted_boolean_probability": pa.array(probability[at].astype(np.float32), pa.float32()),
-        }
-        for field in PREDICTIONS_SCHEMA:
-            columns.setdefault(field.name, pa.nulls(n, field.type))
-        return pa.table(columns, schema=PREDICTIONS_SCHEMA)
-
     def _enough(self, y: NDArray) -> bool:
         positives, negatives = (y == 1).sum(), (y == 0).sum()
         return min(positives, negatives) >= self.min_positives and positives + negatives >= MIN_SAMPLES
@@ -168,15 +132,3 @@ class Scorer:
             "subgroup": None,
             "seed": method.seed,
         }
-
-
-def youden_threshold(y: NDArray, probability: NDArray) -> float:
-    """The threshold with the largest sensitivity + specificity on (y, probability); 0.5 if one class."""
-    positive = y == 1
-    if len(y) == 0 or positive.all() or not positive.any():
-        return 0.5
-    cuts = np.unique(probability)
-    below = np.searchsorted(np.sort(probability[positive]), cuts, side="left")
-    below_negative = np.searchsorted(np.sort(probability[~positive]), cuts, side="left")
-    youden = (1 - below / positive.sum()) + below_negative / (~positive).sum()
-    return float(cuts[np.argmax(youden)])

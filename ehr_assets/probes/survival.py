@@ -1,16 +1,19 @@
-"""Time-to-event probe: a Cox proportional hazards model on principal components of the embedding.
+"""Time to event: a penalised Cox proportional hazards model on principal components.
 
 The paper's probe for survival tasks (SMB-Structure §4.2). Components and coefficients are fitted on train
-rows only; embeddings have more columns than there are events, hence the components and the penalty.
+rows only; embeddings have more columns than there are events, hence the components and the penalty. A
+competing event is a censoring: the hazard is the outcome's own (cause-specific).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ehr_assets.probes.classifiers import standardization, standardize
-from ehr_assets.probes.threads import blas_threads_for
+from ehr_assets.probes.rows import How, NoModelError, Rows
+from ehr_assets.probes.scaling import Scaler, fit_scaler
 
 MAX_COMPONENTS = 16
 EVENTS_PER_COMPONENT = 10
@@ -20,54 +23,62 @@ PENALIZER = 0.1
 
 
 @dataclass(frozen=True)
-class CoxProbe:
-    """A fitted Cox model: log partial hazard = ((x - mean) / scale) @ components @ coefficients."""
+class Cox:
+    """A fitted Cox model: log partial hazard = scaler(X) @ components @ coefficients."""
 
-    mean: NDArray[np.float64]
-    scale: NDArray[np.float64]
-    components: NDArray[np.float64]  # (d, k), columns scaled to unit variance on train
+    scaler: Scaler
+    components: NDArray[np.float64]  # (d, k), scores have unit variance on train
     coefficients: NDArray[np.float64]  # (k,)
 
-    def log_hazard(self, X: NDArray) -> NDArray[np.float64]:
-        """(n, d) -> (n,): higher means an earlier event."""
-        with blas_threads_for(X.size):
-            return standardize(X, self.mean, self.scale) @ self.components @ self.coefficients
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        return {"components": len(self.coefficients), "penalizer": PENALIZER}
+
+    def predict(self, rows: Rows) -> NDArray[np.float32]:
+        """(n,): higher means an earlier event."""
+        return (self.scaler(rows.X) @ self.components @ self.coefficients).astype(np.float32)
 
 
-def fit_cox(X: NDArray, duration_days: NDArray, observed: NDArray) -> CoxProbe | None:
-    """Fits on train rows: X (n, d), duration_days (n,) > 0, observed (n,) bool.
+def fit_cox(train: Rows, tuning: Rows, how: How) -> Cox:
+    """Fits on train rows with duration_days > 0. Tuning rows play no part.
 
-    Returns None when the partial likelihood has no finite optimum (too few events, constant features).
+    Raises NoModelError: flat columns, or a partial likelihood without a finite optimum.
     """
     import pandas as pd
     from lifelines import CoxPHFitter
     from lifelines.exceptions import ConvergenceError
 
-    mean, scale = standardization(X)
-    Z = standardize(X, mean, scale)
-    k = int(min(MAX_COMPONENTS, max(1, observed.sum() // EVENTS_PER_COMPONENT), *Z.shape))
-    with blas_threads_for(Z.size):
-        components = _principal_components(Z, k)
-        if components is None:
-            return None
-        names = [f"pc{i}" for i in range(components.shape[1])]
-        frame = pd.DataFrame(Z @ components, columns=pd.Index(names))
-        frame["duration_days"], frame["observed"] = duration_days, observed
-        try:
-            model = CoxPHFitter(penalizer=PENALIZER).fit(frame, "duration_days", "observed")
-        except ConvergenceError:
-            return None
-    return CoxProbe(mean, scale, components, model.params_[names].to_numpy(dtype=np.float64))
+    scaler = fit_scaler(train)
+    Z = scaler(train.X)
+    train.saw("pca")
+    k = int(min(MAX_COMPONENTS, max(1, train.observed.sum() // EVENTS_PER_COMPONENT), *Z.shape))
+    components = _principal_components(Z, k)
+    train.saw("cox")
+    names = [f"pc{i}" for i in range(components.shape[1])]
+    frame = pd.DataFrame(Z @ components, columns=pd.Index(names))
+    frame["duration_days"], frame["observed"] = train.duration_days, train.observed
+    try:
+        model = CoxPHFitter(penalizer=PENALIZER).fit(frame, "duration_days", "observed")
+    except ConvergenceError:
+        raise NoModelError("no_convergence") from None
+    return Cox(scaler, components, model.params_[names].to_numpy(dtype=np.float64))
 
 
-def _principal_components(Z: NDArray, k: int) -> NDArray[np.float64] | None:
-    """Loadings (d, <= k) of the largest components of centred Z (n, d), of unit variance; None if flat."""
-    values, vectors = np.linalg.eigh(Z.T @ Z / len(Z))
-    values, vectors = values[::-1][:k], vectors[:, ::-1][:, :k]
+def _principal_components(Z: NDArray, k: int) -> NDArray[np.float64]:
+    """Loadings (d, <= k) of the largest components of centred Z (n, d), of unit variance."""
+    from scipy.linalg import eigh
+
+    n, d = Z.shape
+    few = n < d  # then the smaller Gram matrix has the same eigenvalues
+    square = (Z @ Z.T if few else Z.T @ Z) / n
+    values, vectors = eigh(square, subset_by_index=[len(square) - k, len(square) - 1])
+    values, vectors = values[::-1], vectors[:, ::-1]
     kept = values > 1e-8
     if not kept.any():
-        return None
+        raise NoModelError("constant_features")
     values, vectors = values[kept], vectors[:, kept]
+    if few:
+        vectors = Z.T @ vectors / np.sqrt(n * values)
     # The sign of an eigenvector is arbitrary: fix it, so that equal inputs give equal coefficients.
     vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])])
     return vectors / np.sqrt(values)

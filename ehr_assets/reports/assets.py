@@ -1,4 +1,6 @@
-"""Dagster assets of this room: `<report>/report` and `/comparison`, `<cohort>/profile`, `<grid>/ablation`."""
+"""Dagster assets of this room: `<report>/comparison`, `/verdict` and `/report`, `<cohort>/profile`,
+`<grid>/ablation`.
+"""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +10,8 @@ from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, Materiali
 from ehr_assets.catalog import Catalog
 from ehr_assets.cohorts.assets import is_simulated
 from ehr_assets.cohorts.spec import CohortSpec
+from ehr_assets.embeddings.assets import node_embeddings_key
+from ehr_assets.leakage.assets import leak_audit_key
 from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version, combined_hash, settings_hash
 from ehr_assets.lineage.names import asset_and_partition, dataset_name
@@ -17,7 +21,11 @@ from ehr_assets.probes.assets import baseline_metrics_key, oracle_metrics_key, p
 from ehr_assets.reports.spec import ReportSpec
 from ehr_assets.training.assets import checkpoint_key
 from ehr_assets.training.grid import Grid
+from resources.recorded import recorded
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
+
+SAME_NODES = (decision_nodes_key, task_labels_key, subject_splits_key)
+"""Of a cohort: what scores can only be compared on."""
 
 
 def report_key(report: str) -> AssetKey:
@@ -26,6 +34,15 @@ def report_key(report: str) -> AssetKey:
 
 def comparison_key(report: str) -> AssetKey:
     return AssetKey([report, "comparison"])
+
+
+def verdict_key(report: str) -> AssetKey:
+    return AssetKey([report, "verdict"])
+
+
+def accepted_key(report: str) -> AssetKey:
+    """Of the version that is in use: whoever promotes one keeps its `verdict.json` there."""
+    return AssetKey([report, "accepted"])
 
 
 def profile_key(cohort: str) -> AssetKey:
@@ -37,20 +54,14 @@ def ablation_key(grid: str) -> AssetKey:
 
 
 def report_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition]:
+    """The page."""
     simulated = [c for c in report.cohorts if is_simulated(catalog.cohorts[c])]
     deps = [key(recipe) for recipe in report.recipes for key in (checkpoint_key, probe_metrics_key)]
     for cohort in report.cohorts:
-        deps += [
-            key(cohort)
-            for key in (
-                meds_events_key,
-                decision_nodes_key,
-                task_labels_key,
-                subject_splits_key,
-                baseline_metrics_key,
-            )
-        ]
+        deps += [key(cohort) for key in (meds_events_key, baseline_metrics_key, *SAME_NODES)]
     deps += [oracle_metrics_key(cohort) for cohort in simulated]
+    deps += [node_embeddings_key(report.candidate), *_audits(report)]
+    deps += [comparison_key(report.name), verdict_key(report.name)]
     # What the page shows of the recipes and cohorts themselves (titles, settings) is part of its making.
     shown = [catalog.recipes[r].config_hash() for r in report.recipes]
     shown += [catalog.cohorts[c].title for c in report.cohorts]
@@ -61,18 +72,28 @@ def report_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition
         group_name="reports",
         kinds={"html"},
         code_version=code_version(
-            ["reports/page.py", "reports/report.html", "reports/report.css"],
+            [f"reports/{name}" for name in ("page.py", "report.html", "blocks.html", "report.css")],
             combined_hash([report.config_hash(), *shown]),
         ),
         description=report.title,
     )
     def page(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
+        from ehr_assets.reports.inputs import CohortInputs, Inputs, RecipeInputs, RunInputs
         from ehr_assets.reports.page import write_report
-        from ehr_assets.reports.tables import CohortInputs, RecipeInputs
 
         def build(step: Step) -> Stats:
-            def path(key: AssetKey):
-                return step.inputs[asset_name(key)].path
+            def path(key: AssetKey, partition: str | None = None) -> Path:
+                return step.inputs[dataset_name(asset_name(key), partition)].path
+
+            def run(recipe: str, partition: str | None) -> RunInputs:
+                mapped = recipe == report.candidate
+                return RunInputs(
+                    checkpoint=path(checkpoint_key(recipe), partition),
+                    metrics=path(probe_metrics_key(recipe), partition),
+                    embeddings=path(node_embeddings_key(recipe), partition) if mapped else None,
+                    audit=path(leak_audit_key(recipe), partition),
+                    partition=partition,
+                )
 
             cohorts = [
                 CohortInputs(
@@ -84,6 +105,7 @@ def report_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition
                     splits=path(subject_splits_key(c)),
                     baseline=path(baseline_metrics_key(c)),
                     oracle=path(oracle_metrics_key(c)) if c in simulated else None,
+                    audit=path(leak_audit_key(c)),
                 )
                 for c in report.cohorts
             ]
@@ -91,9 +113,8 @@ def report_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition
                 RecipeInputs(
                     name=r,
                     title=catalog.recipes[r].title,
-                    checkpoint=path(checkpoint_key(r)),
-                    metrics=path(probe_metrics_key(r)),
                     settings=catalog.recipes[r].model_dump(mode="json", exclude={"name", "title"}),
+                    runs=[run(r, p) for p in _partitions(step, checkpoint_key(r))],
                 )
                 for r in report.recipes
             ]
@@ -101,7 +122,15 @@ def report_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition
                 {"asset": name, "data version": d.data_version[:16], "code version": d.manifest.code_version}
                 for name, d in step.inputs.items()
             ]
-            return write_report(report, cohorts, recipes, lineage, step.out, step.progress, step.overrides)
+            inputs = Inputs(
+                report,
+                cohorts,
+                recipes,
+                {name: d.data_version for name, d in step.inputs.items()},
+                path(comparison_key(report.name)),
+                path(verdict_key(report.name)),
+            )
+            return write_report(inputs, lineage, step.out, step.progress, step.overrides)
 
         return datasets.materialize(
             context, build, config=report.model_dump(mode="json"), shown=Shown(more=_page)
@@ -111,7 +140,62 @@ def report_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition
 
 
 def _page(dataset: Dataset) -> dict[str, MetadataValue]:
-    return {"page": MetadataValue.path(str(dataset.path / "report.html"))}
+    from ehr_assets.reports.page import PAGE, paper_tables
+
+    tables = {title: MetadataValue.md(text) for title, text in paper_tables(dataset.path).items()}
+    return {"page": MetadataValue.path(str(dataset.path / PAGE)), **tables}
+
+
+def _partitions(step: Step, key: AssetKey) -> list[str | None]:
+    """The partitions in which an asset is read; one that is none, where it has none."""
+    found = (asset_and_partition(name) for name in step.inputs)
+    return [partition for name, partition in found if name == asset_name(key)]
+
+
+def _audits(report: ReportSpec) -> list[AssetKey]:
+    return [leak_audit_key(name) for name in (*report.cohorts, *report.recipes)]
+
+
+def verdict_assets(report: ReportSpec) -> list[AssetsDefinition]:
+    """The verdict on the report's candidate."""
+    comparison, audits = comparison_key(report.name), _audits(report)
+    nodes = [key(cohort) for cohort in report.cohorts for key in SAME_NODES]
+
+    @asset(
+        key=verdict_key(report.name),
+        deps=[comparison, *audits, *nodes],
+        group_name="reports",
+        kinds={"json"},
+        code_version=code_version(["reports/verdict.py"], report.config_hash()),
+        description=f"Whether {report.label(report.candidate)} may be promoted, and why not.",
+    )
+    def verdict(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
+        from ehr_assets.reports.verdict import Accepted, read_verdict, write_verdict
+
+        accepted: Accepted | None = None
+        key = accepted_key(report.name)
+        if recorded(context.instance, asset_name(key)):
+            found = datasets.latest(context.instance, key)
+            accepted = Accepted(read_verdict(found.path), found.data_version)
+
+        def build(step: Step) -> Stats:
+            names = {asset_name(key) for key in audits}
+            return write_verdict(
+                report,
+                step.inputs[asset_name(comparison)].path,
+                {name: d.path for name, d in step.inputs.items() if asset_and_partition(name)[0] in names},
+                {name: d.data_version for name, d in step.inputs.items()},
+                accepted,
+                step.out,
+            )
+
+        config = {
+            "promotion": report.promotion.model_dump(mode="json"),
+            "accepted": accepted.data_version if accepted else None,
+        }
+        return datasets.materialize(context, build, config=config)
+
+    return [verdict]
 
 
 def comparison_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition]:

@@ -9,7 +9,7 @@ from ehr_assets.cohorts.spec import CohortSpec
 from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.names import asset_and_partition
 from ehr_assets.meds.assets import subject_splits_key
-from ehr_assets.reports.assets import ablation_key, comparison_key, profile_key, report_key
+from ehr_assets.reports.assets import ablation_key, comparison_key, profile_key, report_key, verdict_key
 from ehr_assets.reports.spec import ReportSpec
 from ehr_assets.training.grid import Grid
 from resources.storage import Datasets, asset_name
@@ -17,6 +17,48 @@ from resources.storage import Datasets, asset_name
 
 def report_checks(report: ReportSpec) -> list[AssetChecksDefinition]:
     return [_self_contained(report_key(report.name), "report.html")]
+
+
+def verdict_checks(report: ReportSpec) -> list[AssetChecksDefinition]:
+    """One blocking check that the verdict can be read, and its criteria one by one, which stop nobody."""
+    key = verdict_key(report.name)
+
+    @asset_check(
+        asset=key,
+        name="readable",
+        blocking=True,
+        description="The verdict has its format, names the report's candidate, and agrees with its criteria.",
+    )
+    def readable(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
+        from ehr_assets.reports.verdict import read_verdict
+
+        dataset = datasets.latest(context.instance, key)
+        found = read_verdict(dataset.path)
+        passed = all(c["passed"] for c in found["criteria"])
+        agrees = found["may_be_promoted"] is passed and bool(found["reasons"]) is not passed
+        named = (found["report"], found["recipe"]) == (report.name, report.candidate)
+        return datasets.judge(dataset, agrees and named, {"may_be_promoted": found["may_be_promoted"]})
+
+    def criterion(name: str, description: str) -> AssetChecksDefinition:
+        @asset_check(asset=key, name=name, blocking=False, description=description)
+        def check(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
+            from ehr_assets.reports.verdict import read_verdict
+
+            dataset = datasets.latest(context.instance, key)
+            (found,) = (c for c in read_verdict(dataset.path)["criteria"] if c["name"] == name)
+            return datasets.judge(dataset, found["passed"], description=found["said"], warns=True)
+
+        return check
+
+    return [
+        readable,
+        criterion("beats_baseline", "The candidate's mean lies above the baseline's on every cohort."),
+        criterion(
+            "not_worse_than_accepted", "The candidate loses no more than is allowed to what is in use."
+        ),
+        criterion("calibrated", "The candidate's mean calibration error is small enough on every cohort."),
+        criterion("no_guard_fails", "Leak guards have looked at all of the report, and none failed."),
+    ]
 
 
 def comparison_checks(report: ReportSpec) -> list[AssetChecksDefinition]:

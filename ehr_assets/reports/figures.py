@@ -1,4 +1,4 @@
-"""The figures of the report, as SVG text: forest plot, label counts, calibration, training curves, timelines.
+"""The look of the report's figures, and those of scores, labels and training, as SVG text.
 
 Each takes plain values and gives SVG; equal values give equal bytes (fixed hash salt, no date). Text is drawn
 as outlines, so that a page looks the same wherever it is opened. Colours are Okabe and Ito's, safe for
@@ -20,15 +20,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ehr_assets.reports.tables import Method, TaskRow
+from ehr_assets.reports.methods import RECIPE_COLOURS, Method, looks
+from ehr_assets.reports.tables import TaskRow
 from ehr_assets.training.history import phases, points, read_history, steps
 
 WIDTH = 11.0  # inches; shown about 1,050 px wide
 INK, MUTED, RULE = "#1f2933", "#66707a", "#d9dee3"
-RECIPE_COLOURS = ("#0072B2", "#CC79A7", "#56B4E9", "#009E73", "#E69F00", "#000000")
-BASELINE_COLOUR, ORACLE_COLOUR = "#D55E00", "#5b6770"
-RECIPE_MARKERS = ("o", "^", "v", "P", "X", "<")
-
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -51,59 +48,37 @@ STYLE = {
 
 
 def forest(rows: Sequence[TaskRow], methods: Sequence[Method]) -> str:
-    """AUROC with 95 % intervals per task, one line per method, grouped by category."""
-    looks = method_looks(methods)
-    places, headings, y = [], [], 0.0
-    for category in dict.fromkeys(row.category for row in rows):
-        headings.append((y, category))
-        y += 0.9
-        for row in rows:
-            if row.category == category:
-                places.append((y, row))
-                y += 1.0
-        y += 0.35
+    """AUROC with 95 % intervals per task, one line per method."""
+    look = looks(methods)
     with plt.rc_context(cast(Any, STYLE)):
-        fig, ax = plt.subplots(
-            figsize=(WIDTH, max(0.42, 0.09 * len(methods)) * y + 1.1), layout="constrained"
-        )
-        drawn = [s for _, r in places for s in r.scores.values() if s.value is not None]
-        left = min([0.45, *(s.value if s.low is None else s.low for s in drawn)])
-        right = max([0.75, *(s.value if s.high is None else s.high for s in drawn)])
+        height = max(0.42, 0.09 * len(methods)) * len(rows) + 1.2
+        fig, ax = plt.subplots(figsize=(WIDTH, height), layout="constrained")
+        drawn = [r.score(m) for r in rows for m in methods]
+        ends = [v for s in drawn for v in (s.value, s.low, s.high) if v is not None]
+        left, right = min([0.45, *ends]), max([0.75, *ends])
         ax.set_xlim(np.floor(left * 20) / 20, min(1.005, np.ceil(right * 20) / 20 + 0.005))
-        ax.set_ylim(y - 0.1, -0.75)
+        ax.set_ylim(len(rows) - 0.4, -0.75)
         ax.axvline(0.5, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
         ax.text(0.5, 1.0, "chance ", transform=ax.get_xaxis_transform(), ha="right", va="top", color=MUTED)
         spread = 0.24 if len(methods) < 4 else 0.7 / len(methods)
-        for at, row in places:
+        for at, row in enumerate(rows):
             ax.axhline(at, color=RULE, lw=0.5, zorder=0)
             for i, method in enumerate(methods):
-                score, look = row.scores.get(method.key), looks[method.key]
-                if score is None or score.value is None:
+                score = row.score(method)
+                if score.value is None:
                     continue
                 line = at + (i - (len(methods) - 1) / 2) * spread
                 if score.low is not None and score.high is not None:
-                    ax.plot([score.low, score.high], [line, line], color=look["color"], lw=1.6, zorder=2)
-                ax.plot([score.value], [line], ls="", zorder=3, **look)
-            if not any(s.value is not None for s in row.scores.values()):
-                note = f"not scored: {row.n_positive} of {row.n} held-out nodes positive"
-                ax.text(0.51, at, note, va="center", color=MUTED, fontsize=9, style="italic")
-        ax.set_yticks([at for at, _ in places], [_wrapped(row.title) for _, row in places])
+                    colour = look[method.key]["color"]
+                    ax.plot([score.low, score.high], [line, line], color=colour, lw=1.6, zorder=2)
+                ax.plot([score.value], [line], ls="", zorder=3, **look[method.key])
+        ax.set_yticks(range(len(rows)), [wrapped(row.title) for row in rows])
         ax.tick_params(axis="y", length=0)
-        for at, category in headings:
-            ax.text(
-                -0.008,
-                at,
-                category,
-                transform=ax.get_yaxis_transform(),
-                ha="right",
-                va="center",
-                weight="bold",
-            )
         ax.grid(axis="x", zorder=0)
         ax.set_axisbelow(True)
         ax.set_xlabel("AUROC on held-out subjects, 95 % interval")
         ax.spines["left"].set_visible(False)
-        _legend(fig, [(m.label, looks[m.key]) for m in methods])
+        method_legend(fig, methods)
         return svg_text(fig)
 
 
@@ -128,7 +103,7 @@ def label_counts(rows: Sequence[TaskRow]) -> str:
         for place, p, n, t in zip(places, positive, negative, total, strict=True):
             share = f"{p / (p + n):.0%}" if p + n else "none evaluable"
             ax.text(t + 0.01 * widest, float(place), share, va="center", fontsize=9, color=INK)
-        ax.set_yticks(places, [_wrapped(r.title) for r in rows])
+        ax.set_yticks(places, [wrapped(r.title) for r in rows])
         ax.tick_params(axis="y", length=0)
         ax.set_ylim(len(rows) - 0.4, -0.6)
         ax.set_xlim(0, widest * 1.08)
@@ -136,53 +111,6 @@ def label_counts(rows: Sequence[TaskRow]) -> str:
         ax.spines["left"].set_visible(False)
         fig.legend(loc="outside upper center", ncols=3, fontsize=9.5, handlelength=1.2)
         return svg_text(fig)
-
-
-def calibration(groups: Mapping[str, Mapping[str, tuple]], methods: Sequence[Method]) -> str | None:
-    """Observed against predicted risk, in bins of equal size, a panel per group.
-
-    groups: group -> method key -> (predicted (n,), outcome (n,)), pooled over the group's tasks.
-    """
-    looks = method_looks(methods)
-    groups = {name: found for name, found in groups.items() if found}
-    if not groups:
-        return None
-    columns = min(3, len(groups))
-    lines = -(-len(groups) // columns)
-    with plt.rc_context(cast(Any, STYLE)):
-        fig, axes = plt.subplots(
-            lines, columns, figsize=(WIDTH, 3.3 * lines + 0.5), layout="constrained", squeeze=False
-        )
-        for ax in axes.ravel()[len(groups) :]:
-            ax.set_visible(False)
-        for ax, (name, found) in zip(axes.ravel(), groups.items(), strict=False):
-            ax.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=(0, (4, 3)))
-            top = 0.1
-            for method in methods:
-                if method.key not in found:
-                    continue
-                x, y = reliability(*found[method.key])
-                ax.plot(x, y, lw=1.3, **looks[method.key])
-                top = max(top, float(np.max(x)), float(np.max(y)))
-            limit = min(1.02, top * 1.08)
-            ax.set_xlim(0, limit)
-            ax.set_ylim(0, limit)
-            ax.set_aspect("equal")
-            ax.set_title(name, fontsize=10, loc="left", weight="bold")
-            ax.grid(True)
-            ax.set_xlabel("mean predicted risk")
-            ax.set_ylabel("observed share")
-        shown = {key for found in groups.values() for key in found}
-        _legend(fig, [(m.label, looks[m.key]) for m in methods if m.key in shown])
-        return svg_text(fig)
-
-
-def reliability(predicted: np.ndarray, outcome: np.ndarray, bins: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Mean predicted and observed share in at most `bins` bins of (nearly) equal size, lowest risk first."""
-    order = np.argsort(predicted, kind="stable")
-    parts = [part for part in np.array_split(order, min(bins, max(1, len(order) // 10))) if len(part)]
-    x = np.array([np.asarray(predicted, dtype=float)[part].mean() for part in parts])
-    return x, np.array([np.asarray(outcome, dtype=float)[part].mean() for part in parts])
 
 
 def training_curves(histories: Mapping[str, Path]) -> str | None:
@@ -231,23 +159,7 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     return (sums[high] - sums[low]) / (high - low)
 
 
-def method_looks(methods: Sequence[Method]) -> dict[str, dict[str, Any]]:
-    """Colour and marker per method key."""
-    looks: dict[str, dict[str, Any]] = {}
-    recipes = 0
-    for method in methods:
-        if method.kind == "recipe":
-            i = recipes % len(RECIPE_COLOURS)
-            looks[method.key] = {"color": RECIPE_COLOURS[i], "marker": RECIPE_MARKERS[i], "ms": 6}
-            recipes += 1
-        elif method.kind == "baseline":
-            looks[method.key] = {"color": BASELINE_COLOUR, "marker": "s", "ms": 5}
-        else:
-            looks[method.key] = {"color": ORACLE_COLOUR, "marker": "D", "ms": 5, "mfc": "white", "mew": 1.4}
-    return looks
-
-
-def _wrapped(title: str, width: int = 46) -> str:
+def wrapped(title: str, width: int = 46) -> str:
     """Long titles in two (or more) lines of about equal length."""
     lines = -(-len(title) // width)
     return (
@@ -257,9 +169,14 @@ def _wrapped(title: str, width: int = 46) -> str:
     )
 
 
-def _legend(fig: Figure, entries: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    handles = [Line2D([], [], lw=1.6, label=name, **look) for name, look in entries]
-    fig.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), fontsize=10)
+def method_legend(fig: Figure, methods: Sequence[Method], marks: bool = True) -> None:
+    """The methods' names above a figure. marks: as points; else as lines."""
+    look = looks(methods)
+    handles = [
+        Line2D([], [], lw=1.6, label=m.label, **(look[m.key] if marks else {"color": look[m.key]["color"]}))
+        for m in methods
+    ]
+    fig.legend(handles=handles, loc="outside upper center", ncols=min(5, len(handles)), fontsize=9.5)
 
 
 def svg_text(fig: Figure) -> str:

@@ -1,7 +1,7 @@
-"""The report page: one self-contained HTML file, and its numbers as `summary.json`.
+"""The report page: one self-contained HTML file, its tables in Markdown, and its numbers as `summary.json`.
 
-Puts together what `tables.py` counted and `figures.py`, `timelines.py` drew. No scripts, nothing fetched
-from anywhere, no date, no subject id: equal inputs give equal bytes, and the file can be mailed or printed.
+Puts the sections together. No scripts, nothing fetched from anywhere, no date, no subject id: equal inputs
+give equal bytes, and the file can be mailed or printed.
 """
 
 import json
@@ -10,211 +10,121 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
-import polars as pl
 
 from ehr_assets.progress import Progress, no_progress
-from ehr_assets.reports import figures, timelines
-from ehr_assets.reports.spec import ReportSpec
-from ehr_assets.reports.tables import (
-    BASELINE_PROBE,
-    REASONS,
-    UNSCORED,
-    CohortInputs,
-    Method,
-    RecipeInputs,
-    Score,
-    TaskRow,
-    cohort_counts,
-    means_by,
-    methods_of,
-    task_rows,
-)
-from ehr_assets.training.history import points, read_history
+from ehr_assets.reports.blocks import Figure, Section, Table, markdown
+from ehr_assets.reports.inputs import Inputs, RecipeInputs
+from ehr_assets.reports.methods import reference
+from ehr_assets.reports.sections.calibration import calibration
+from ehr_assets.reports.sections.cohort import cohort as cohort_section
+from ehr_assets.reports.sections.comparison import comparison
+from ehr_assets.reports.sections.embedding import embedding_map
+from ehr_assets.reports.sections.guards import guards
+from ehr_assets.reports.sections.results import paper, tasks
+from ehr_assets.reports.sections.subgroups import subgroups
+from ehr_assets.reports.sections.summary import summary, verdict
+from ehr_assets.reports.sections.survival import survival
+from ehr_assets.reports.sections.training import training
+from ehr_assets.reports.tables import UNSCORED, Results, TaskRow, results_of
 
 HERE = Path(__file__).parent
+PAGE, NUMBERS, TABLES = "report.html", "summary.json", "tables.json"
+OF_COHORT = (
+    summary,
+    paper,
+    tasks,
+    comparison,
+    survival,
+    calibration,
+    subgroups,
+    embedding_map,
+    cohort_section,
+)
 
 
 def write_report(
-    spec: ReportSpec,
-    cohorts: Sequence[CohortInputs],
-    recipes: Sequence[RecipeInputs],
+    inputs: Inputs,
     lineage: Sequence[Mapping[str, str]],
     out_dir: Path,
     progress: Progress = no_progress,
     overrides: Sequence[str] = (),
 ) -> dict[str, int]:
-    """Writes `report.html` and `summary.json` into `out_dir`.
+    """Writes `report.html`, `tables.json` (title → Markdown) and `summary.json` into `out_dir`.
 
     Args:
-        cohorts, recipes: the datasets behind the page, in the order of `spec`.
         lineage: rows of the lineage table, all with the same keys (the first row's keys are the header),
             such as {"asset": …, "data version": …}. Shown as given: leave out what changes from run to run.
         overrides: checks that were passed over on the way to this page; they head it.
 
-    Returns counts: tasks, tasks_scored, figures.
+    Returns counts: tasks, tasks_scored, tables, figures.
     """
-    sections = []
-    for done, cohort in enumerate(cohorts):
-        progress("report", done, len(cohorts) + 1)
-        sections.append(_cohort_section(cohort, recipes))
-    histories = {r.name: r.checkpoint for r in recipes}
-    curves = figures.training_curves(histories)
+    sections: list[Section] = []
+    rows: list[TaskRow] = []
+    summaries: list[dict[str, Any]] = []
+    for done, cohort in enumerate(inputs.cohorts):
+        progress("report", done, len(inputs.cohorts) + 1)
+        results = results_of(inputs, cohort)
+        made = [of(inputs, results) for of in OF_COHORT]
+        if len(inputs.cohorts) > 1:
+            made = [Section(f"{cohort.title}: {s.title}", s.blocks) for s in made]
+        sections += made
+        rows += results.rows
+        summaries += _summary(inputs, results)
+    sections.insert(1, verdict(inputs))
+    sections += [guards(inputs), training(inputs)]
+    tables = [b for s in sections for b in s.blocks if isinstance(b, Table)]
     page = (
         environment()
         .get_template("report.html")
         .render(
-            spec=spec,
+            spec=inputs.spec,
             css=(HERE / "report.css").read_text(encoding="utf-8"),
             sections=sections,
-            recipes=[_recipe_section(r) for r in recipes],
-            curves=curves,
             lineage=[dict(row) for row in lineage],
             overrides=overrides,
-            any_oracle=any(c.oracle for c in cohorts),
-            reasons=REASONS,
+            any_oracle=any(c.oracle for c in inputs.cohorts),
         )
     )
-    (out_dir / "report.html").write_text(page, encoding="utf-8")
-    summary = {"report": spec.name, "rows": [row for s in sections for row in _summary(s["rows"], recipes)]}
-    (out_dir / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    progress("report", len(cohorts) + 1, len(cohorts) + 1)
-    rows: list[TaskRow] = [row for s in sections for row in s["rows"]]
-    drawn = sum(bool(s[name]) for s in sections for name in ("forest", "labels", "calibration", "timelines"))
+    (out_dir / PAGE).write_text(page, encoding="utf-8")
+    _write_json(out_dir / TABLES, {t.title: markdown(t) for t in tables if not t.folded})
+    _write_json(out_dir / NUMBERS, {"report": inputs.spec.name, "rows": summaries})
+    progress("report", len(inputs.cohorts) + 1, len(inputs.cohorts) + 1)
     return {
         "tasks": len(rows),
-        "tasks_scored": sum(any(s.value is not None for s in row.scores.values()) for row in rows),
-        "figures": drawn + bool(curves),
+        "tasks_scored": sum(row.scored for row in rows),
+        "tables": len(tables),
+        "figures": sum(isinstance(b, Figure) for s in sections for b in s.blocks),
     }
 
 
-def _cohort_section(cohort: CohortInputs, recipes: Sequence[RecipeInputs]) -> dict[str, Any]:
-    methods = methods_of(cohort, recipes)
-    rows = task_rows(cohort, recipes)
-    found = timelines.pick_timelines(cohort.meds, cohort.nodes, cohort.splits)
-    return {
-        "name": cohort.name,
-        "title": cohort.title,
-        "methods": methods,
-        "rows": rows,
-        "categories": _grouped(rows),
-        "counts": cohort_counts(cohort),
-        "headline": _headline(rows, methods),
-        "by_category": means_by("category", cohort, recipes, methods),
-        "by_indication": means_by("indication", cohort, recipes, methods),
-        "forest": figures.forest(rows, methods) if rows else None,
-        "labels": figures.label_counts(rows) if rows else None,
-        "calibration": figures.calibration(_predictions(cohort, recipes, rows), methods),
-        "timelines": timelines.timelines(found),
-        "has_c_index": any(row.c_index for row in rows),
-    }
+def paper_tables(report_dir: Path) -> dict[str, str]:
+    """Tables 2, 3 and 5 of a written report in Markdown, by title."""
+    tables: dict[str, str] = json.loads((report_dir / TABLES).read_text(encoding="utf-8"))
+    return {title: text for title, text in tables.items() if title.startswith("Table ")}
 
 
-def _grouped(rows: Sequence[TaskRow]) -> list[tuple[str, list[TaskRow]]]:
-    names = dict.fromkeys(row.category for row in rows)
-    return [(name, [row for row in rows if row.category == name]) for name in names]
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
-def _headline(rows: Sequence[TaskRow], methods: Sequence[Method]) -> dict[str, Any]:
-    """What the first paragraph says: mean AUROC per method over the tasks all could score; comparisons."""
-    common = [r for r in rows if all(r.scores.get(m.key, UNSCORED).value is not None for m in methods)]
+def _summary(inputs: Inputs, results: Results) -> list[dict[str, Any]]:
+    """One row per recipe and task, for the command line."""
 
-    def value(row: TaskRow, key: str) -> float:
-        return float(row.scores[key].value or 0.0)
+    def row(task: TaskRow, recipe: RecipeInputs) -> dict[str, Any]:
+        keys = {"probe": recipe.name, "baseline": reference(inputs), "oracle": "oracle"}
+        scores = {name: task.by_metric.get("auroc", {}).get(key, UNSCORED) for name, key in keys.items()}
+        return {
+            "cohort": task.cohort,
+            "recipe": recipe.name,
+            "category": task.category,
+            "task": task.task,
+            "n": task.n,
+            "n_positive": task.n_positive,
+            **{name: score.value for name, score in scores.items()},
+            **{f"{name}_ci": [score.low, score.high] for name, score in scores.items()},
+        }
 
-    return {
-        "tasks": len(rows),
-        "common": len(common),
-        "means": [
-            (m, float(np.mean([value(r, m.key) for r in common])) if common else None) for m in methods
-        ],
-        "recipes": [
-            {
-                "method": m,
-                "above_baseline": sum(value(r, m.key) > value(r, "baseline") for r in common),
-                "above_chance": sum((r.scores[m.key].low or 0.0) > 0.5 for r in common),
-            }
-            for m in methods
-            if m.kind == "recipe"
-        ],
-    }
-
-
-def _predictions(
-    cohort: CohortInputs, recipes: Sequence[RecipeInputs], rows: Sequence[TaskRow]
-) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Held-out predictions of scored tasks by category: category -> method -> (predicted, outcome)."""
-    folders = {**{r.name: r.metrics for r in recipes}, "baseline": cohort.baseline}
-    category = {r.task: r.category for r in rows if any(s.value is not None for s in r.scores.values())}
-    out: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {
-        c: {} for c in dict.fromkeys(category.values())
-    }
-    for key, folder in folders.items():
-        probe = BASELINE_PROBE if key == "baseline" else "logistic"
-        table = pl.read_parquet(folder / "predictions.parquet").filter(
-            (pl.col("cohort") == cohort.name) & (pl.col("probe") == probe) & (pl.col("split") == "held_out")
-        )
-        for name in out:
-            mine = table.filter(pl.col("task").is_in([t for t, c in category.items() if c == name]))
-            if mine.height:
-                out[name][key] = (
-                    mine["predicted_boolean_probability"].to_numpy(),
-                    mine["boolean_value"].cast(pl.Float64).to_numpy(),
-                )
-    return out
-
-
-def _recipe_section(recipe: RecipeInputs) -> dict[str, Any]:
-    history = read_history(recipe.checkpoint)
-    trained, tuned = points(history, "loss"), points(history, "tuning_loss")
-    return {
-        "name": recipe.name,
-        "title": recipe.title,
-        "settings": _flat(recipe.settings),
-        "steps": trained[-1][0] if trained else None,
-        "loss": [trained[0][1], trained[-1][1]] if trained else None,
-        "tuning_loss": tuned[-1][1] if tuned else None,
-    }
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as (dotted key, text), empty values left out."""
-    out: list[tuple[str, str]] = []
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            out += _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, Sequence) and value and isinstance(value[0], Mapping):
-            for i, item in enumerate(value, start=1):
-                out += _flat(item, f"{prefix}{key} {i}.")
-        elif value not in (None, "", [], ()):
-            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            out.append((prefix + key, text))
-    return out
-
-
-def _summary(rows: Sequence[TaskRow], recipes: Sequence[RecipeInputs]) -> list[dict[str, Any]]:
-    """One row per cohort, recipe and task, for the command line."""
-    out = []
-    for row in rows:
-        for recipe in recipes:
-            scores = {
-                "probe": row.scores.get(recipe.name, UNSCORED),
-                "baseline": row.scores.get("baseline", UNSCORED),
-                "oracle": row.scores.get("oracle", UNSCORED),
-            }
-            out.append(
-                {
-                    "cohort": row.cohort,
-                    "recipe": recipe.name,
-                    "category": row.category,
-                    "task": row.task,
-                    "n": row.n,
-                    "n_positive": row.n_positive,
-                    **{name: score.value for name, score in scores.items()},
-                    **{f"{name}_ci": [score.low, score.high] for name, score in scores.items()},
-                }
-            )
-    return out
+    return [row(task, recipe) for task in results.rows for recipe in inputs.recipes]
 
 
 def environment() -> jinja2.Environment:
@@ -227,10 +137,5 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["number"] = lambda n: f"{n:,}".replace(",", " ")
-    environment.filters["auroc"] = _auroc
     environment.filters["plain"] = lambda name: str(name).replace("_", " ")
     return environment
-
-
-def _auroc(score: Score) -> str:
-    return "–" if score.value is None else f"{score.value:.3f}"

@@ -14,9 +14,8 @@ from ehr_assets.contracts import BIRTH, DEATH, SECTIONS, SPLITS
 from ehr_assets.expectations import parquet, quoted, workbench
 from ehr_assets.fanout import Machine
 from ehr_assets.meds.frames import UNITS_FILE, event_files
+from ehr_assets.reports.small_cells import FEWEST
 
-FEWEST = 11
-"""Subjects behind a code that is shown: the smallest cell that is commonly published (CMS)."""
 TOP_CODES = 30
 _CANDIDATES = 300
 LAGS = ("at once", "within a day", "within a week", "within a month", "later")

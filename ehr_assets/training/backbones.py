@@ -48,7 +48,7 @@ def prepare_backbone(job: TrainingJob, tokenizer: Any, save_to: Path | None) -> 
         if save_to:
             keep_backbone(Path(job.start_from), save_to)
     else:
-        model = _new(recipe, tokenizer, save_to if isinstance(adapter, LoraSpec) else None)
+        model = new_backbone(recipe, tokenizer, save_to if isinstance(adapter, LoraSpec) else None)
         if isinstance(adapter, LoraSpec):
             spec = recipe.backbone
             delimiters = tokenizer.convert_tokens_to_ids(list(TAGS))
@@ -63,7 +63,9 @@ def prepare_backbone(job: TrainingJob, tokenizer: Any, save_to: Path | None) -> 
     return model if isinstance(adapter, LoraSpec) else model.requires_grad_(True)
 
 
-def _new(recipe: RecipeSpec, tokenizer: Any, save_to: Path | None) -> Any:
+def new_backbone(recipe: RecipeSpec, tokenizer: Any, save_to: Path | None = None) -> Any:
+    """A recipe's backbone before any training, its vocabulary grown to the tokenizer's; as `prepare_backbone`
+    otherwise."""
     spec = recipe.backbone
     if isinstance(spec, ConfigBackbone):
         sizes = spec.model_dump(exclude={"kind", "architecture"})

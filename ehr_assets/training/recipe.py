@@ -8,10 +8,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ehr_assets.probes.spec import ProbeSpec
 from ehr_assets.specs import Spec, find_spec, layered, parse_spec, read_extended
 from ehr_assets.training.recipe_parts import (
     Adapter,
@@ -26,7 +27,6 @@ from ehr_assets.training.recipe_parts import (
     OptimizerSpec,
     PhaseSpec,
     Positive,
-    ProbeSpec,
     ScheduleSpec,
     Trainable,
     TuningSpec,
@@ -39,7 +39,7 @@ SHARED = RECIPES / "shared"
 NAME = r"^[a-z][a-z0-9_]*$"
 """What a recipe's name looks like: it heads asset keys, folders and models."""
 
-NOT_TRAINING = ("title", "embedding", "probe", "engine")
+NOT_TRAINING = ("title", "seeds", "embedding", "probe", "engine")
 """Keys that a checkpoint does not depend on: changing one must not retrain."""
 
 
@@ -48,7 +48,7 @@ class RecipeSpec(Spec):
 
     `batch`: examples of one optimizer step, on all processes together. `jepa`: needed where a phase weighs
     that objective. `select`: whether the checkpoint is the model after the last step, or the one with the
-    best tuning loss among those of the last phase.
+    best tuning loss among those of the last phase. `seeds`: train it once with each instead of with `seed`.
     """
 
     name: str = Field(pattern=NAME)
@@ -68,6 +68,7 @@ class RecipeSpec(Spec):
     select: Literal["last", "best"] = "last"
     engine: EngineSpec = EngineSpec()
     seed: int = Field(default=1, ge=0)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=2)
     embedding: EmbeddingSpec = EmbeddingSpec()
     probe: ProbeSpec = ProbeSpec()
 
@@ -101,6 +102,13 @@ class RecipeSpec(Spec):
             raise ValueError(f"engine.num_processes: {e}") from None
         return self
 
+    @field_validator("seeds")
+    @classmethod
+    def _each_once(cls, seeds: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if seeds and len(set(seeds)) < len(seeds):
+            raise ValueError("a seed is listed twice")
+        return seeds
+
     @model_validator(mode="after")
     def _jepa_is_told(self) -> "RecipeSpec":
         weighed = any("jepa" in phase.weighed for phase in self.phases)
@@ -132,6 +140,17 @@ class RecipeSpec(Spec):
         """The parts that a phase trains. Without JEPA the predictor has no gradient; weight decay alone would
         shrink it."""
         return phase.trains or tuple(p for p in self.trainable if p != "predictor" or "jepa" in phase.weighed)
+
+    def by_seed(self) -> dict[str, "RecipeSpec"]:
+        """One recipe for each of `seeds`, by its partition: all that is drawn follows from its seed, the
+        weights of a backbone that is built too."""
+        return {f"seed{seed}": self._at_seed(seed) for seed in self.seeds or ()}
+
+    def _at_seed(self, seed: int) -> "RecipeSpec":
+        own: dict[str, Any] = {"name": f"{self.name}_seed{seed}", "title": f"{self.title}, seed {seed}"}
+        if isinstance(self.backbone, ConfigBackbone):
+            own["backbone"] = self.backbone.model_copy(update={"seed": seed})
+        return self.model_copy(update={**own, "seed": seed, "seeds": None})
 
     def schedule_of(self, phase: PhaseSpec) -> ScheduleSpec:
         return phase.schedule or self.schedule

@@ -6,7 +6,7 @@ Only what is true of a section by itself is checked here; what sections must be 
 """
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -269,14 +269,22 @@ class EngineSpec(Spec):
 
 
 class EmbeddingSpec(Spec):
-    """How S(t) is read from the frozen model."""
+    """How S(t) is read from the frozen model (`embeddings/`).
 
-    max_tokens: Positive = 1024
-    pooling: Literal["last"] = "last"
+    `max_tokens`: of a window, at most. `pooling`: the last token's state (SMB §4.3), or the mean over the
+    window. `dtype: auto` is bfloat16 on a GPU that has it, float32 otherwise. `anchor`: windows of records
+    that do not fit begin on a grid of this share of `max_tokens`, so that neighbouring nodes share a pass and
+    see up to so much less; 0 is the most recent tokens that fit. `shard_subjects`: subjects that are encoded
+    and kept at a time. `control`: whether the same nodes are also embedded by the backbone before training.
+    """
 
+    max_tokens: int = Field(default=1024, ge=2)
+    pooling: Literal["last", "mean"] = "last"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    anchor: float = Field(default=0.0, ge=0, le=0.5)
+    shard_subjects: Positive = 2048
+    control: bool = False
 
-class ProbeSpec(Spec):
-    """How the probes on S(t) are scored."""
-
-    bootstrap: Positive = 200
-    min_positives: Positive = 5
+    def settings(self) -> dict[str, Any]:
+        """What the states depend on."""
+        return self.model_dump(mode="json", exclude={"control"})

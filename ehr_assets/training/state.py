@@ -189,8 +189,8 @@ class States(Hooks):
         free, needed = shutil.disk_usage(self.work).free, max(wanted - there, state)
         if free < needed:
             raise TrainingError(
-                f"The disk has no room for this training's states: {needed / 1e9:,.1f} GB are needed, "
-                f"{free / 1e9:,.1f} GB are free.",
+                f"The disk has no room for this training's states: {needed / 1e6:,.0f} MB are needed, "
+                f"{free / 1e6:,.0f} MB are free.",
                 where=str(self.work),
                 do="Free space, or lower engine.keep.last.",
             )

@@ -44,13 +44,14 @@ def run_reports(
     cohorts = dict.fromkeys(c for name in names for c in project.catalog.reports[name].cohorts)
     wanted = project.graph.upstream([*reports, *(profile_key(c) for c in ([cohort] if cohort else cohorts))])
     close_dead_runs(project.instance, project.settings)
-    todo, statuses = _not_usable(console, project, wanted)
-    if todo:
-        console.print(f"{len(wanted) - len(todo)} of {len(wanted)} assets are fresh; running {len(todo)}.")
-        _run(console, project, todo, statuses)
-        statuses = project.statuses(thorough=reports)
-    else:
+    before, parts, after = _around_partitions(project, wanted)
+    made = _make(console, project, before)
+    for partition, keys in parts.items():
+        made |= _make(console, project, keys, partition)
+    made |= _make(console, project, after)
+    if not made:
         console.print(f"All {len(wanted)} assets are fresh; nothing to run.")
+    statuses = project.statuses(thorough=reports)
     return [project.dataset(statuses, asset_name(key)).path for key in reports]
 
 
@@ -75,33 +76,51 @@ def run_grid(console: Console, name: str) -> Path:
     table = ablation_key(name)
     close_dead_runs(project.instance, project.settings)
 
-    def make(keys: Sequence[AssetKey], point: str | None = None) -> None:
-        todo, statuses = _not_usable(console, project, keys, point)
-        if todo:
-            console.print(f"{name}{f', {point}' if point else ''}: running {len(todo)} assets.")
-            _run(console, project, todo, statuses, point)
-
-    wanted = [key for key in project.graph.upstream([table]) if key != table]
-    of_points = [key for key in wanted if key in project.graph.partitions]
-    make([key for key in wanted if key not in of_points])
-    points, failed = list(project.catalog.grids[name].recipes), {}
-    for point in points:
+    before, parts, after = _around_partitions(project, project.graph.upstream([table]))
+    _make(console, project, before)
+    failed = {}
+    for point, keys in parts.items():
         try:
-            make(of_points, point)
+            _make(console, project, keys, point)
         except RunFailedError as e:
             failed[point] = f"{point}, {e.where}: {e.what}".replace("\n", "\n    ")
             console.print(f"{name}, {point}: failed; on with the other points.", markup=False)
     if failed:
         raise RunFailedError(
-            f"{len(failed)} of {len(points)} points could not be made, so there is no new table:\n    "
+            f"{len(failed)} of {len(parts)} points could not be made, so there is no new table:\n    "
             + "\n    ".join(failed.values()),
             where=f"grid {name}, points {', '.join(failed)}",
             do="Mend what is named above and run the command again: finished points are kept. A setting that "
             f"cannot pass its checks: take it out of the grid, or set {OVERRIDE_VARIABLE} to the reason, and "
             "the point is scored all the same.",
         )
-    make([table])
+    _make(console, project, after)
     return project.dataset(project.statuses(thorough=[table]), asset_name(table)).path
+
+
+def _around_partitions(
+    project: Project, wanted: Sequence[AssetKey]
+) -> tuple[list[AssetKey], dict[str, list[AssetKey]], list[AssetKey]]:
+    """What is made in one run each, in this order: assets without partitions, those of each partition, and
+    assets without any that are made from all partitions."""
+    partitions = project.graph.partitions
+    without = [key for key in wanted if key not in partitions]
+    later = {key for key in without if partitions.keys() & set(project.graph.upstream([key]))}
+    names = dict.fromkeys(name for key in wanted for name in partitions.get(key, ()))
+    parts = {name: [key for key in wanted if name in partitions.get(key, ())] for name in names}
+    before = [key for key in without if key not in later]
+    return before, parts, [key for key in without if key in later]
+
+
+def _make(console: Console, project: Project, keys: Sequence[AssetKey], partition: str | None = None) -> bool:
+    """Runs what of these is not fresh; whether anything had to be."""
+    todo, statuses = _not_usable(console, project, keys, partition)
+    if todo:
+        of = f"{partition}: " if partition else ""
+        fresh = len(keys) - len(todo)
+        console.print(f"{of}{fresh} of {len(keys)} assets are fresh; running {len(todo)}.", markup=False)
+        _run(console, project, todo, statuses, partition)
+    return bool(todo)
 
 
 def _not_usable(

@@ -44,7 +44,8 @@ def backfill(grid: str) -> None:
             asset_graph=context.create_request_context().asset_graph,
             partition_names=list(project.catalog.grids[grid].recipes),
             asset_selection=[
-                AssetKey([grid, part]) for part in ("checkpoint", "node_embeddings", "probe_metrics")
+                AssetKey([grid, part])
+                for part in ("checkpoint", "node_embeddings", "leak_audit", "probe_metrics")
             ],
             backfill_timestamp=time.time(),
             tags={},

@@ -21,12 +21,14 @@ CHAIN = [
     "synthetic_oncology/meds_events",
     "synthetic_oncology/decision_nodes",
     "synthetic_oncology/task_labels",
+    "synthetic_oncology/leak_audit",
     "synthetic_oncology/baseline_metrics",
     "synthetic_oncology/oracle_metrics",
     "synthetic_oncology_tagged/tokenizer",
     "synthetic_oncology_tagged/token_corpus",
     "smb_sft_demo/checkpoint",
     "smb_sft_demo/node_embeddings",
+    "smb_sft_demo/leak_audit",
     "smb_sft_demo/probe_metrics",
     "synthetic_oncology/report",
     "synthetic_oncology/profile",
@@ -45,7 +47,7 @@ def test_the_demo_ends_with_a_table_and_the_reports_path(installation):
 def test_everything_is_fresh_and_a_second_demo_runs_nothing(installation):
     states = installation.states()
     assert {a: states[a] for a in CHAIN} == dict.fromkeys(CHAIN, "fresh")
-    assert "All 15 assets are fresh; nothing to run." in installation.ehr("demo")
+    assert "All 17 assets are fresh; nothing to run." in installation.ehr("demo")
 
 
 def test_manifests_chain_from_the_pages_to_the_raw_tables(installation):

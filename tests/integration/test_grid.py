@@ -65,19 +65,22 @@ def backfilled(installation, tmp_path_factory):
 
 def test_a_backfill_trains_and_scores_every_point(backfilled):
     assert "COMPLETED_SUCCESS 2 runs SUCCESS SUCCESS" in backfilled.said
-    for part in ("checkpoint", "node_embeddings", "probe_metrics"):
+    for part in ("checkpoint", "node_embeddings", "leak_audit", "probe_metrics"):
         assert state(backfilled, f"tiny_grid/{part}") == ["fresh", "2/2"]
     plain, half = (manifest(backfilled, "tiny_grid/checkpoint", p) for p in ("plain", "r0.5"))
     assert (plain.asset, plain.config["jepa"]) == ("tiny_grid/checkpoint[plain]", None)
     assert half.config["jepa"]["mask_ratio"] == 0.5
     assert half.data_version != plain.data_version
-    (used,) = [i for i in manifest(backfilled, "tiny_grid/probe_metrics", "r0.5").inputs if "tiny" in i.asset]
-    assert used.asset == "tiny_grid/node_embeddings[r0.5]"
+    used = {i.asset for i in manifest(backfilled, "tiny_grid/probe_metrics", "r0.5").inputs}
+    assert {name for name in used if "tiny" in name} == {
+        "tiny_grid/node_embeddings[r0.5]",
+        "tiny_grid/leak_audit[r0.5]",
+    }
 
 
 def test_the_table_and_the_plot_stand_in_dagster(backfilled):
     said = backfilled.ehr("run", "--grid", "tiny_grid")
-    assert "running 1 assets" in said  # the table: the points are fresh
+    assert "running 1." in said  # the table: the points are fresh
     rows, titles = read_ablation(backfilled.path("tiny_grid/ablation"))
     assert titles == ["r_m"]
     assert rows.select("group", "point", "r_m").rows() == [
@@ -99,8 +102,8 @@ def test_a_new_point_is_trained_and_no_other_is(backfilled):
     assert state(backfilled, "tiny_grid/checkpoint") == ["stale", "2/3"]
     assert "missing: r1" in backfilled.ehr("status")
     said = backfilled.ehr("run", "--grid", "tiny_grid")
-    assert "tiny_grid, r1: running 3 assets" in said
-    assert "r0.5: running" not in said
+    assert "r1: 0 of 3 assets are fresh; running 3." in said
+    assert "r0.5: " not in said
     assert before == {p: manifest(backfilled, "tiny_grid/checkpoint", p).run_id for p in before}
     rows, _ = read_ablation(backfilled.path("tiny_grid/ablation"))
     assert rows["point"].to_list() == ["plain", "r0.5", "r1"]

@@ -110,6 +110,11 @@ def test_task_and_table_changes_touch_what_they_should(tmp_path):
         "synthetic_oncology/raw_tables",
         "synthetic_oncology/latent_truth",
     }
+    after = versions({"cohorts/synthetic_oncology": {"baselines.tuning": "full"}})
+    assert {k for k in before if before[k] != after[k]} == {
+        "synthetic_oncology/baseline_metrics",
+        "synthetic_oncology/oracle_metrics",
+    }
 
 
 def sources():
@@ -162,11 +167,7 @@ def test_no_room_imports_a_room_to_its_right():
             {"models/objectives.py", "corpora/phrases.py", "training/checkpoint.py", "training/loop.py"},
             {"cohorts/readers.py", "training/watch.py", "training/model_card.py", "training/state.py"},
         ),
-        (
-            "probes/linear.py",
-            {"probes/metrics/binary.py", "leakage/fits.py"},
-            {"probes/baselines.py", "errors.py"},
-        ),
+        ("probes/probe.py", {"probes/scoring.py", "leakage/fits.py"}, {"probes/trees.py", "errors.py"}),
     ],
 )
 def test_a_code_version_covers_what_a_stage_imports_and_no_more(entry, within, without):

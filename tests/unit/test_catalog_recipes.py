@@ -65,7 +65,7 @@ def test_paper_size_is_table_7(catalog):
 
 def test_the_mixes(catalog):
     for name, recipe in catalog.recipes.items():
-        if name.startswith("smb_") and not name.endswith("_mimic_demo"):
+        if name.startswith("smb_") and not name.endswith(("_mimic_demo", "_tcga_demo")):
             cohorts = ["synthetic_oncology", *(["synthetic_pe"] if "_mi_" in name else [])]
             assert catalog.corpus_of(name).cohorts == cohorts, name
         if "_curriculum_" in name:
@@ -100,6 +100,7 @@ def test_paper_recipes_are_not_switched_on_by_themselves(tmp_path):
             "whose corpus differs",
         ),
         ({"smb_curriculum_demo": {"adapter.r": 8}}, "'smb_sft_demo', whose adapter differs"),
+        ({"smb_sft_demo": {"seeds": [1, 2]}}, "'smb_sft_demo', whose seeds differs"),
         ({"smb_sft_demo": {"backbone.num_hidden_layers": 2}}, "'smb_sft_demo', whose backbone differs"),
         (
             {"smb_curriculum_demo": {"continues": "smb_hybrid_demo", "jepa.predictor.layers": 3}},

@@ -7,68 +7,17 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from corpora_support import SPEC, T0, random_rows, write_meds, write_nodes
+from corpora_support import SPEC, T0, write_meds, write_nodes
+from embeddings_support import MAX_TOKENS, ROWS, embed, make, nodes_of_rows, one_by_one, recomputed, states
 
-from ehr_assets.corpora.reader import TokenCorpus, window
+from ehr_assets.corpora.reader import TokenCorpus
 from ehr_assets.corpora.shards import write_corpus
-from ehr_assets.corpora.tokenizer import train_tokenizer
-from ehr_assets.embeddings.encoder import Encoder
-from ehr_assets.embeddings.extract import embed_nodes
+from ehr_assets.embeddings.encoder import TOLERANCE, Encoder
 from ehr_assets.embeddings.plan import batches, plan_passes
-from ehr_assets.embeddings.recompute import recompute_sample
+from ehr_assets.embeddings.untrained import Untrained
+from ehr_assets.embeddings.windows import Windows
 from ehr_assets.errors import DatasetError, EhrError, SpecError
-
-ROWS = {
-    "train": random_rows(range(1, 6), 1),
-    "tuning": random_rows(range(11, 13), 2),
-    "held_out": random_rows(range(21, 24), 3),
-}
-MAX_TOKENS = 64
-
-
-def nodes_of_rows() -> list[tuple[int, datetime]]:
-    """Nodes at instants of each record, before its first event, and long after its last."""
-    nodes = []
-    for rows in ROWS.values():
-        for s in sorted({r[0] for r in rows}):
-            times = sorted({r[5] for r in rows if r[0] == s and r[5] is not None and r[5] > T0})
-            chosen = [times[0] - timedelta(days=400), *times[::3], times[-1] + timedelta(days=50)]
-            nodes += [(s, t) for t in chosen]
-    return nodes
-
-
-def write_checkpoint(folder, tokenizer_dir):
-    """A random tiny Qwen3 with a random (not zero) LoRA adapter, in the layout of a checkpoint."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
-
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        intermediate_size=64,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-    )
-    base = Qwen3ForCausalLM(config)
-    base.save_pretrained(folder / "backbone")
-    lora = LoraConfig(
-        r=4, target_modules="all-linear", trainable_token_indices=[3, 4, 5], task_type="CAUSAL_LM"
-    )
-    model = get_peft_model(base, lora)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_" in name or "token_adapter" in name:
-                parameter.normal_(0, 0.1)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+from ehr_assets.training.recipe import load_recipe
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -91,45 +40,6 @@ def made(tmp_path_factory):
 def made_smb(tmp_path_factory):
     """On a corpus whose records hold versions of their text."""
     return make(tmp_path_factory.mktemp("smb"), SPEC.model_copy(update={"format": "smb"}))
-
-
-def make(root, spec):
-    meds, splits = write_meds(root, ROWS)
-    for name in ("tokenizer", "corpus", "checkpoint", "embeddings"):
-        (root / name).mkdir()
-    train_tokenizer(spec, {"here": meds}, {"here": splits}, root / "tokenizer")
-    write_corpus(spec, {"here": meds}, root / "tokenizer", root / "corpus")
-    write_checkpoint(root / "checkpoint", root / "tokenizer")
-    nodes = write_nodes(root / "nodes", nodes_of_rows())
-    stats = embed(root, nodes, root / "embeddings")
-    return SimpleNamespace(spec=spec, root=root, meds=meds, nodes=nodes, stats=stats)
-
-
-def embed(root, nodes, out, **options):
-    settings = {"max_tokens": MAX_TOKENS, "batch_tokens": 256, "device": "cpu", **options}
-    return embed_nodes(root / "checkpoint", root / "corpus", {"here": nodes}, out, **settings)
-
-
-def states(folder) -> np.ndarray:
-    return pl.DataFrame(pq.read_table(folder / "embeddings.parquet"))["embedding"].to_numpy()
-
-
-def one_by_one(made, pooling: str, max_tokens: int = MAX_TOKENS) -> np.ndarray:
-    """Each node by itself, through peft's own forward and `output_hidden_states`."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    base = AutoModelForCausalLM.from_pretrained(made.root / "checkpoint/backbone", dtype=torch.float32)
-    model = PeftModel.from_pretrained(base, made.root / "checkpoint").eval()
-    corpus, found = TokenCorpus(made.root / "corpus"), []
-    for s, t in sorted(nodes_of_rows()):
-        record = corpus.find("here", s)
-        ids = torch.tensor(record.token_ids[window(record, t, max_tokens)][None].astype(np.int64))
-        with torch.no_grad():
-            hidden = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0]
-        found.append((hidden[-1] if pooling == "last" else hidden.mean(0)).numpy())
-    return np.stack(found)
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
@@ -164,20 +74,6 @@ def test_equal_inputs_give_equal_bytes(made, tmp_path):
     embed(made.root, made.nodes, tmp_path)
     name = "embeddings.parquet"
     assert (tmp_path / name).read_bytes() == (made.root / "embeddings" / name).read_bytes()
-
-
-def recomputed(made, embeddings_dir=None, sample=1000):
-    return recompute_sample(
-        made.spec,
-        made.root / "checkpoint",
-        made.root / "tokenizer",
-        {"here": made.meds},
-        {"here": made.nodes},
-        embeddings_dir or made.root / "embeddings",
-        max_tokens=MAX_TOKENS,
-        sample=sample,
-        device="cpu",
-    )
 
 
 def test_deleting_the_future_changes_nothing(made):
@@ -257,13 +153,56 @@ def test_a_folder_that_is_no_checkpoint_is_named(made, tmp_path):
 def test_batches_hold_every_pass_once_within_the_budget(made):
     nodes = pl.DataFrame(pq.read_table(made.nodes / "nodes.parquet"))
     corpus = TokenCorpus(made.root / "corpus")
-    passes = plan_passes(corpus, nodes, MAX_TOKENS)
+    windows = Windows(MAX_TOKENS)
+    passes = plan_passes(corpus, nodes, windows)
     assert sorted(n for p in passes for n in p.nodes) == list(range(nodes.height))
     assert all(1 <= end <= p.length <= MAX_TOKENS for p in passes for end in p.ends)
-    assert all(len(p.tokens(corpus, MAX_TOKENS)) == p.length == max(p.ends) for p in passes)
+    assert all(len(p.read(corpus, windows)[1]) == p.length == max(p.ends) for p in passes)
     assert not any(isinstance(getattr(p, name), np.ndarray) for p in passes for name in p.__slots__), (
         "a plan of a million nodes must not hold their tokens"
     )
     groups = list(batches(passes, 200))
     assert [id(p) for g in groups for p in g] == [id(p) for p in passes]
     assert all(len(g) * max(p.length for p in g) <= 200 or len(g) == 1 for g in groups)
+
+
+def test_bfloat16_stays_within_its_tolerance_and_gives_float32(made, tmp_path):
+    stats = embed(made.root, made.nodes, tmp_path, dtype="bfloat16")
+    assert (stats["dtype"], made.stats["dtype"]) == ("bfloat16", "float32")
+    found, exact = states(tmp_path), states(made.root / "embeddings")
+    errors = np.linalg.norm(found - exact, axis=1) / np.linalg.norm(exact, axis=1)
+    assert found.dtype == np.float32
+    assert TOLERANCE["float32"] < errors.max() <= TOLERANCE["bfloat16"]
+    assert recomputed(made, tmp_path, dtype="bfloat16") <= TOLERANCE["bfloat16"]
+    assert recomputed(made, tmp_path, dtype="float32") == pytest.approx(errors.max(), rel=1e-2)
+
+
+def test_the_mean_is_recomputed_as_well_as_the_last_token(made, tmp_path):
+    embed(made.root, made.nodes, tmp_path, pooling="mean")
+    assert 0 < recomputed(made, tmp_path, pooling="mean") <= TOLERANCE["float32"]
+    assert recomputed(made, tmp_path, pooling="last") > 1e-2
+
+
+def test_the_control_is_the_backbone_before_training(made, tmp_path):
+    import torch
+
+    from ehr_assets.models.backbone import build_backbone
+
+    backbone = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "seed": 3}
+    recipe = load_recipe(
+        "smb_sft_demo", {f"backbone.{key}": value for key, value in backbone.items()} | {"name": "r"}
+    )
+    source = Untrained(recipe, made.root / "tokenizer")
+    stats = embed(made.root, made.nodes, tmp_path, source=source)
+    sizes = recipe.backbone.model_dump(exclude={"kind", "architecture"})
+    plain = build_backbone(vocab_size=Encoder(source).vocabulary, **sizes).eval()
+    corpus, expected = TokenCorpus(made.root / "corpus"), []
+    for s, t in sorted(nodes_of_rows()):
+        record = corpus.find("here", s)
+        ids = torch.tensor(record.token_ids[Windows(MAX_TOKENS).at(record, t)][None].astype(np.int64))
+        with torch.no_grad():
+            expected.append(plain(ids, output_hidden_states=True).hidden_states[-1][0, -1].numpy())
+    np.testing.assert_allclose(states(tmp_path), np.stack(expected), rtol=1e-4, atol=1e-5)
+    assert stats["nodes"] == made.stats["nodes"]
+    assert recomputed(made, tmp_path, source=source) <= TOLERANCE["float32"]
+    assert not np.allclose(states(tmp_path), states(made.root / "embeddings"), atol=0.1)

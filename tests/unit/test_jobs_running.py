@@ -14,6 +14,9 @@ INPUT, TRAINED, SCORED, TABLE = (
 )
 
 
+ORDER = [INPUT, TRAINED, SCORED, TABLE]
+
+
 @pytest.fixture
 def grid(monkeypatch):
     """A grid of three points without anything made; gives what was run, and takes what shall fail."""
@@ -28,7 +31,8 @@ def grid(monkeypatch):
     project = SimpleNamespace(
         catalog=SimpleNamespace(grids={"g": SimpleNamespace(recipes=dict.fromkeys("abc"))}),
         graph=SimpleNamespace(
-            upstream=lambda _: [INPUT, TRAINED, SCORED, TABLE], partitions={TRAINED: "abc", SCORED: "abc"}
+            upstream=lambda keys: ORDER[: max(map(ORDER.index, keys)) + 1],
+            partitions={TRAINED: "abc", SCORED: "abc"},
         ),
         instance=None,
         settings=None,
@@ -69,6 +73,16 @@ def test_without_what_all_points_read_none_is_tried(grid):
     with pytest.raises(running.RunFailedError, match="no such table"):
         run_grid()
     assert grid.made == [(None, INPUT)]
+
+
+def test_a_report_on_seeds_has_all_of_them_before_it(grid, monkeypatch):
+    monkeypatch.setattr(running, "report_key", lambda name: TABLE)
+    monkeypatch.setattr(running, "profile_key", lambda cohort: INPUT)
+    project = running.Project()
+    project.report_named = lambda name: name
+    project.catalog.reports = {"r": SimpleNamespace(cohorts=["c"])}
+    running.run_reports(Console(quiet=True), report="r")
+    assert grid.made == [(None, INPUT), *((p, TRAINED, SCORED) for p in "abc"), (None, TABLE)]
 
 
 def test_a_grid_that_is_not_there(grid):

@@ -176,6 +176,11 @@ def test_clean_labels_pass(labelled):
 def _set(labels, column, value, subject=1, task="task"):
     here = (pl.col("subject_id") == subject) & (pl.col("task") == task)
     dtype = labels.schema[column]
+    if column == "event_time" and value is not None:  # so that nothing but the window is wrong
+        days = (pl.lit(value) - pl.col("prediction_time")).dt.total_microseconds() / 86_400e6
+        labels = labels.with_columns(
+            pl.when(here).then(days).otherwise("duration_days").alias("duration_days")
+        )
     return labels.with_columns(pl.when(here).then(pl.lit(value, dtype=dtype)).otherwise(column).alias(column))
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nodes_support import ANCHOR, US, at, event, labels_of
 
-from ehr_assets.nodes.frames import CENSORED, EVENT
+from ehr_assets.nodes.frames import CENSORED, COMPETING, EVENT, REASONS
 
 T = at(100)
 TASK = {"name": "task", "horizon_days": 30, "outcome": {"codes": ["^OUTCOME$"]}}
@@ -102,9 +102,9 @@ def test_static_rows_and_births_are_no_follow_up(tmp_path):
     assert (answer(row), row["duration_days"]) == ("censored", 0.0)
 
 
-def test_death_completes_follow_up_for_other_outcomes(tmp_path):
+def test_death_completes_follow_up_for_other_outcomes_and_competes_with_them(tmp_path):
     row = label(tmp_path, [event(1, at(120), "MEDS_DEATH")])
-    assert (answer(row), row["duration_days"], row["status"]) == (False, 20.0, CENSORED)
+    assert (answer(row), row["duration_days"], row["status"]) == (False, 20.0, COMPETING)
 
 
 @pytest.mark.parametrize(
@@ -222,12 +222,14 @@ def test_files_and_counts(tmp_path):
     ]  # fmt: skip
     never = {**TASK, "name": "never", "outcome": {"codes": ["^NO_SUCH_CODE$"]}}
     labels, stats = labels_of(tmp_path, [TASK, never], rows)
-    nulls = dict.fromkeys(("after_death", "end_of_life", "not_at_risk", "outcome_in_buffer", "censored"), 0)
+    nulls = dict.fromkeys(REASONS, 0)
     assert stats["nodes"] == 4
     assert stats["tasks"]["task"] == {
-        "n": 4, "positive": 1, "negative": 1, "codes_matched": 1,
+        "n": 4, "positive": 1, "negative": 1, "codes_matched": 1, "outcome_events": 2,
         "null": {**nulls, "outcome_in_buffer": 1, "censored": 1},
+        "never_occurs": False, "horizon_beyond_follow_up": False,
     }  # fmt: skip
+    assert stats["tasks"]["never"]["never_occurs"]
     assert stats["tasks"]["never"]["codes_matched"] == stats["tasks"]["never"]["positive"] == 0
     assert labels["task"].to_list() == ["task"] * 4 + ["never"] * 4
     out = tmp_path / "labels"
@@ -238,8 +240,16 @@ def test_files_and_counts(tmp_path):
         {"subject_id": 4, "prediction_time": T, "boolean_value": False},
     ]
     assert json.loads((out / "tasks.json").read_text())[0] == {
-        "name": "task", "category": "c", "description": "d", "horizon_days": 30,
+        "name": "task", "category": "c", "description": "d", "kind": "binary", "horizon_days": 30,
+        "closed_by_event": False, "competing": "negative", "buffer_hours": 24, "end_of_life_days": 7,
     }  # fmt: skip
+    counts = pl.read_parquet(out / "counts.parquet").filter(
+        (pl.col("task") == "task") & (pl.col("nodes") > 0)
+    )
+    assert counts.rows() == [
+        ("task", "positive", 1, 1), ("task", "negative", 1, 1),
+        ("task", "outcome_in_buffer", 1, 1), ("task", "censored", 1, 1),
+    ]  # fmt: skip
 
 
 def test_no_nodes_give_empty_files_that_validate(tmp_path):

@@ -1,15 +1,13 @@
-"""Each kind of trigger, node time, merging by day, death, indication, and future-deletion invariance."""
+"""Kinds of triggers, node time, merging by day, death, indication (more in test_nodes_kinds, _literal)."""
 
 import hashlib
-from datetime import timedelta
-from itertools import pairwise
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from nodes_support import US, at, event, nodes_of, write_meds
 
+from ehr_assets.nodes.flow import adds_up
+from ehr_assets.nodes.frames import read_flow, read_subgroups
 from ehr_assets.nodes.trigger_spec import NodesSpec
 from ehr_assets.nodes.triggers import find_nodes
 
@@ -180,8 +178,16 @@ def test_indication_is_the_first_one_known(tmp_path):
 
 
 def test_an_empty_cohort_has_no_nodes(tmp_path):
-    nodes = nodes_of(tmp_path, [EVENT, REGIMEN, WORSE, ICU], [], indications={"lung": ["^C34"]})
+    age = {"kind": "age", "bounds": [50]}
+    sex = {"kind": "codes", "values": {"female": ["^GENDER//F"]}}
+    every = {"name": "tick", "kind": "every", "hours": 2, "most": 9, "codes": ["^IN$"], "until": ["^OUT$"]}
+    sure = {**EVENT, "name": "sure", "confirmed_by": {"codes": ["^HIT$"], "within_days": 9}}
+    triggers = [EVENT, {**REGIMEN, "combine_days": 9}, WORSE, ICU, every, sure]
+    said = {"indications": {"lung": ["^C34"]}, "subgroups": {"sex": sex, "age": age}}
+    nodes = nodes_of(tmp_path, triggers, [], **said)
     assert nodes.height == 0
+    assert read_subgroups(tmp_path / "nodes").height == 0
+    assert adds_up(read_flow(tmp_path / "nodes"), nodes)
     assert nodes.schema["trigger"] == pl.List(pl.String)
 
 
@@ -203,102 +209,8 @@ def test_counts_and_equal_bytes(tmp_path):
     assert stats[0] == stats[1] == {
         "nodes": 2, "subjects": 1, "triggers_found": 3, "triggers_after_death": 1,
         "by_trigger": {"hit": 2, "worse": 0}, "by_indication": {"a": 0, "none": 2},
+        "by_subgroup": {},
         "codes_matched": {"hit": 1, "worse": 0},
+        "known_later": {"hit": 0, "worse": 0},
     }  # fmt: skip
     assert (tmp_path / "one/nodes.parquet").read_bytes() == (tmp_path / "two/nodes.parquet").read_bytes()
-
-
-HOURS = st.integers(0, 24 * 12)
-RECORDS = st.lists(
-    st.builds(
-        lambda subject, hour, delay, code, value: event(
-            subject, at(hours=hour), code, value, available=at(hours=hour + delay)
-        ),
-        st.integers(1, 3),
-        HOURS,
-        st.sampled_from([0, 0, 1, 7, 24, 60]),
-        st.sampled_from(["HIT", "DRUG/X", "DRUG/Y", "ECOG", "IN", "OUT", "C34", "C67", "MEDS_DEATH"]),
-        st.sampled_from([0.0, 1.0, 2.0, 4.0]),
-    ),
-    max_size=25,
-)
-ALL = [EVENT, {**REGIMEN, "gap_days": 2}, WORSE, ICU, {"name": "first", "kind": "first", "codes": ["^C"]}]
-INDICATIONS = {"lung": ["^C34"], "bladder": ["^C67"]}
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(RECORDS)
-def test_nodes_equal_the_literal_reading(tmp_path_factory, rows):
-    nodes = nodes_of(tmp_path_factory.mktemp("n"), ALL, rows, indications=INDICATIONS)
-    found = nodes.select("subject_id", "time", "trigger", "indication").rows()
-    assert found == [n for s in sorted({r["subject_id"] for r in rows}) for n in literal_nodes(s, rows)]
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(RECORDS)
-def test_deleting_the_future_changes_no_node(tmp_path_factory, rows):
-    folder = tmp_path_factory.mktemp("f")
-    nodes = nodes_of(folder, ALL, rows, indications=INDICATIONS)
-    for i, t in enumerate(sorted(set(times(nodes)))):
-        cut = [r for r in rows if r["available_time"] <= t]
-        seen = nodes_of(folder / str(i), ALL, cut, indications=INDICATIONS).filter(pl.col("time") <= t)
-        # A subject's node later on the day of t is not there yet; whatever stands at or before t is the same.
-        whole = nodes.filter(pl.col("time") <= t)
-        here = seen.join(nodes, on=["subject_id", "time"], how="semi")
-        assert here.equals(whole)
-        extra = seen.join(nodes, on=["subject_id", "time"], how="anti")
-        assert all(d == t.date() for d in extra["time"].dt.date())
-
-
-def literal_nodes(subject: int, rows: list[dict]) -> list[tuple]:
-    """One subject's nodes, read event by event: slow, and written from the rules alone."""
-    mine = sorted(
-        (r for r in rows if r["subject_id"] == subject),
-        key=lambda r: (r["available_time"], r["time"], r["code"], r["numeric_value"]),
-    )
-    fired: list[tuple] = []
-    drugs_known: list[dict] = []
-    scores: list[tuple] = []
-    for r in mine:
-        t0, code = r["available_time"], r["code"]
-        if code == "HIT":
-            fired.append((t0, "hit"))
-        if code.startswith("C") and not any(f[1] == "first" for f in fired):
-            fired.append((t0, "first"))
-        if code.startswith("DRUG/"):
-            new = all(d["code"] != code for d in drugs_known)
-            gap = bool(drugs_known) and r["time"] - max(d["time"] for d in drugs_known) > timedelta(days=2)
-            if new or gap:
-                fired.append((t0, "start"))
-            drugs_known.append(r)
-        if code == "ECOG":
-            moment = (t0, r["time"])
-            if not scores or scores[-1][0] != moment:
-                scores.append((moment, []))
-            scores[-1][1].append(r["numeric_value"])
-        if code == "IN":
-            end = t0 + timedelta(hours=24)
-            blocked = [
-                x for x in mine if x["code"] in ("OUT", "MEDS_DEATH") and t0 < x["available_time"] <= end
-            ]
-            if not blocked:
-                fired.append((end, "icu"))
-    means = [(moment, sum(v) / len(v)) for moment, v in scores]
-    for (_, before), (moment, after) in pairwise(means):
-        if after - before >= 1:
-            fired.append((moment[0], "worse"))
-
-    deaths = [r["available_time"] for r in mine if r["code"] == "MEDS_DEATH"]
-    fired = [f for f in fired if not deaths or f[0] < min(deaths)]
-    nodes = []
-    for day in sorted({t.date() for t, _ in fired}):
-        todays = [f for f in fired if f[0].date() == day]
-        t = max(f[0] for f in todays)
-        marks = sorted(
-            (r["available_time"], r["time"], 0 if r["code"] == "C34" else 1)
-            for r in mine
-            if r["code"].startswith("C") and r["available_time"] <= t
-        )
-        indication = ["lung", "bladder"][marks[0][2]] if marks else None
-        nodes.append((subject, t, sorted({name for _, name in todays}), indication))
-    return nodes

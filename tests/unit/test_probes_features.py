@@ -8,9 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 from probes_support import make_cohort
 
+from ehr_assets.leakage.ledger import FitLedger
+from ehr_assets.leakage.subjects import subjects_hash
 from ehr_assets.probes import features
-from ehr_assets.probes.features import node_features
-from ehr_assets.probes.frames import CohortDirs, load_nodes
+from ehr_assets.probes.controls import bag_of_codes
+from ehr_assets.probes.features import choose_vocabulary, node_features
+from ehr_assets.probes.frames import CohortDirs, read_nodes
 
 
 @pytest.fixture(scope="module")
@@ -20,14 +23,18 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def nodes(root):
-    return load_nodes(
+    return read_nodes(
         "made_up", CohortDirs(root / "decision_nodes", root / "task_labels", root / "subject_splits")
     )
 
 
 @pytest.fixture(scope="module")
 def table(root, nodes):
-    return node_features(root / "meds_events", nodes)
+    return _features(root / "meds_events", nodes)
+
+
+def _features(meds_dir, nodes, **most):
+    return node_features(meds_dir, nodes, choose_vocabulary(meds_dir, nodes, FitLedger(), **most))
 
 
 def _events(root):
@@ -81,21 +88,21 @@ def test_events_known_later_change_nothing(root, nodes, table, tmp_path):
     more = pl.concat(
         [events, planted.with_columns(pl.col("time").cast(pl.Datetime("us")))], how="vertical_relaxed"
     )
-    again = node_features(_written(more, tmp_path), nodes)
+    again = _features(_written(more, tmp_path), nodes)
     assert again.names == table.names
     np.testing.assert_array_equal(again.X, table.X)
 
 
 def test_only_train_records_decide_which_codes_become_features(root, nodes, table, tmp_path):
     events = _events(root)
-    train = nodes.labelled_subjects("train")
+    train = nodes.subject_id[nodes.rows("train")]
     renamed = events.with_columns(
         pl.when(pl.col("subject_id").is_in(train.tolist()))
         .then(pl.col("code"))
         .otherwise(pl.concat_str(pl.lit("ELSEWHERE/"), "code"))
         .alias("code")
     )
-    again = node_features(_written(renamed, tmp_path), nodes)
+    again = _features(_written(renamed, tmp_path), nodes)
     assert again.names == table.names
     rows = np.isin(nodes.subject_id, train)
     np.testing.assert_array_equal(again.X[rows], table.X[rows])
@@ -103,12 +110,41 @@ def test_only_train_records_decide_which_codes_become_features(root, nodes, tabl
 
 def test_walking_in_small_ranges_gives_the_same(root, nodes, table, monkeypatch):
     monkeypatch.setattr(features, "JOINED_ROWS", 500)
-    again = node_features(root / "meds_events", nodes)
+    again = _features(root / "meds_events", nodes)
     np.testing.assert_array_equal(again.X, table.X)
 
 
 def test_the_most_prevalent_codes_are_kept(root, nodes):
-    few = node_features(root / "meds_events", nodes, top_codes=2, top_measured=1, top_static=0)
+    few = _features(root / "meds_events", nodes, top_codes=2, top_measured=1, top_static=0)
     assert sum(name.startswith("log_count_all|") for name in few.names) == 3  # two codes, and any
     assert sum(name.startswith("last|") for name in few.names) == 1
     assert few.X.shape[1] == len(few.names)
+
+
+def test_the_ledger_hears_of_the_train_subjects_and_of_no_others(root, nodes):
+    ledger = FitLedger()
+    choose_vocabulary(root / "meds_events", nodes, ledger)
+    bag_of_codes(root / "meds_events", nodes, ledger)
+    train = subjects_hash(nodes.subject_id[nodes.rows("train")].tolist())
+    assert {(r["step"], r["subjects_sha256"]) for r in ledger.document()} == {("vocabulary", train)}
+
+
+def test_the_bag_counts_every_code_known_at_the_node(root, nodes):
+    events = _events(root)
+    bag = bag_of_codes(root / "meds_events", nodes, FitLedger()).toarray()
+    train = (
+        nodes.frame.filter(nodes.rows("train")).group_by("subject_id").agg(pl.col("time").max().alias("t"))
+    )
+    known = events.join(train, on="subject_id").filter(
+        pl.col("available_time").is_null() | (pl.col("available_time") <= pl.col("t"))
+    )
+    codes = sorted(set(known["code"]) - {"MEDS_BIRTH"})
+    assert bag.shape == (nodes.frame.height, len(codes))
+    for row in range(0, nodes.frame.height, 17):
+        t, subject = nodes.frame["time"][row], nodes.frame["subject_id"][row]
+        held = events.filter(
+            pl.col("subject_id") == subject,
+            pl.col("available_time").is_null() | (pl.col("available_time") <= t),
+        )
+        expected = [np.log1p(held.filter(pl.col("code") == code).height) for code in codes]
+        np.testing.assert_allclose(bag[row], expected, rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Probes, baselines and oracle on a made-up cohort: who is fitted on whom, nulls, repeatability."""
+"""Probes, baselines and oracle on a made-up cohort: who is fitted on whom, nulls, repeatability, files."""
 
 import json
 from pathlib import Path
@@ -12,25 +12,37 @@ from probes_support import make_cohort, write_embeddings
 from sklearn.metrics import roc_auc_score
 
 from ehr_assets.errors import DatasetError
+from ehr_assets.fanout import Machine
 from ehr_assets.leakage.subjects import subjects_hash
 from ehr_assets.nodes.frames import labels_path, read_labels, tasks_of, write_parquet
 from ehr_assets.probes.baselines import baseline_metrics
-from ehr_assets.probes.classifiers import fit_boosted, fit_logistic
-from ehr_assets.probes.frames import CohortDirs, load_embeddings, load_nodes
-from ehr_assets.probes.linear import probe_recipe
+from ehr_assets.probes.frames import CohortDirs, load_embeddings, load_nodes, read_nodes
 from ehr_assets.probes.oracle import oracle_metrics
-from ehr_assets.probes.schemas import METRICS_SCHEMA
-from ehr_assets.probes.scoring import youden_threshold
-from ehr_assets.probes.survival import fit_cox
+from ehr_assets.probes.probe import probe_recipe
+from ehr_assets.probes.schemas import FITS_SCHEMA, METRICS_SCHEMA, PREDICTIONS_SCHEMA
+from ehr_assets.probes.spec import BaselineSpec, ProbeSpec
 
 
 def _dirs(root):
     return CohortDirs(root / "decision_nodes", root / "task_labels", root / "subject_splits")
 
 
-def _probe(root, out, **kwargs):
+def _probe(root, out, spec=None, **kwargs):
     out.mkdir(parents=True)
-    return probe_recipe("r", root / "node_embeddings", {"made_up": _dirs(root)}, out, bootstrap=50, **kwargs)
+    spec = spec or ProbeSpec(bootstrap=50)
+    return probe_recipe("r", root / "node_embeddings", {"made_up": _dirs(root)}, out, spec, **kwargs)
+
+
+def _baseline(root, out, spec=None, **kwargs):
+    out.mkdir(parents=True)
+    spec = spec or BaselineSpec(bootstrap=20)
+    return baseline_metrics("made_up", root / "meds_events", _dirs(root), out, spec, **kwargs)
+
+
+def _oracle(root, out, **kwargs):
+    out.mkdir(parents=True)
+    spec = BaselineSpec(bootstrap=20)
+    return oracle_metrics("made_up", root / "latent_truth", _dirs(root), out, spec, **kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +61,15 @@ def _metrics(out, **wanted):
     return table.filter(*(pl.col(k) == v for k, v in wanted.items())) if wanted else table
 
 
+def _fits(out, **wanted):
+    return (
+        pl.read_parquet(out / "fits.parquet").filter(*(pl.col(k) == v for k, v in wanted.items())).to_dicts()
+    )
+
+
 def _bytes(out):
-    return {f.name: f.read_bytes() for f in sorted(out.iterdir())}
+    files = sorted(f for f in out.rglob("*") if f.is_file())
+    return {f.relative_to(out).as_posix(): f.read_bytes() for f in files}
 
 
 def test_probe_finds_the_signal_and_says_what_it_scored(probed):
@@ -63,12 +82,19 @@ def test_probe_finds_the_signal_and_says_what_it_scored(probed):
     assert row["value"][0] > 0.62
     assert row["ci_low"][0] < row["value"][0] < row["ci_high"][0]
     assert row["split"][0] == "held_out"
-    assert pq.read_schema(out / "metrics.parquet").equals(METRICS_SCHEMA)
+    for name, schema in (
+        ("metrics", METRICS_SCHEMA),
+        ("predictions", PREDICTIONS_SCHEMA),
+        ("fits", FITS_SCHEMA),
+    ):
+        assert pq.read_schema(out / f"{name}.parquet").equals(schema), name
     assert _metrics(out, probe="cox", task="death_365d")["value"][0] > 0.57
 
 
 def test_a_task_without_positives_is_listed_with_nulls(probed):
     rows = _metrics(probed[0], task="never_90d")
+    (fit,) = _fits(probed[0], task="never_90d")
+    assert (fit["note"], fit["chosen"], fit["n_train_positive"]) == ("too_few_of_a_class", None, 0)
     assert set(rows["metric"]) == {"auroc", "auprc", "brier"}
     assert rows.select(pl.col("value", "ci_low", "ci_high").is_null().all()).row(0) == (True, True, True)
     assert (rows["n"] > 50).all()
@@ -79,7 +105,7 @@ def test_a_task_without_positives_is_listed_with_nulls(probed):
 def test_metrics_can_be_recomputed_from_predictions(probed):
     stored = pl.read_parquet(probed[0] / "predictions.parquet").filter(pl.col("split") == "held_out")
     for task in ("death_365d", "toxicity_90d"):
-        rows = stored.filter(pl.col("task") == task)
+        rows = stored.filter(pl.col("task") == task, pl.col("probe") == "logistic")
         expected = roc_auc_score(
             rows["boolean_value"].to_numpy(), rows["predicted_boolean_probability"].to_numpy()
         )
@@ -140,45 +166,6 @@ def _keys(table):
     return table.select("node_id", "subject_id", "time", "cohort").rows()
 
 
-def test_tuning_only_chooses():
-    """Whatever the tuning rows say, the model is one of those fitted on train alone."""
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(80, 5)), (rng.random(80) < 0.5).astype(float)
-    alone = {C: fit_logistic(X, y, X[:0], y[:0], strengths=[C]).coefficients for C in (1e-3, 1e-1, 10.0)}
-    for seed in range(4):
-        noise = np.random.default_rng(seed)
-        X_tuning, y_tuning = noise.normal(size=(40, 5)), (noise.random(40) < 0.5).astype(float)
-        chosen = fit_logistic(X, y, X_tuning, y_tuning, strengths=tuple(alone))
-        np.testing.assert_array_equal(chosen.coefficients, alone[chosen.C])
-        np.testing.assert_allclose(chosen.mean, X.mean(axis=0), atol=1e-12)
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_one_class_in_tuning_still_chooses(value):
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(60, 3)), np.repeat([0.0, 1.0], 30)
-    assert np.isfinite(fit_logistic(X, y, X[:9], np.full(9, value)).coefficients).all()
-    assert fit_boosted(X, y, X[:9], np.full(9, value), seed=1).rounds >= 1
-    assert np.isfinite(fit_boosted(X, y, X[:0], y[:0], seed=1).probability(X)).all()
-
-
-def test_constant_and_missing_columns_do_no_harm():
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(60, 3)), np.repeat([0.0, 1.0], 30)
-    X[:, 1], X[5:, 2] = 7.0, np.nan
-    assert np.isfinite(fit_logistic(X, y, X, y).probability(X)).all()
-
-
-def test_cox_of_flat_features_is_none_and_of_real_ones_ranks():
-    rng = np.random.default_rng(0)
-    X, observed = rng.normal(size=(200, 6)), np.ones(200, dtype=bool)
-    duration = np.exp(-1.5 * X[:, 0]) * rng.exponential(30, 200)
-    assert fit_cox(np.ones((200, 6)), duration, observed) is None
-    model = fit_cox(X, duration, observed)
-    assert model is not None
-    assert np.corrcoef(model.log_hazard(X), X[:, 0])[0, 1] > 0.9
-
-
 def test_nodes_without_a_finite_embedding_are_counted_not_scored(root, tmp_path):
     table = pl.read_parquet(root / "node_embeddings/embeddings.parquet")
     vectors = np.stack(table["embedding"].to_numpy())
@@ -186,8 +173,10 @@ def test_nodes_without_a_finite_embedding_are_counted_not_scored(root, tmp_path)
     rows = [(*r[:3], None, None, r[3]) for r in _keys(table)]
     write_embeddings(tmp_path / "e", rows[:-1], vectors[:-1])
     (tmp_path / "out").mkdir()
-    stats = probe_recipe("r", tmp_path / "e", {"made_up": _dirs(root)}, tmp_path / "out", bootstrap=5)
-    assert stats["nodes_without_embedding"] == 2
+    stats = probe_recipe(
+        "r", tmp_path / "e", {"made_up": _dirs(root)}, tmp_path / "out", ProbeSpec(bootstrap=5)
+    )
+    assert stats["nodes_without_features"] == 2
     assert stats["nodes"] == table.height
 
 
@@ -208,22 +197,40 @@ def test_a_node_without_a_split_is_refused(root, tmp_path):
     assert str(splits["subject_id"][0]) not in str(refused.value)
 
 
-@pytest.mark.parametrize("kind", ["baseline", "oracle"])
-def test_baseline_and_oracle_find_the_signal_repeatably(root, tmp_path, kind):
-    for name in ("a", "b"):
-        out = tmp_path / name
-        out.mkdir()
-        if kind == "baseline":
-            stats = baseline_metrics("made_up", root / "meds_events", _dirs(root), out, bootstrap=20)
-        else:
-            stats = oracle_metrics("made_up", root / "latent_truth", _dirs(root), out, bootstrap=20)
-    assert _bytes(tmp_path / "a") == _bytes(tmp_path / "b")
+@pytest.mark.parametrize(("run", "recipe"), [(_baseline, "baseline"), (_oracle, "oracle")])
+def test_baselines_and_oracle_find_the_signal(root, tmp_path, run, recipe):
+    stats = run(root, tmp_path / "a")
     assert stats["tasks_scored"] == 3
-    rows = _metrics(out, task="death_365d", metric="auroc", recipe=kind).filter(
+    rows = _metrics(tmp_path / "a", task="death_365d", metric="auroc", recipe=recipe).filter(
         pl.col("indication").is_null()
     )
-    assert set(rows["probe"]) == {"xgboost", "logistic"} if kind == "baseline" else rows.height == 1
-    assert (rows["value"] > 0.6).all()
+    # The bag sees no values, and in the made-up records only values tell.
+    expected = {"xgboost", "logistic", "random_forest", "bag_of_codes"} if run is _baseline else {"oracle"}
+    assert set(rows["probe"]) == expected
+    assert (rows.filter(pl.col("probe") != "bag_of_codes")["value"] > 0.6).all()
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(root, tmp_path):
+    _baseline(root, tmp_path / "one")
+    _baseline(root, tmp_path / "two", machine=Machine(workers=2))
+    assert _bytes(tmp_path / "one") == _bytes(tmp_path / "two")
+    assert not [p for p in (tmp_path / "two").iterdir() if p.name.startswith(".")]
+
+
+def test_the_oracle_is_repeatable_and_leaves_the_state_at_each_node(root, tmp_path):
+    for name in ("a", "b"):
+        _oracle(root, tmp_path / name)
+    assert _bytes(tmp_path / "a") == _bytes(tmp_path / "b")
+    latent = pl.read_parquet(tmp_path / "a/latent_at_nodes.parquet")
+    nodes = read_nodes("made_up", _dirs(root))
+    assert latent.columns == ["node_id", "z_burden", "z_velocity"]
+    assert latent["node_id"].to_list() == nodes.frame["node_id"].to_list()
+    truth = pl.read_parquet(root / "latent_truth/latent_states.parquet")
+    for row in range(0, latent.height, 29):
+        mine = truth.filter(
+            pl.col("subject_id") == nodes.subject_id[row], pl.col("time") <= nodes.frame["time"][row]
+        )
+        assert latent["z_burden"][row] == pytest.approx(mine.sort("time")["z_burden"][-1], rel=1e-6)
 
 
 def test_an_empty_cohort_gives_empty_files(root, tmp_path):
@@ -233,12 +240,6 @@ def test_an_empty_cohort_gives_empty_files(root, tmp_path):
     (tmp_path / "task_labels/tasks.json").write_text((root / "task_labels/tasks.json").read_text())
     (tmp_path / "subject_splits").symlink_to(root / "subject_splits")
     assert _probe(tmp_path, tmp_path / "p")["tasks_scored"] == 0
-    (tmp_path / "b").mkdir()
-    baseline_metrics("made_up", root / "meds_events", _dirs(tmp_path), tmp_path / "b")
+    (tmp_path / "meds_events").symlink_to(root / "meds_events")
+    _baseline(tmp_path, tmp_path / "b")
     assert _metrics(tmp_path / "b")["value"].null_count() == _metrics(tmp_path / "b").height > 0
-
-
-def test_youden_threshold():
-    y, p = np.array([0, 0, 1, 1]), np.array([0.1, 0.3, 0.4, 0.9])
-    assert youden_threshold(y, p) == pytest.approx(0.4)
-    assert youden_threshold(np.ones(3), np.array([0.2, 0.3, 0.4])) == 0.5

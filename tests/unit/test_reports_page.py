@@ -8,38 +8,69 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from probes_support import TASKS, make_cohort
+from reports_support import add_audit, add_flow, add_risks, add_velocity, make_comparison
 
 from ehr_assets.errors import SpecError
+from ehr_assets.leakage.findings import Finding
 from ehr_assets.probes.baselines import baseline_metrics
 from ehr_assets.probes.frames import CohortDirs
-from ehr_assets.probes.linear import probe_recipe
 from ehr_assets.probes.oracle import oracle_metrics
-from ehr_assets.reports.figures import reliability, smoothed
-from ehr_assets.reports.page import write_report
+from ehr_assets.probes.probe import probe_recipe
+from ehr_assets.probes.spec import BaselineSpec, ProbeSpec
+from ehr_assets.reports.figures import smoothed
+from ehr_assets.reports.inputs import CohortInputs, Inputs, RecipeInputs, RunInputs
+from ehr_assets.reports.page import paper_tables, write_report
 from ehr_assets.reports.spec import SPECS, ReportSpec, load_report
-from ehr_assets.reports.tables import CohortInputs, RecipeInputs, means_by, methods_of, task_rows
 from ehr_assets.reports.timelines import pick_timelines
+from ehr_assets.reports.verdict import write_verdict
 
-SPEC = ReportSpec(name="r", title="A <made-up> cohort", recipes=("demo",), cohorts=("made_up",))
-LINEAGE = [{"asset": "made_up/meds_events", "data version": "0123abcd"}]
+SPEC = ReportSpec(
+    name="r",
+    title="A <made-up> cohort",
+    recipes=("demo",),
+    cohorts=("made_up",),
+    labels={"demo": "Demo (M)"},
+    by_horizon=("made_up",),
+    figure4="lung",
+)
+ASSETS = [
+    *(f"made_up/{name}" for name in ("meds_events", "decision_nodes", "task_labels", "subject_splits")),
+    *(f"made_up/{name}" for name in ("baseline_metrics", "oracle_metrics", "leak_audit")),
+    *(f"demo/{name}" for name in ("checkpoint", "probe_metrics", "node_embeddings", "leak_audit")),
+    *("r/comparison", "r/verdict"),
+]
+LINEAGE = [{"asset": a, "data version": f"{i:016x}"[::-1]} for i, a in enumerate(ASSETS, start=0xABC)]
+VERSIONS = {row["asset"]: row["data version"] for row in LINEAGE}
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    root = make_cohort(tmp_path_factory.mktemp("cohort"), subjects=90)
+    root = make_cohort(tmp_path_factory.mktemp("cohort"), subjects=260)
     dirs = CohortDirs(root / "decision_nodes", root / "task_labels", root / "subject_splits")
-    for name in ("probe", "baseline", "oracle", "checkpoint"):
+    for name in ("probe", "baseline", "oracle", "checkpoint", "verdict"):
         (root / name).mkdir()
-    probe_recipe("demo", root / "node_embeddings", {"made_up": dirs}, root / "probe", bootstrap=20)
-    baseline_metrics("made_up", root / "meds_events", dirs, root / "baseline", bootstrap=20)
-    oracle_metrics("made_up", root / "latent_truth", dirs, root / "oracle", bootstrap=20)
+    probe_recipe("demo", root / "node_embeddings", {"made_up": dirs}, root / "probe", ProbeSpec(bootstrap=20))
+    baseline_metrics("made_up", root / "meds_events", dirs, root / "baseline", BaselineSpec(bootstrap=20))
+    oracle_metrics("made_up", root / "latent_truth", dirs, root / "oracle", BaselineSpec(bootstrap=20))
     rows = [{"step": s, "phase": "sft", "loss": 5 / s, "lr": 1e-3} for s in range(1, 30)]
     rows.append({"step": 29, "phase": "sft", "tuning_loss": 0.4})
     (root / "checkpoint/history.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    add_flow(root / "decision_nodes")
+    add_velocity(root / "oracle", root)
+    add_risks(root / "probe", root, "made_up", "death_365d", "demo")
+    found = Finding("single_feature", "made_up", "warn", "LAB//x", 0.985, 0.98, 50, "to look at")
+    audits = {
+        "made_up": add_audit(root / "audit_c", "made_up", found),
+        "demo": add_audit(root / "audit_r", "demo"),
+    }
+    comparison = make_comparison(root / "comparison", [root / n for n in ("probe", "baseline", "oracle")])
+    write_verdict(SPEC, comparison, audits, VERSIONS, None, root / "verdict")
     return root
 
 
-def _inputs(root, oracle=True):
+def _inputs(root, oracle=True, compared=True):
+    """compared: with all that is made from the probes' scores, and beside them."""
+    given = (lambda name: root / name) if compared else (lambda name: None)
     cohort = CohortInputs(
         name="made_up",
         title="Made up",
@@ -49,14 +80,17 @@ def _inputs(root, oracle=True):
         splits=root / "subject_splits",
         baseline=root / "baseline",
         oracle=root / "oracle" if oracle else None,
+        audit=given("audit_c"),
     )
     settings = {"seed": 1, "phases": [{"name": "sft", "epochs": 2}], "optimizer": {"lr": 0.001}}
-    return [cohort], [RecipeInputs("demo", "Demo", root / "checkpoint", root / "probe", settings)]
+    run = RunInputs(root / "checkpoint", root / "probe", given("node_embeddings"), given("audit_r"))
+    recipe = RecipeInputs("demo", "Demo", settings, [run])
+    return Inputs(SPEC, [cohort], [recipe], VERSIONS, given("comparison"), given("verdict"))
 
 
 def _write(root, out, overrides=(), **kwargs):
     out.mkdir()
-    stats = write_report(SPEC, *_inputs(root, **kwargs), LINEAGE, out, overrides=overrides)
+    stats = write_report(_inputs(root, **kwargs), LINEAGE, out, overrides=overrides)
     return (out / "report.html").read_text(encoding="utf-8"), stats
 
 
@@ -74,18 +108,44 @@ def test_checks_that_were_passed_over_head_the_page(page, root, tmp_path):
 
 def test_page_is_complete(page):
     html, stats = page
-    assert stats == {"tasks": 4, "tasks_scored": 3, "figures": 5}
-    assert html.count("<figure") == 5
+    assert stats["tasks"] == 4
+    assert stats["tasks_scored"] == 3
+    assert html.count("<figure") == stats["figures"] == 12
     for text in (
         "A &lt;made-up&gt; cohort",
         "Death of any cause",
-        "0123abcd",
         "optimizer.lr",
         "phases 1.epochs",
+        "Table 2.",
+        "Table 3.",
+        "Table 5.",
+        "Kaplan-Meier",
+        "After death",
+        "Single feature",
+        "Differences of means",
+        "Subgroups",
+        "velocity",
+        "Demo (M) may",
     ):
-        assert text in html
+        assert text in html, text
     assert "{{" not in html
     assert "Never comes" in html  # the task without positives is listed too
+    assert "not shown" not in html.replace("not shown. No task has an oracle", "")
+
+
+def test_every_number_says_which_dataset_it_came_from(page):
+    html = page[0]
+    blocks = re.findall(r"<(?:table|figure|dl|ol)\b[^>]*>", html)
+    assert len(blocks) > 20
+    cited = set()
+    for block in blocks:
+        if 'class="settings"' in block or 'data-from="manifests"' in block:
+            continue
+        sources = re.search(r'data-from="([^"]+)"', block)
+        assert sources, block
+        cited |= set(sources[1].split())
+    assert cited <= {f"{asset}@{version[:8]}" for asset, version in VERSIONS.items()}
+    assert {c.split("@")[0] for c in cited} >= set(ASSETS) - {"made_up/baseline_metrics"}
 
 
 def test_page_fetches_nothing(page):
@@ -95,7 +155,7 @@ def test_page_fetches_nothing(page):
 
 
 def test_page_names_no_subject_and_no_date(root, page):
-    html = page[0]
+    html = re.sub(r'"data:image/png;base64,[^"]*"', "", page[0])
     ids = pl.read_parquet(root / "subject_splits/subject_splits.parquet")["subject_id"]
     nodes = pl.read_parquet(root / "decision_nodes/nodes.parquet")["node_id"]
     numbers = set(re.findall(r"\d{8}", re.sub(r"\D", " ", html)))
@@ -123,6 +183,30 @@ def test_summary_agrees_with_the_metrics(root, page, tmp_path):
     assert rows[-1]["n"] > 0
 
 
+def test_the_paper_tables_are_there_in_markdown(root, tmp_path):
+    _write(root, tmp_path / "out")
+    tables = paper_tables(tmp_path / "out")
+    assert [title.split(".")[0] for title in tables] == ["Table 5", "Table 3", "Table 2"]
+    for text in tables.values():
+        assert "| *Baselines* |" in text
+        assert "r/comparison@" in text
+        assert "**" in text
+
+
+def test_what_has_not_been_made_is_named_and_the_rest_stands(root, tmp_path):
+    html, stats = _write(root, tmp_path / "out", compared=False)
+    assert stats["tasks_scored"] == 3
+    for text in (
+        "Verdict: not shown",
+        "Paired differences: not shown",
+        "Not made: made_up/leak_audit, demo/leak_audit.",
+    ):
+        assert text in html
+    assert "Embedding map: not shown. demo/node_embeddings was not given" in html
+    assert "probe_metrics@" in html
+    assert "r/comparison@" not in html
+
+
 def test_without_oracle_history_or_scores_the_page_still_stands(root, tmp_path):
     for name in ("probe", "baseline"):
         table = pq.read_table(root / name / "metrics.parquet").to_pandas()
@@ -134,31 +218,12 @@ def test_without_oracle_history_or_scores_the_page_still_stands(root, tmp_path):
     for name in ("meds_events", "decision_nodes", "task_labels", "subject_splits"):
         (tmp_path / name).symlink_to(root / name)
     (tmp_path / "checkpoint").mkdir()
-    html, stats = _write(tmp_path, tmp_path / "out", oracle=False)
+    html, stats = _write(tmp_path, tmp_path / "out", oracle=False, compared=False)
     assert stats["tasks_scored"] == 0
     assert "No task could be scored" in html
     assert "nan" not in html.lower().replace("resonance", "")
-    assert "racle" not in re.sub(r"<style>.*?</style>", "", html, flags=re.S)
-
-
-def test_best_is_the_highest_as_printed_and_never_the_oracle(root):
-    for row in task_rows(*[x if i else x[0] for i, x in enumerate(_inputs(root))]):
-        printed = {
-            k: round(s.value, 3) for k, s in row.scores.items() if s.value is not None and k != "oracle"
-        }
-        assert row.best == {k for k, v in printed.items() if v == max(printed.values())}
-
-
-def test_means_average_the_tasks_that_all_could_score(root):
-    (cohort,), recipes = _inputs(root)
-    methods = methods_of(cohort, recipes)
-    means = means_by("category", cohort, recipes, methods)
-    assert means is not None
-    assert means.groups == ["survival", "progression", "toxicity"]
-    assert list(means.n_tasks) == [1, 1, 1]  # the toxicity task without positives does not count
-    row = next(r for r in task_rows(cohort, recipes) if r.task == "toxicity_90d")
-    for method, cells in means.rows:
-        assert cells[2] == (row.scores[method.key].value, None)
+    told = html[: html.index("<h2>Lineage")]
+    assert "racle" not in re.sub(r"<style>.*?</style>", "", told, flags=re.S)
 
 
 def test_timelines_are_held_out_and_relative(root):
@@ -171,12 +236,7 @@ def test_timelines_are_held_out_and_relative(root):
     assert found[0].n_events < found[1].n_events < found[2].n_events
 
 
-def test_reliability_and_smoothing():
-    predicted = np.repeat([0.1, 0.8], 50)
-    outcome = np.r_[np.zeros(45), np.ones(5), np.ones(40), np.zeros(10)]
-    x, y = reliability(predicted, outcome, bins=2)
-    np.testing.assert_allclose(x, [0.1, 0.8])
-    np.testing.assert_allclose(y, [0.1, 0.8])
+def test_smoothing():
     np.testing.assert_allclose(smoothed(np.full(90, 3.0)), 3.0)
     assert len(smoothed(np.arange(3.0))) == 3
 
@@ -188,3 +248,20 @@ def test_shipped_specs_load_and_mistakes_are_named(tmp_path):
     bad.write_text("name: bad\ntitle: Bad\nrecipes: [a]\ncohort: [b]\n")
     with pytest.raises(SpecError, match=r"cohort: unknown key. Did you mean 'cohorts'"):
         load_report(bad)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("promotion: {candidate: lung}", "promotion.candidate: 'lung' is no recipe of this report"),
+        ("pairs: [[smb, snb]]", "pairs: 'snb' is no recipe of this report. Did you mean 'smb'"),
+        ("pairs: [[smb, smb]]", "a recipe does not differ from itself"),
+        ("labels: {sft: SFT}", "labels: 'sft' is no recipe"),
+        ("by_horizon: [pe]", "by_horizon: 'pe' is no cohort"),
+    ],
+)
+def test_a_spec_names_only_what_it_lists(tmp_path, more, said):
+    path = tmp_path / "bad.yaml"
+    path.write_text(f"name: bad\ntitle: Bad\nrecipes: [smb]\ncohorts: [b]\n{more}\n")
+    with pytest.raises(SpecError, match=re.escape(said)):
+        load_report(path)

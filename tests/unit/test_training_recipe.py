@@ -102,6 +102,8 @@ JEPA = {"name": "j", "objectives": {"sft": 1, "jepa": 1}, "epochs": 1}
         ({"continues": "made_up"}, "cannot continue itself"),
         ({"engine": {"zero_stage": 4}}, "engine.zero_stage"),
         ({"name": "Bad Name"}, "name"),
+        ({"seeds": [1, 2, 1]}, "seeds: a seed is listed twice"),
+        ({"seeds": [1]}, "seeds"),
         ({"phases": [JEPA]}, "jepa: a phase weighs this objective"),
         ({"jepa": {}}, "no phase weighs this objective"),
         ({"phases": [JEPA], "jepa": {"mask_ratio": 0}}, "jepa.mask_ratio"),
@@ -129,6 +131,16 @@ def test_only_what_trains_is_in_the_training_hash():
     seed = RecipeSpec.model_validate(recipe_data(seed=2))
     assert base.training_hash() == probe.training_hash() != seed.training_hash()
     assert not set(NOT_TRAINING) & set(base.training_settings())
+
+
+def test_every_seed_is_a_recipe_that_draws_all_anew():
+    base = RecipeSpec.model_validate(recipe_data(seeds=[4, 5]))
+    assert base.by_seed().keys() == {"seed4", "seed5"}
+    five = base.by_seed()["seed5"]
+    assert (five.name, five.seed, five.backbone.seed, five.seeds) == ("made_up_seed5", 5, 5, None)
+    assert RecipeSpec.model_validate(five.model_dump()) == five
+    # So that one more seed trains no other again.
+    assert base.training_hash() == RecipeSpec.model_validate(recipe_data(seeds=[4, 5, 6])).training_hash()
 
 
 def test_the_machine_is_not_in_the_training_hash_but_precision_is():
