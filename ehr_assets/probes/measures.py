@@ -21,6 +21,9 @@ MEASURES = {
 }
 """All metrics by kind of task, the primary one first. `specificity_at_spec90` is the one that was reached."""
 
+RAISED_BY_NOISE = ("ece",)
+"""Those whose resamples are moved onto the value (`resample.recentred`)."""
+
 COMPARED = ("auroc", "auprc", "brier", "c_index", "spearman", "r2")
 """Those of which differences between methods are told."""
 

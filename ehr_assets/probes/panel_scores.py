@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ehr_assets.probes.measures import MEASURES, PRIMARY, measures, primary
+from ehr_assets.probes.measures import MEASURES, PRIMARY, RAISED_BY_NOISE, measures, primary
 from ehr_assets.probes.metrics.calibration import reliability
 from ehr_assets.probes.metrics.kernels import Floats
 from ehr_assets.probes.panels import Entry, Method, Panel
-from ehr_assets.probes.resample import draws_of, interval, subject_weights
+from ehr_assets.probes.resample import draws_of, interval, recentred, subject_weights
 
 EVALUATED_SPLIT = "held_out"
 
@@ -116,6 +116,8 @@ class _Scoring:
             )
         flat = draws_of(kernels, subject, self.weights)
         each = flat.reshape(len(self.panel.entries), len(names), -1)
+        for metric in (i for i, name in enumerate(names) if name in RAISED_BY_NOISE):
+            each[:, metric] = [recentred(draws) for draws in each[:, metric]]
         seeds: list[dict[int, Floats]] = [{} for _ in self.panel.methods]
         for entry, found in zip(self.panel.entries, each, strict=True):
             seeds[entry.method][entry.seed] = found
@@ -172,10 +174,9 @@ class _Scoring:
                     )
 
     def _counts(self, rows: NDArray) -> dict[str, Any]:
-        regression = self.kind == "regression"
         return {
             "n": len(rows),
-            "n_positive": None if regression else int(self.panel.outcomes.positive[rows].sum()),
+            "n_positive": int(self.panel.outcomes.positive[rows].sum()),
             "n_subjects": len(np.unique(self.panel.subject[rows])),
         }
 

@@ -66,6 +66,18 @@ def draws_of(kernels: list[Kernel], subject: NDArray, weights: NDArray) -> Float
     return out
 
 
+def recentred(draws: Floats) -> Floats:
+    """Draws (1 + replicates,) of a metric >= 0 that noise raises, moved so that their median is the value.
+
+    The calibration error is one: the value holds the noise of the rows, a resample holds it twice. As they
+    are, nearly all resamples may lie above the value, and the interval with them.
+    """
+    drawn = draws[1:]
+    if np.isnan(draws[0]) or np.isnan(drawn).all():
+        return draws
+    return np.r_[draws[:1], np.maximum(drawn - np.nanmedian(drawn) + draws[0], 0.0)]
+
+
 def interval(draws: Floats, n_subjects: int) -> Estimate:
     """Of one row of `draws_of`; resamples in which the metric cannot be estimated are left out of it."""
     value, drawn = float(draws[0]), draws[1:]

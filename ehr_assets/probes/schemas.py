@@ -16,7 +16,7 @@ METRICS_SCHEMA = pa.schema(
         ("ci_low", pa.float64()),
         ("ci_high", pa.float64()),
         ("n", pa.int64()),  # evaluated nodes in `split`
-        ("n_positive", pa.int64()),
+        ("n_positive", pa.int64()),  # or with the event; 0 in regression
         ("n_subjects", pa.int64()),
         ("split", pa.string()),
         ("subgroup", pa.string()),

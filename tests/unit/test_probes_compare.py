@@ -289,6 +289,15 @@ def test_reliability_counts_every_prediction(compared):
             assert ece == pytest.approx(r["value"], abs=1e-9)
 
 
+def test_the_interval_of_a_calibration_error_holds_the_error(compared):
+    found = compared[0]["metrics"].filter(pl.col("metric") == "ece").drop_nulls("ci_low")
+    assert found.height
+    assert (found["ci_low"] >= 0).all()
+    assert ((found["ci_low"] < found["value"]) & (found["value"] < found["ci_high"])).all()
+    means = compared[0]["means"].filter(pl.col("metric") == "ece")
+    assert ((means["ci_low"] < means["value"]) & (means["value"] < means["ci_high"])).all()
+
+
 def test_the_ceiling_is_the_fraction_of_the_oracles_lead(compared):
     found, metrics = compared[0]["ceiling"], compared[0]["metrics"]
     auroc = {

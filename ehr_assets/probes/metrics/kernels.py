@@ -75,10 +75,11 @@ def steps_to_win(
     """
     rows = np.arange(len(score)) if rows is None else rows
     levels, level = np.unique(score, return_inverse=True)
-    level = level.reshape(len(score)) + (0 if group is None else group * len(levels))
-    level = np.unique(level, return_inverse=True)[1].reshape(len(score))
-    n_levels = int(level.max(initial=-1)) + 1
-    mixed = np.isin(np.arange(n_levels), level[contends]) & np.isin(np.arange(n_levels), level[~contends])
+    if group is not None:
+        levels, level = np.unique(group * len(levels) + level, return_inverse=True)
+    both = np.zeros((2, len(levels)), dtype=bool)
+    both[0, level[contends]], both[1, level[~contends]] = True, True
+    mixed = both[0] & both[1]
     tied = contends & mixed[level]
     parts = [  # the order within a level, what, row, of whom
         (2, PASS, ~contends),
@@ -91,7 +92,7 @@ def steps_to_win(
     called = [rows[who] for _, _, who in parts]
     if group is not None:
         first = np.unique(group, return_index=True)[1]
-        lowest = np.full(int(group.max(initial=-1)) + 1, n_levels)
+        lowest = np.full(int(group.max(initial=-1)) + 1, len(levels))
         np.minimum.at(lowest, group, level)
         order.append(lowest[group[first]] * 4)
         whats.append(np.full(len(first), APART))
