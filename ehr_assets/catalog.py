@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from ehr_assets.cohorts.spec import CohortSpec, load_cohort
 from ehr_assets.corpora.spec import CorpusSpec, load_corpus
 from ehr_assets.errors import SpecError
+from ehr_assets.nodes.aces import AcesTask, load_aces, nodes_with, tasks_with
 from ehr_assets.nodes.task_spec import TaskSet, load_task_set
 from ehr_assets.reports.spec import ReportSpec, load_report
 from ehr_assets.settings import Settings
@@ -29,7 +30,7 @@ SpecT = TypeVar("SpecT", bound=Spec)
 
 @dataclass(frozen=True)
 class Catalog:
-    """Every spec by name."""
+    """Every spec by name. `aces`: cohort → what its ACES files add to its triggers and its task set."""
 
     cohorts: Mapping[str, CohortSpec]
     task_sets: Mapping[str, TaskSet]
@@ -37,11 +38,12 @@ class Catalog:
     recipes: Mapping[str, RecipeSpec]
     grids: Mapping[str, Grid]
     reports: Mapping[str, ReportSpec]
+    aces: Mapping[str, Sequence[AcesTask]]
 
     def tasks_of(self, cohort: str) -> TaskSet | None:
         """The tasks of a cohort; None for one without decision nodes."""
         nodes = self.cohorts[cohort].decision_nodes
-        return self.task_sets[nodes.task_set] if nodes else None
+        return tasks_with(self.task_sets[nodes.task_set], self.aces[cohort]) if nodes else None
 
     def corpus_of(self, recipe: str) -> CorpusSpec:
         return self.corpora[self.recipes[recipe].corpus]
@@ -94,8 +96,11 @@ def load_catalog(settings: Settings) -> Catalog:
 
     recipes = load("recipes", lambda path, overrides: load_recipe(path, overrides, search=parents))
     grids = load("grids", lambda path, overrides: load_grid(path, overrides, search=tuple(dirs["grids"])))
+    cohorts = load("cohorts", lambda path, overrides: load_cohort(path, overrides, search=dirs["cohorts"]))
+    aces = {name: _aces_of(cohort, files[f"cohorts/{name}"]) for name, cohort in cohorts.items()}
     catalog = Catalog(
-        cohorts=load("cohorts", lambda path, overrides: load_cohort(path, overrides, search=dirs["cohorts"])),
+        cohorts={name: _with_triggers(cohort, aces[name]) for name, cohort in cohorts.items()},
+        aces=aces,
         task_sets=load("tasks", load_task_set),
         corpora=load("corpora", load_corpus),
         recipes=recipes,
@@ -105,6 +110,18 @@ def load_catalog(settings: Settings) -> Catalog:
     _check_references(catalog, files)
     _check_overrides(catalog, settings.overrides)
     return catalog
+
+
+def _aces_of(cohort: CohortSpec, file: Path) -> list[AcesTask]:
+    """What the ACES files say that a cohort names; they lie where its own file does."""
+    nodes = cohort.decision_nodes
+    return [load_aces(file.parent / name) for name in nodes.aces] if nodes else []
+
+
+def _with_triggers(cohort: CohortSpec, found: Sequence[AcesTask]) -> CohortSpec:
+    if cohort.decision_nodes is None or not found:
+        return cohort
+    return cohort.model_copy(update={"decision_nodes": nodes_with(cohort.decision_nodes, found)})
 
 
 def _grid(spec: GridSpec, recipes: Mapping[str, RecipeSpec], file: Path) -> Grid:

@@ -26,9 +26,9 @@ WORDS = {
     "CohortSpec.subjects": "The roster: the table that says who the subjects are.",
     "CohortSpec.table_defaults": "What holds for every table and join that does not say otherwise itself.",
     "CohortSpec.tables": "The raw tables and the events that their rows make.",
-    "CohortSpec.baselines": "Which models of flattened records are put beside the recipes, and how they are scored.",
     "CohortSpec.availability": "When records of some codes can have been known, in a clinician's words; leak "
     "guards hold the events against it.",
+    "CohortSpec.baselines": "Which models of flattened records stand beside the recipes, and how.",
     "MedsSource.default_section": "The section of codes that no pattern is found in.",
     "SyntheticSource.simulator": "The embedded simulator's name.",
     "SyntheticSource.subjects": "How many subjects to simulate.",

@@ -29,6 +29,8 @@ from ehr_assets.progress import Progress, no_progress
 __all__ = ["EMBEDDINGS", "embed_nodes", "recompute_sample"]
 
 COUNTED = ("nodes", "subjects", "passes", "tokens", "tokens_one_by_one")
+BATCH_TOKENS = {"cpu": 1_024, "cuda": 8_192}
+"""A core is busy with a thousand tokens; with more at a time, others wait for the last one."""
 STATES_BYTES = 1 << 28
 """Of a shard's states, at most (unless one subject alone has more)."""
 
@@ -45,7 +47,7 @@ def embed_nodes(
     anchor: float = 0.0,
     shard_subjects: int = 2048,
     device: str = "auto",
-    batch_tokens: int = 8_192,
+    batch_tokens: int | None = None,
     work_dir: Path | None = None,
     cores: int | None = None,
     progress: Progress = no_progress,
@@ -67,7 +69,8 @@ def embed_nodes(
         out_dir: an existing, empty directory.
         max_tokens, pooling, dtype, anchor, shard_subjects: as in `EmbeddingSpec`.
         device: "auto", or a torch device.
-        batch_tokens: padded tokens in one forward pass, at most (a single longer window still runs).
+        batch_tokens: padded tokens in one forward pass, at most (a single longer window still runs); by
+            default as `BATCH_TOKENS` says for the kind of processor.
         work_dir: keeps finished shards until the file is written: an interrupted run given the same folder
             again encodes only what is missing. None: in `out_dir`.
         cores: for forward passes on a CPU; all by default.
@@ -91,6 +94,7 @@ def embed_nodes(
             do="Give a smaller embedding.max_tokens, or a backbone with more positions.",
         )
     windows = Windows(max_tokens, anchor)
+    batch_tokens = batch_tokens or BATCH_TOKENS.get(encoder.device.type, BATCH_TOKENS["cuda"])
     shards = _Shards(encoder, TokenCorpus(corpus_dir), windows, pooling, batch_tokens, cores, str(source))
     folder = Path(work_dir) if work_dir else Path(out_dir) / ".work"
     kept = Kept(folder / "shards", shards.made_with())

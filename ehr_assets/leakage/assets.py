@@ -86,6 +86,7 @@ def recipe_audit_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefini
         partitions_def=points.partitions,
     )
     def leak_audit(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
+        from ehr_assets.embeddings.windows import Windows
         from ehr_assets.leakage.audit import CohortInputs, audit_recipe
 
         settings = points.at(context).embedding
@@ -101,13 +102,13 @@ def recipe_audit_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefini
                     step.inputs[asset_name(tokenizer)].path,
                     step.inputs[asset_name(embeddings)].path,
                     cohorts,
-                    settings.max_tokens,
+                    Windows(settings.max_tokens, settings.anchor),
                     step.out,
                     progress=step.progress,
                 )
             }
 
-        config = {"embedding": settings.model_dump(mode="json")}
+        config = {"embedding": settings.settings()}
         return datasets.materialize(context, build, config=config, shown=SHOWN)
 
     return [leak_audit]

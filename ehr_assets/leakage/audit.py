@@ -14,6 +14,7 @@ import polars as pl
 
 from ehr_assets.corpora.reader import TokenCorpus
 from ehr_assets.corpora.spec import CorpusSpec
+from ehr_assets.embeddings.windows import Windows
 from ehr_assets.leakage import guarded
 from ehr_assets.leakage.availability import known_when_declared
 from ehr_assets.leakage.availability_spec import AvailabilityRule
@@ -114,7 +115,7 @@ def audit_recipe(
     tokenizer_dir: Path,
     embeddings_dir: Path,
     cohorts: Sequence[CohortInputs],
-    max_tokens: int,
+    windows: Windows,
     out_dir: Path,
     *,
     seed: int = 0,
@@ -129,19 +130,19 @@ def audit_recipe(
         guards.append(lambda _: [_duplicates(recipe, cohorts)])
 
     def of(cohort: CohortInputs) -> Guard:
-        def windows(_: Path) -> list[Finding]:
+        def text(_: Path) -> list[Finding]:
             table = read_nodes(cohort.nodes)
             cuts = sampled_cuts(table, TEXTS, seed)
             some = table.sample(min(NEWEST_NODES, table.height), seed=seed).sort("subject_id", "time")
-            stored = guarded.stored_windows(corpus, cohort.name, cuts, max_tokens)
-            anew = guarded.windows_of_events(corpus_spec, tokenizer_dir, cohort.meds, cuts, max_tokens)
-            newest = guarded.newest_in_windows(corpus, cohort.name, some, max_tokens)
+            stored = guarded.stored_windows(corpus, cohort.name, cuts, windows)
+            anew = guarded.windows_of_events(corpus_spec, tokenizer_dir, cohort.meds, cuts, windows)
+            newest = guarded.newest_read(corpus, embeddings_dir, cohort.name, some)
             return [
                 text_before_planted(stored, anew, recipe, cohort.meds, cuts),
                 newest_known_in_window(recipe, newest_known(cohort.meds, some), newest),
             ]
 
-        return windows
+        return text
 
     def scores_of(cohort: CohortInputs) -> Guard:
         def scores(_: Path) -> list[Finding]:
@@ -163,7 +164,7 @@ def _scores(
     scope: str, nodes: CohortNodes, X: np.ndarray, names: Sequence[str], most_tasks: int, seed: int
 ) -> list[Finding]:
     """What single features tell, and what a fit finds in permuted outcomes."""
-    binary = {task.name: task.y for task in nodes.tasks}
+    binary = {task.name: task.y for task in nodes.tasks if task.kind == "binary"}
     y = np.stack(list(binary.values()), axis=1) if binary else np.zeros((len(X), 0))
     return [
         *single_features(scope, X, names, Outcomes(list(binary), y), nodes.subject_id, nodes.split, seed),

@@ -11,18 +11,23 @@ from typing import TypeVar
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ehr_assets.corpora.piece_tokenizer import PieceTokenizer
-from ehr_assets.corpora.reader import Record, TokenCorpus, window
+from ehr_assets.corpora.reader import TokenCorpus
 from ehr_assets.corpora.serialize import serialize
 from ehr_assets.corpora.shards import tokens_of
 from ehr_assets.corpora.spec import CorpusSpec
+from ehr_assets.embeddings.shards import EMBEDDINGS
+from ehr_assets.embeddings.windows import Windows
 from ehr_assets.leakage.deletion import Features
+from ehr_assets.leakage.ledger import FitLedger
 from ehr_assets.meds.reading import read_codes
-from ehr_assets.probes.classifiers import fit_logistic
-from ehr_assets.probes.features import node_features
+from ehr_assets.probes.features import choose_vocabulary, node_features
 from ehr_assets.probes.frames import CohortNodes
+from ehr_assets.probes.linear import fit_logistic
+from ehr_assets.probes.rows import How, Rows
 
 T = TypeVar("T")
 
@@ -48,7 +53,8 @@ def features_at(nodes: CohortNodes) -> Features:
     """The baselines' features of these nodes, vocabulary included, as a function of the record."""
 
     def features(meds_dir: Path) -> tuple[np.ndarray, list[str]]:
-        table = node_features(meds_dir, nodes)
+        vocabulary = choose_vocabulary(meds_dir, nodes, FitLedger())
+        table = node_features(meds_dir, nodes, vocabulary)
         return table.X, table.names
 
     return features
@@ -64,30 +70,40 @@ def logistic_on(
         train, tuning = (nodes.rows(split) & known for split in ("train", "tuning"))
         if len(np.unique(y[train])) < 2:
             return None
-        model = fit_logistic(X[train], y[train], X[tuning], y[tuning])
-        return model.probability(X).astype(np.float64)
+        unknown = np.full(len(y), np.nan)
+        rows = Rows(
+            X=X,
+            y=y,
+            duration_days=unknown,
+            observed=np.zeros(len(y), dtype=bool),
+            subject_id=nodes.subject_id,
+            indication=nodes.indication,
+            cohort=nodes.cohort,
+            task=task,
+            kind="binary",
+            ledger=FitLedger(),
+        )
+        model = fit_logistic(rows[train], rows[tuning], How(folds=3))
+        return model.predict(rows).astype(np.float64)
 
     return fit
 
 
-def window_at(record: Record, t: np.datetime64, max_tokens: int) -> NDArray[np.int64]:
-    """Positions of the tokens that S(t) is computed from."""
-    return window(record, t, max_tokens)
-
-
-def stored_windows(corpus: TokenCorpus, cohort: str, cuts: pl.DataFrame, max_tokens: int) -> list[np.ndarray]:
+def stored_windows(
+    corpus: TokenCorpus, cohort: str, cuts: pl.DataFrame, windows: Windows
+) -> list[np.ndarray]:
     """Token ids read at each cut, from the corpus; an empty array for a subject who is not in it."""
     found = []
     for subject, cut in cuts.select("subject_id", "cut").iter_rows():
         record = corpus.find(cohort, subject)
         none = np.zeros(0, np.int32)
         t = np.datetime64(cut, "us")
-        found.append(none if record is None else record.token_ids[window_at(record, t, max_tokens)])
+        found.append(none if record is None else record.token_ids[windows.at(record, t)])
     return found
 
 
 def windows_of_events(
-    spec: CorpusSpec, tokenizer_dir: Path, meds_dir: Path, cuts: pl.DataFrame, max_tokens: int
+    spec: CorpusSpec, tokenizer_dir: Path, meds_dir: Path, cuts: pl.DataFrame, laid: Windows
 ) -> Callable[[pl.DataFrame], list[np.ndarray]]:
     """Events of the cut subjects → token ids read at each cut, serialized and tokenized anew."""
     tokenizer, codes = PieceTokenizer(tokenizer_dir), read_codes(meds_dir)
@@ -100,22 +116,32 @@ def windows_of_events(
             tokens = tokens_of(pieces, tokenizer.tokenize(pieces.strings))
             record = tokens.record(0, cohort="", subject_id=int(subject))
             t = np.datetime64(at[subject], "us")
-            found[int(subject)] = record.token_ids[window_at(record, t, max_tokens)]
+            found[int(subject)] = record.token_ids[laid.at(record, t)]
         return [found.get(s, np.zeros(0, np.int32)) for s in cuts["subject_id"].to_list()]
 
     return windows
 
 
-def newest_in_windows(corpus: TokenCorpus, cohort: str, nodes: pl.DataFrame, max_tokens: int) -> pl.DataFrame:
-    """node_id, available_time of the newest timed token in each node's window; null where there is none."""
+def newest_read(corpus: TokenCorpus, embeddings_dir: Path, cohort: str, nodes: pl.DataFrame) -> pl.DataFrame:
+    """node_id, available_time of the newest token that the encoder read at each node; null where none.
+
+    From where the embeddings say that each node's window begins and ends.
+    """
+    columns = ["node_id", "cohort", "first_timed", "last"]
+    read = pl.DataFrame(pq.read_table(Path(embeddings_dir) / EMBEDDINGS, columns=columns))
+    asked = nodes.select("node_id", "subject_id", "time").join(
+        read.filter(pl.col("cohort") == cohort), on="node_id", how="left", maintain_order="left"
+    )
     newest = []
-    for subject, t in nodes.select("subject_id", "time").iter_rows():
+    for subject, t, first, last in asked.select("subject_id", "time", "first_timed", "last").iter_rows():
         record = corpus.find(cohort, subject)
         known = np.zeros(0, "datetime64[us]")
-        if record is not None:
-            at = window_at(record, np.datetime64(t, "us"), max_tokens)
-            known = record.available[at[at >= record.n_demographics]]
+        if record is not None and first is not None:
+            known = record.available[first : last + 1]
+            if record.until is not None:  # between them stands what was replaced, or is not known yet
+                now = np.datetime64(t, "us")
+                known = known[~(known > now) & ~(record.until[first : last + 1] <= now)]
             known = known[~np.isnat(known)]
         newest.append(known.max().astype("datetime64[us]").item() if len(known) else None)
     times = pl.Series("available_time", newest, dtype=pl.Datetime("us"))
-    return nodes.select("node_id").with_columns(times)
+    return asked.select("node_id").with_columns(times)

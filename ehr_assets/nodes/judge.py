@@ -38,9 +38,11 @@ def judge_labels(tasks: TaskSet, nodes_spec: NodesSpec, labels_dir: Path, meds_d
 
 def is_death(outcome: Outcome, competing: Competing | None, codes: Sequence[str]) -> bool:
     """Whether the outcome's codes match MEDS_DEATH and no other of `codes`."""
-    if competing and competing.counts_as == "positive" and matching_codes(codes, competing.codes) != [DEATH]:
+    if any(part.derived for part in outcome.parts):
         return False
-    return all(p.codes and matching_codes(codes, p.codes) == [DEATH] for p in outcome.parts)
+    patterns = [pattern for part in outcome.parts for pattern in part.codes or []]
+    patterns += competing.codes if competing and competing.counts_as == "positive" else []
+    return matching_codes(codes, patterns) == [DEATH]
 
 
 class _OneByOne(Mapping[str, T]):

@@ -100,7 +100,8 @@ class _Planner:
         competing, death_counts_as = self._competing(task)
         if competing and task.competing and task.competing.counts_as == "positive":
             parts, competing = (*parts, Part(competing)), None
-        deadly = bool(parts) and all(p.events.codes == (0,) and not p.derived for p in parts)
+        # Death is the outcome when its codes match MEDS_DEATH and no other code of the cohort.
+        deadly = not any(p.derived for p in parts) and {c for p in parts for c in p.events.codes} == {0}
         days = self.nodes_spec.follow_up.death_extension_days if deadly else 0
         risk = task.at_risk
         target = self._events(task.target) if task.target else None

@@ -93,7 +93,8 @@ class _FollowUp:
                 self.ends = np.minimum(self.ends, self.voids)
         self.ends = np.where(self.ends <= self.closes, self.ends, NEVER)
         self.complete = (self.ends < NEVER) | (self.until >= self.closes)
-        self.stops = np.maximum(np.minimum(np.minimum(self.until, self.closes), self.ends), t)
+        stops = np.where(self.ends < NEVER, self.ends, np.minimum(self.until, self.closes))
+        self.stops = np.maximum(stops, t)
 
 
 def _event(task: TaskPlan, chunk: Chunk, nodes: NodesOf, follow: _FollowUp, before: "_Reasons") -> Answers:

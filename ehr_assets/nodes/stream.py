@@ -24,7 +24,7 @@ NEVER = np.iinfo(np.int64).max
 """The time of what does not come."""
 NOT_YET = np.iinfo(np.int64).min
 """The time of what has not been."""
-_LONGEST = 1 << 61
+_LONGEST = 2.0**62
 
 
 @dataclass(frozen=True)
@@ -190,18 +190,28 @@ def read_chunks(
 
 def _that_fit(table: pa.Table, codes: Sequence[str], observed_until: Sequence[int]) -> Iterator[Chunk]:
     """One chunk; or several, where the lifetimes of so many subjects would not fit on one line."""
-    ids = table["subject_id"].to_numpy()
-    times = [c for c in ("time", "available_time") if c in table.column_names]
-    known = [moment[there] for moment, there in map(_moments, (table[c] for c in times))]
-    moments = np.concatenate(known)
-    subjects = np.count_nonzero(np.diff(ids)) + 1
-    if subjects > 1 and len(moments) and subjects * (int(np.ptp(moments)) + 3) > _LONGEST:
-        middle = int(np.searchsorted(ids, ids[len(ids) // 2]))
-        middle = middle or int(np.searchsorted(ids, ids[0], side="right"))
-        for part in (table.slice(0, middle), table.slice(middle)):
-            yield from _that_fit(part, codes, observed_until)
-    else:
+    if _lifetimes(table) <= _LONGEST:
         yield Chunk(table, codes, observed_until)
+        return
+    ids = table["subject_id"].to_numpy()
+    middle = int(np.searchsorted(ids, ids[len(ids) // 2]))
+    middle = middle or int(np.searchsorted(ids, ids[0], side="right"))
+    for part in (table.slice(0, middle), table.slice(middle)):
+        yield from _that_fit(part, codes, observed_until)
+
+
+def _lifetimes(table: pa.Table) -> float:
+    """How long the line of these subjects would be; 0 of a single one, which always fits."""
+    ids = table["subject_id"].to_numpy()
+    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]][: len(ids)])
+    if len(starts) < 2:
+        return 0.0
+    columns = [table[c] for c in ("time", "available_time") if c in table.column_names]
+    early = [np.where(known, moment, NEVER) for moment, known in map(_moments, columns)]
+    late = [np.where(known, moment, NOT_YET) for moment, known in map(_moments, columns)]
+    first = np.minimum.reduceat(np.minimum.reduce(early), starts).astype(np.float64)
+    last = np.maximum.reduceat(np.maximum.reduce(late), starts).astype(np.float64)
+    return float(np.sum(np.maximum(last - first, 0) + 3))
 
 
 def value_holds(condition: ValueCondition, value: NDArray[np.float32]) -> NDArray[np.bool_]:

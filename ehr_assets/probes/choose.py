@@ -45,8 +45,8 @@ def choose_strength(development: Rows, strengths: Sequence[float], how: How, pat
         if binary and (len(np.unique(y[fit])) < 2 or len(np.unique(y[left_out])) < 2):
             continue
         answers = path(development.X[fit], y[fit], development.X[left_out], strengths)
-        scores.append([score(y[left_out], a, binary=binary) for a in answers])
-        losses.append([_losses(y[left_out], a, binary=binary) for a in answers])
+        scores.append(score(y[left_out], answers, binary=binary))
+        losses.append(_losses(y[left_out], answers, binary=binary))
     if len(scores) < 2:
         return Choice(strengths[len(strengths) // 2], 0, float("nan"))
     mean = np.array(scores).mean(axis=0)
@@ -81,15 +81,21 @@ def _folds(
     return list(StratifiedGroupKFold(k).split(subjects, y, subjects)) if k >= 2 else []
 
 
-def score(y: NDArray, answers: NDArray, *, binary: bool) -> float:
-    """AUROC, or the share of variance explained; NaN where it is not defined. Higher is better."""
-    if len(np.unique(y)) < 2:
-        return float("nan")
-    if not binary:
-        return float(1 - ((y - answers) ** 2).sum() / ((y - y.mean()) ** 2).sum())
-    from sklearn.metrics import roc_auc_score
+def score(y: NDArray, answers: NDArray, *, binary: bool) -> NDArray[np.float64]:
+    """AUROC, or the share of variance explained, of answers (…, n); NaN where it is not defined.
 
-    return float(roc_auc_score(y, answers))
+    Higher is better. Equal to `sklearn.metrics.roc_auc_score` and `r2_score`, for many answers at once.
+    """
+    if len(np.unique(y)) < 2:
+        return np.full(answers.shape[:-1], np.nan)
+    if not binary:
+        return 1 - ((y - answers) ** 2).sum(axis=-1) / ((y - y.mean()) ** 2).sum()
+    from scipy.stats import rankdata
+
+    positive = y == 1
+    n = int(positive.sum())
+    above = rankdata(answers, axis=-1)[..., positive].sum(axis=-1) - n * (n + 1) / 2
+    return above / (n * (len(y) - n))
 
 
 def _losses(y: NDArray, answers: NDArray, *, binary: bool) -> NDArray[np.float64]:

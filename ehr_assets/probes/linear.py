@@ -56,7 +56,7 @@ def fit_logistic(train: Rows, tuning: Rows, how: How) -> Linear:
     scaler = fit_scaler(train)
     choice = choose_strength(joined(train, tuning), L2_STRENGTHS, how, _logistic_path)
     train.saw("logistic")
-    ((coefficients, intercept, converged),) = _logistic(scaler(train.X), train.y, [choice.strength], 1e-5)
+    ((coefficients, intercept, converged),) = _logistic(scaler(train.X), train.y, [choice.strength], tol=1e-5)
     return Linear(scaler, coefficients, intercept, True, choice, converged)
 
 
@@ -72,13 +72,14 @@ def fit_ridge(train: Rows, tuning: Rows, how: How) -> Linear:
 
 
 def _logistic_path(X: Any, y: NDArray, X_test: Any, strengths: Sequence[float]) -> NDArray[np.float64]:
+    """Margins."""
     scaler = scaling_of(X)
     Z, Z_test = scaler(X), scaler(X_test)
-    return np.array([Z_test @ w + b for w, b, _ in _logistic(Z, y, strengths, 1e-4)])
+    return np.array([Z_test @ w + b for w, b, _ in _logistic(Z, y, strengths, tol=1e-4)])
 
 
 def _logistic(
-    Z: Any, y: NDArray, strengths: Sequence[float], tol: float
+    Z: Any, y: NDArray, strengths: Sequence[float], *, tol: float
 ) -> Iterator[tuple[NDArray[np.float64], float, bool]]:
     """(coefficients, intercept, converged) by strength; each begins where the one before it ended."""
     import warnings

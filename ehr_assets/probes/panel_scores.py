@@ -150,7 +150,7 @@ class _Scoring:
                 own = draws(rows) if enough else nothing
                 gap = own - draws(rest) if enough and self._enough(rest) else nothing
                 for method in range(len(self.panel.methods)):
-                    self._subgroup(method, name, group, own[method], gap[method], rows)
+                    self._subgroup(method, name, group, own[method], gap[method], (rows, rest))
 
     def _reliability(self) -> None:
         for i, (recipe, probe) in enumerate(self.panel.methods):
@@ -206,10 +206,13 @@ class _Scoring:
             }
         )
 
-    def _subgroup(self, method: int, name: str, group: str, own: Floats, gap: Floats, rows: NDArray) -> None:
+    def _subgroup(
+        self, method: int, name: str, group: str, own: Floats, gap: Floats, sides: tuple[NDArray, NDArray]
+    ) -> None:
         recipe, probe = self.panel.methods[method]
-        counts = self._counts(rows)
-        found, between = interval(own, counts["n_subjects"]), interval(gap, counts["n_subjects"])
+        counts, others = (self._counts(rows) for rows in sides)
+        found = interval(own, counts["n_subjects"])
+        between = interval(gap, min(counts["n_subjects"], others["n_subjects"]))
         self.out.subgroups.append(
             {
                 "recipe": recipe,

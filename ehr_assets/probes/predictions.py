@@ -4,6 +4,7 @@ Train nodes are left out, since a method's answers at the nodes it was fitted on
 table, a file per task and method as meds-evaluation reads them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -82,8 +83,8 @@ def predictions(nodes: CohortNodes, method: Method, task: TaskLabels, answers: A
 
 
 class PredictionsFile:
-    """Writes `predictions.parquet`, a row group per table, and `meds/<cohort>/<task>/<method>.parquet` of
-    its held-out rows. Tables come in order; nothing but the one at hand is held in memory."""
+    """Writes `predictions.parquet`, a row group per task, and `meds/<cohort>/<task>/<method>.parquet` of the
+    held-out rows. Tasks come in order; nothing but the one at hand is held in memory."""
 
     def __init__(self, out_dir: Path) -> None:
         self.out_dir = out_dir
@@ -98,11 +99,15 @@ class PredictionsFile:
     ) -> None:
         self._writer.close()
 
-    def add(self, table: pa.Table) -> None:
-        """One method's predictions of one task."""
-        if not table.num_rows:
-            return
-        self._writer.write_table(table)
+    def add(self, tables: Sequence[pa.Table]) -> None:
+        """All methods' predictions of one task."""
+        answered = [table for table in tables if table.num_rows]
+        if answered:
+            self._writer.write_table(pa.concat_tables(answered))
+        for table in answered:
+            self._export(table)
+
+    def _export(self, table: pa.Table) -> None:
         held_out = table.filter(pa.array(np.asarray(table["split"]) == EVALUATED_SPLIT))
         # Of one class, meds-evaluation's metrics are not defined: it would stop there.
         if table["kind"][0].as_py() == "binary" and len(held_out["boolean_value"].unique()) == 2:

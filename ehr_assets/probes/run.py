@@ -122,8 +122,7 @@ def run(
                 fits += solved.fits
                 steps += solved.steps
                 seen.update(solved.fitted.tolist())
-                for table in solved.tables:
-                    file.add(table)
+                file.add(solved.tables)
                 stats["tasks"] += 1
                 stats["tasks_scored"] += any(np.isfinite(row["value"]) for row in solved.metrics)
                 stats.update(f"not_fitted/{row['note']}" for row in solved.fits if row["note"])

@@ -125,5 +125,5 @@ def _settings(grid: Mapping[str, tuple[float, ...]]) -> Iterator[dict[str, float
 def _chosen(answer: Any, settings: Mapping[str, Any], tuning: Rows) -> Trees:
     found = float("nan")
     if len(tuning):
-        found = score(tuning.y, answer(tuning.X), binary=tuning.kind == "binary")
+        found = float(score(tuning.y, answer(tuning.X), binary=tuning.kind == "binary"))
     return Trees(answer, settings, found)

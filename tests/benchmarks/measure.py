@@ -24,16 +24,19 @@ class Row:
 
 
 def interleaved(
-    ours: Callable[[], object], reference: Callable[[], object], repeats: int
+    ours: Callable[[], object],
+    reference: Callable[[], object],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[float, float]:
-    """Median wall seconds of both, run in turn; one run of each before the clock starts."""
+    """Median seconds of both (wall time, or another clock's), run in turn; one run of each beforehand."""
     times: tuple[list[float], list[float]] = ([], [])
     for repeat in range(repeats + 1):
         for way, seconds in zip((ours, reference), times, strict=True):
-            start = time.perf_counter()
+            start = clock()
             way()
             if repeat:
-                seconds.append(time.perf_counter() - start)
+                seconds.append(clock() - start)
     return statistics.median(times[0]), statistics.median(times[1])
 
 
@@ -60,7 +63,7 @@ def show(console: Console, title: str, reference: str, unit: str, rows: Sequence
         )
     console.print(table)
     console.print(f"reference: {reference}", style="dim")
-    if len(rows) > 1:
+    if len({row.amount for row in rows}) > 1:
         ours, other = growth(rows, lambda r: r.ours), growth(rows, lambda r: r.reference)
         console.print(f"growth with {unit}: ours ~ n^{ours:.2f}, reference ~ n^{other:.2f}\n", style="dim")
 

@@ -1,4 +1,4 @@
-"""The embedded cohort at a chosen size, from raw tables to an untrained checkpoint, in plain folders."""
+"""An embedded cohort at a chosen size, from raw tables to the token corpus, in plain folders."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,11 +26,12 @@ class World:
     root: Path
     subjects: int
     seed: int = 5
+    name: str = NAME
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True)
-        self.cohort = load_cohort(PACKAGE / "cohorts" / "specs" / f"{NAME}.yaml")
-        self.corpus_spec = load_corpus(PACKAGE / "corpora" / "specs" / f"{NAME}_tagged.yaml")
+        self.cohort = load_cohort(PACKAGE / "cohorts" / "specs" / f"{self.name}.yaml")
+        self.corpus_spec = load_corpus(PACKAGE / "corpora" / "specs" / f"{self.name}_tagged.yaml")
 
     def _new(self, name: str) -> Path:
         path = self.root / name
@@ -40,7 +41,8 @@ class World:
     @cached_property
     def raw(self) -> Path:
         tables = self._new("raw")
-        simulate("oncology", tables, self._new("truth"), subjects=self.subjects, seed=self.seed)
+        simulator = self.name.removeprefix("synthetic_")
+        simulate(simulator, tables, self._new("truth"), subjects=self.subjects, seed=self.seed)
         return tables
 
     @cached_property
@@ -62,19 +64,19 @@ class World:
     @cached_property
     def nodes(self) -> Path:
         out = self._new("nodes")
-        find_nodes(self.cohort.decision_nodes, NAME, self.meds, out)
+        find_nodes(self.cohort.decision_nodes, self.name, self.meds, out)
         return out
 
     @cached_property
     def tokenizer(self) -> Path:
         out = self._new("tokenizer")
-        train_tokenizer(self.corpus_spec, {NAME: self.meds}, {NAME: self.splits}, out)
+        train_tokenizer(self.corpus_spec, {self.name: self.meds}, {self.name: self.splits}, out)
         return out
 
     @cached_property
     def corpus(self) -> Path:
         out = self._new("corpus")
-        write_corpus(self.corpus_spec, {NAME: self.meds}, self.tokenizer, out)
+        write_corpus(self.corpus_spec, {self.name: self.meds}, self.tokenizer, out)
         return out
 
     @cached_property

@@ -1,6 +1,7 @@
 """A task of ours asked of es-aces: three queries per task, since its windows are a conjunction.
 
-A positive had the outcome in the window. A negative had none, and was seen at or after its end, or died in it.
+A positive had the outcome in the window. A negative had none, and was seen at or after its end, or died in
+it.
 es-aces is installed without its dependencies: of `omegaconf` it needs one name.
 """
 
@@ -180,7 +181,8 @@ class Question:
             windows["until_death"] = {**last, "inclusive": (False, True), "has": {"death": (1, None)}}
         made = {
             name: config.WindowConfig(
-                start=w["start"], end=w["end"], start_inclusive=w["inclusive"][0], end_inclusive=w["inclusive"][1],
+                start=w["start"], end=w["end"],
+                start_inclusive=w["inclusive"][0], end_inclusive=w["inclusive"][1],
                 has={k: f"({a}, {b})" for k, (a, b) in w["has"].items()}, label=w.get("label"),
             )
             for name, w in windows.items()

@@ -9,6 +9,7 @@ from planted_support import MAX_TOKENS, Chain, Matrix
 
 from ehr_assets.corpora.audit import subjects_by_file, texts_that_saw_the_future
 from ehr_assets.corpora.reader import TokenCorpus
+from ehr_assets.embeddings.windows import Windows
 from ehr_assets.leakage import guarded
 from ehr_assets.leakage.availability import known_when_declared
 from ehr_assets.leakage.deletion import features_without_future, sampled_cuts
@@ -16,7 +17,6 @@ from ehr_assets.leakage.duplicates import near_duplicates
 from ehr_assets.leakage.findings import Finding
 from ehr_assets.leakage.fits import fitted_on_subjects, read_fitted_on
 from ehr_assets.leakage.in_window import newest_known, newest_known_in_window
-from ehr_assets.leakage.labels import labels_keep_window
 from ehr_assets.leakage.permutation import chance_when_permuted
 from ehr_assets.leakage.persons import persons_in_one_split
 from ehr_assets.leakage.planting import features_before_planted, nodes_before_planted, text_before_planted
@@ -26,9 +26,9 @@ from ehr_assets.leakage.univariate import Outcomes, single_features
 from ehr_assets.leakage.windows import future_in_windows
 from ehr_assets.lineage.ancestry import disagreements
 from ehr_assets.meds.audit import subjects_by_folder
-from ehr_assets.meds.reading import follow_up, scan_events, train_subjects
-from ehr_assets.nodes.frames import read_labels, read_nodes
-from ehr_assets.nodes.labels import extension_days
+from ehr_assets.meds.reading import train_subjects
+from ehr_assets.nodes.frames import read_nodes
+from ehr_assets.nodes.judge import judge_labels
 from ehr_assets.nodes.recompute import nodes_without_future
 from ehr_assets.probes.frames import CohortNodes
 
@@ -53,14 +53,7 @@ def _outcomes(nodes: CohortNodes) -> dict[str, np.ndarray]:
 
 
 def labels_guard(chain: Chain) -> bool:
-    return labels_keep_window(
-        {task.name: read_labels(chain.labels, task.name) for task in chain.tasks.tasks},
-        {task.name: task.horizon_days for task in chain.tasks.tasks},
-        follow_up(scan_events(chain.meds)),
-        chain.tasks.buffer_hours,
-        chain.tasks.end_of_life_days,
-        extension_days(chain.tasks, chain.nodes_spec, chain.meds),
-    ).ok
+    return judge_labels(chain.tasks, chain.nodes_spec, chain.labels, chain.meds).ok
 
 
 def tokenizer_guard(chain: Chain) -> bool:
@@ -105,8 +98,10 @@ def newest_guard(chain: Chain) -> bool:
 def planted_guard(chain: Chain) -> bool:
     cuts = _cuts(chain)
     corpus = TokenCorpus(chain.corpus)
-    stored = guarded.stored_windows(corpus, chain.cohort, cuts.head(8), MAX_TOKENS)
-    anew = guarded.windows_of_events(chain.corpus_spec, chain.tokenizer, chain.meds, cuts.head(8), MAX_TOKENS)
+    stored = guarded.stored_windows(corpus, chain.cohort, cuts.head(8), Windows(MAX_TOKENS))
+    anew = guarded.windows_of_events(
+        chain.corpus_spec, chain.tokenizer, chain.meds, cuts.head(8), Windows(MAX_TOKENS)
+    )
     return passes(
         [
             features_before_planted(_at_cuts(chain), chain.cohort, chain.meds, cuts, chain.folder("f")),

@@ -19,7 +19,7 @@ from planted_support import (
 
 from ehr_assets.corpora.shards import write_corpus
 from ehr_assets.corpora.tokenizer import train_tokenizer
-from ehr_assets.leakage import guarded
+from ehr_assets.embeddings.windows import Windows
 from ehr_assets.leakage.fits import fitted_on
 from ehr_assets.meds.reading import scan_events
 from ehr_assets.nodes.trigger_spec import NodesSpec
@@ -191,7 +191,7 @@ def window_a_day_too_late(chain):
 
 @leak("newest_known_in_window")
 def window_cut_on_the_side_of_the_newest(chain):
-    return chain.with_(window=lambda record, t: guarded.window_at(record, t, 100_000)[:256])
+    return chain.with_(window=lambda record, t: Windows(100_000).at(record, t)[:256])
 
 
 @leak("newest_known_in_window")

@@ -20,6 +20,7 @@ from simulators_support import Simulated
 from ehr_assets.corpora.shards import write_corpus
 from ehr_assets.corpora.spec import CorpusSpec
 from ehr_assets.corpora.tokenizer import train_tokenizer
+from ehr_assets.embeddings.windows import Windows
 from ehr_assets.leakage import guarded
 from ehr_assets.leakage.audit import CohortInputs
 from ehr_assets.leakage.ledger import FitLedger
@@ -215,7 +216,7 @@ def clean_chain(root: Path) -> Chain:
         rules=spec.availability,
         features=guarded.features_at,
         fit=guarded.logistic_on,
-        window=lambda record, t: guarded.window_at(record, t, MAX_TOKENS),
+        window=Windows(MAX_TOKENS).at,
         ancestors={f"{name}/subject_splits": {"v1": InputEntry(asset="s", data_version="v1", dataset="d1")}},
     )
     return chain.fitted(*honest_entries(chain))

@@ -110,6 +110,11 @@ def test_task_and_table_changes_touch_what_they_should(tmp_path):
         "synthetic_oncology/raw_tables",
         "synthetic_oncology/latent_truth",
     }
+    after = versions({"cohorts/synthetic_oncology": {"baselines.tuning": "full"}})
+    assert {k for k in before if before[k] != after[k]} == {
+        "synthetic_oncology/baseline_metrics",
+        "synthetic_oncology/oracle_metrics",
+    }
 
 
 def sources():

@@ -93,6 +93,7 @@ def test_a_confirmation_known_before_the_first_event_waits_for_it(tmp_path):
         ([event(1, at(hours=10), "OUT")], []),
         ([event(1, at(hours=30), "OUT", available=at(hours=50))], [24, 36, 48]),  # left, but nobody knows
         ([event(1, at(hours=-5), "OUT")], [24, 36, 48, 60]),  # the end of an earlier stay
+        ([event(1, at(0), "OUT")], [24, 36, 48, 60]),  # also one at the same moment: a transfer
         ([event(1, at(hours=30), "IN")], [24, 54, 66, 78, 90]),  # another stay begins
         ([event(1, at(hours=30), "IN"), event(1, at(hours=60), "OUT")], [24, 54]),
     ],
@@ -165,10 +166,14 @@ def test_subgroups_are_what_was_known_at_the_node(tmp_path):
         event(2, at(3), "RACE//UNKNOWN"),  # tells nothing
         event(3, at(9), "RACE//WHITE", available=at(11)),
     ]
-    race = {"1": "White", "2": "White", "3": "unknown", "4": "unknown"}
-    assert [g for g in groups_of(tmp_path, rows) if g[0] == "race"] == [
-        ("race", int(s), value) for s, value in race.items()
-    ]
+    race = {1: "White", 2: "White", 3: "unknown", 4: "unknown"}
+    assert [g for g in groups_of(tmp_path, rows) if g[0] == "race"] == [("race", *g) for g in race.items()]
+
+
+def test_of_two_groups_told_at_once_the_specs_order_decides(tmp_path):
+    at_once = [event(1, at(1), code) for code in ("RACE//ASIAN", "RACE//WHITE", "RACE//ZULU")]
+    race, _ = groups_of(tmp_path, [event(1, at(2), "HIT"), *at_once])
+    assert race == ("race", 1, "White")
 
 
 def test_the_age_band_is_that_of_the_whole_years_at_the_node(tmp_path):

@@ -6,6 +6,8 @@ import polars as pl
 import pytest
 from nodes_support import US, at, event, nodes_of, write_meds
 
+from ehr_assets.nodes.flow import adds_up
+from ehr_assets.nodes.frames import read_flow, read_subgroups
 from ehr_assets.nodes.trigger_spec import NodesSpec
 from ehr_assets.nodes.triggers import find_nodes
 
@@ -176,8 +178,16 @@ def test_indication_is_the_first_one_known(tmp_path):
 
 
 def test_an_empty_cohort_has_no_nodes(tmp_path):
-    nodes = nodes_of(tmp_path, [EVENT, REGIMEN, WORSE, ICU], [], indications={"lung": ["^C34"]})
+    age = {"kind": "age", "bounds": [50]}
+    sex = {"kind": "codes", "values": {"female": ["^GENDER//F"]}}
+    every = {"name": "tick", "kind": "every", "hours": 2, "most": 9, "codes": ["^IN$"], "until": ["^OUT$"]}
+    sure = {**EVENT, "name": "sure", "confirmed_by": {"codes": ["^HIT$"], "within_days": 9}}
+    triggers = [EVENT, {**REGIMEN, "combine_days": 9}, WORSE, ICU, every, sure]
+    said = {"indications": {"lung": ["^C34"]}, "subgroups": {"sex": sex, "age": age}}
+    nodes = nodes_of(tmp_path, triggers, [], **said)
     assert nodes.height == 0
+    assert read_subgroups(tmp_path / "nodes").height == 0
+    assert adds_up(read_flow(tmp_path / "nodes"), nodes)
     assert nodes.schema["trigger"] == pl.List(pl.String)
 
 
