@@ -104,7 +104,8 @@ def run(
 
     Writes `metrics.parquet`, `predictions.parquet`, `meds/`, `fits.parquet` and `fitted_on.json`; equal
     inputs give equal bytes on any number of workers. Returns counts: tasks, tasks_scored (by any method),
-    nodes, nodes_without_features, and methods that gave no answer, by reason (`not_fitted/…`).
+    nodes, nodes_without_features, and methods that gave no answer, by reason (`not_fitted/…`). Numbers are
+    predicted here and scored where methods are compared (`metrics.parquet` has no rows of them).
     """
     metrics, fits, steps = [], [], []
     fitted: dict[str, set[int]] = {}
@@ -152,6 +153,7 @@ def _solve_all(
 
 def _solve(job: tuple[str, Mapping[str, Any]]) -> _Solved:
     """One task, in a worker. One thread of linear algebra, so that bytes do not depend on the cores."""
+    import sklearn.linear_model  # noqa: F401  threads can only be limited of libraries that are loaded
     from threadpoolctl import threadpool_limits
 
     name, entry = job
