@@ -85,7 +85,8 @@ def forest(rows: Sequence[TaskRow], methods: Sequence[Method]) -> str:
 def label_counts(rows: Sequence[TaskRow]) -> str:
     """Nodes per task: positive, negative, not evaluable; prevalence in print."""
     with plt.rc_context(cast(Any, STYLE)):
-        fig, ax = plt.subplots(figsize=(WIDTH, 0.38 * len(rows) + 1.2), layout="constrained")
+        height = 0.38 if len(rows) < 30 else 0.29
+        fig, ax = plt.subplots(figsize=(WIDTH, height * len(rows) + 1.2), layout="constrained")
         places = np.arange(len(rows))
         positive = np.array([r.labels["positive"] for r in rows], dtype=float)
         negative = np.array([r.labels["negative"] for r in rows], dtype=float)

@@ -26,6 +26,7 @@ from ehr_assets.reports.sections.summary import summary, verdict
 from ehr_assets.reports.sections.survival import survival
 from ehr_assets.reports.sections.training import training
 from ehr_assets.reports.tables import UNSCORED, Results, TaskRow, results_of
+from ehr_assets.reports.verdict import read_verdict
 
 HERE = Path(__file__).parent
 PAGE, NUMBERS, TABLES = "report.html", "summary.json", "tables.json"
@@ -87,7 +88,9 @@ def write_report(
     )
     (out_dir / PAGE).write_text(page, encoding="utf-8")
     _write_json(out_dir / TABLES, {t.title: markdown(t) for t in tables if not t.folded})
-    _write_json(out_dir / NUMBERS, {"report": inputs.spec.name, "rows": summaries})
+    judged = read_verdict(inputs.verdict) if inputs.verdict else None
+    said = judged and {k: judged[k] for k in ("recipe", "may_be_promoted", "reasons")}
+    _write_json(out_dir / NUMBERS, {"report": inputs.spec.name, "verdict": said, "rows": summaries})
     progress("report", len(inputs.cohorts) + 1, len(inputs.cohorts) + 1)
     return {
         "tasks": len(rows),

@@ -6,6 +6,7 @@ is bold, the second underlined, as printed; the oracle takes no part.
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 import polars as pl
 
@@ -60,6 +61,56 @@ def table5(inputs: Inputs, results: Results) -> Table | None:
         inputs.scored_from(results.cohort),
         "AUROC on held-out nodes; n: nodes with a known outcome. Bold: best of the column, underlined: "
         "second.",
+    )
+
+
+WHOLE = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "sensitivity_at_spec90": "Sensitivity at 90 % specificity",
+    "specificity_at_spec90": "Specificity reached there",
+    "brier": "Brier score",
+    "c_index": "C-index",
+    "td_auroc": "AUROC at the horizon",
+    "spearman": "Rank correlation",
+}
+"""Metrics whose means over all tasks are shown, with the interval of the mean, in this order."""
+
+
+def means_table(inputs: Inputs, results: Results) -> Table | None:
+    """Every metric's mean over all tasks that every method could score, with its interval."""
+    found = {m: group_means(inputs, results.cohort, "all", m) for m in WHOLE}
+    found = {m: rows for m, rows in found.items() if rows.height}
+    keys = [key for rows in found.values() for key in rows["key"].to_list()]
+    if not keys:
+        return None
+    heads, columns = [], []
+    for metric, rows in found.items():
+        n = rows["n_tasks"].max()
+        heads.append(Head(WHOLE[metric], f"{n} task{'s' if n != 1 else ''}"))
+        columns.append({r["key"]: r for r in rows.iter_rows(named=True)})
+
+    def cell(row: Mapping[str, Any] | None) -> Cell:
+        if row is None:
+            return EMPTY
+        known = row["ci_low"] is not None and row["ci_high"] is not None
+        return Cell(f"{row['value']:.3f}", f"{row['ci_low']:.2f}–{row['ci_high']:.2f}" if known else "")
+
+    def row(method: Method) -> Row:
+        cells = [cell(column.get(method.key)) for column in columns]
+        return Row(method.label, cells, "" if method.competes else "ceiling")
+
+    methods = methods_of(inputs, keys)
+    return Table(
+        f"Means over all tasks: {results.cohort.title}",
+        "Methods",
+        heads,
+        [Group(title, [row(m) for m in some]) for title, some in groupby(methods, lambda m: m.group)],
+        inputs.compared,
+        "Means over the tasks that every method could score, with the 95 % interval of the mean over "
+        "resamples of subjects. The threshold for 90 % specificity is taken from tuning subjects: what it "
+        "reached on "
+        "held-out subjects stands beside.",
     )
 
 

@@ -18,16 +18,25 @@ OTHERS = ("baseline", "oracle")
 def show_results(console: Console, reports: Sequence[Path]) -> None:
     """Prints each report's small result tables, one per cohort, and its path.
 
-    Of one recipe every task, of several the means over the tasks that all could score.
+    Of one recipe every task, of several the means over the tasks that all could score; then whether the
+    candidate may be promoted, and why not.
     """
     for report in reports:
-        rows: list[Row] = json.loads((report / "summary.json").read_text(encoding="utf-8"))["rows"]
+        summary = json.loads((report / "summary.json").read_text(encoding="utf-8"))
+        rows: list[Row] = summary["rows"]
         cohorts = [(cohort, list(some)) for cohort, some in groupby(rows, lambda row: row["cohort"])]
         for cohort, some in cohorts:
             about = f", {cohort}" if len(cohorts) > 1 else ""
             one = len({row["recipe"] for row in some if row["probe"] is not None}) < 2
             console.print(_tasks(some, about) if one else _means(some, about))
+        if verdict := summary.get("verdict"):
+            console.print(_verdict(verdict), highlight=False)
         console.print(f"Report: {report / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+def _verdict(verdict: Mapping[str, Any]) -> str:
+    may = "may" if verdict["may_be_promoted"] else "may not"
+    return "\n  ".join([f"{verdict['recipe']} {may} be promoted.", *verdict["reasons"]])
 
 
 def _tasks(rows: Sequence[Row], about: str) -> Table:

@@ -14,8 +14,8 @@ def row(cohort, recipe, task, probe, baseline=0.6):
     return {"cohort": cohort, "recipe": recipe, "task": task, "n": 40, "n_positive": 9, **scores, **intervals}
 
 
-def said(tmp_path, rows):
-    (tmp_path / "summary.json").write_text(json.dumps({"rows": rows}))
+def said(tmp_path, rows, verdict=None):
+    (tmp_path / "summary.json").write_text(json.dumps({"rows": rows, "verdict": verdict}))
     printed = io.StringIO()
     show_results(Console(width=100, file=printed), [tmp_path])
     return [" ".join(line.split()) for line in printed.getvalue().splitlines()]
@@ -41,3 +41,15 @@ def test_of_several_recipes_the_means_over_common_tasks_by_cohort(tmp_path):
     assert lines[first + 1] == "mean of 1 task(s) AUROC"
     assert {"a 0.800", "b 0.700", "baseline 0.600", "oracle 0.900"} <= set(lines[first:second])
     assert "death 40 9 0.66 [.50, .80] 0.60 0.90" in lines[second:]
+
+
+def test_the_verdict_and_its_reasons_follow_the_table(tmp_path):
+    rows = [row("c", "a", "death", 0.75)]
+    reasons = ["It is not calibrated.", "A leak guard failed."]
+    lines = said(tmp_path, rows, {"recipe": "a", "may_be_promoted": False, "reasons": reasons})
+    at = lines.index("a may not be promoted.")
+    assert lines[at + 1 : at + 3] == reasons
+    assert "a may be promoted." in said(
+        tmp_path, rows, {"recipe": "a", "may_be_promoted": True, "reasons": []}
+    )
+    assert not any("promoted" in line for line in said(tmp_path, rows))

@@ -226,6 +226,35 @@ def test_without_oracle_history_or_scores_the_page_still_stands(root, tmp_path):
     assert "racle" not in re.sub(r"<style>.*?</style>", "", told, flags=re.S)
 
 
+def test_a_cohort_without_nodes_has_a_page_that_says_so(root, tmp_path):
+    """Every table is there and none has a row: nothing crashes, nothing is made up."""
+    for path in root.rglob("*.parquet"):
+        kept = "subject_splits" in path.parts or "meds_events" in path.parts
+        target = tmp_path / path.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        table = pq.read_table(path)
+        pq.write_table(table if kept else table.slice(0, 0), target)
+    (tmp_path / "task_labels/tasks.json").write_text((root / "task_labels/tasks.json").read_text())
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "verdict").mkdir()
+    audits = {"made_up": tmp_path / "audit_c"}
+    stats = write_verdict(SPEC, tmp_path / "comparison", audits, VERSIONS, None, tmp_path / "verdict")
+    assert stats["may_be_promoted"] is False
+    html, stats = _write(tmp_path, tmp_path / "out")
+    assert stats["tasks_scored"] == 0
+    for text in (
+        "No task could be scored",
+        "Demo (M) may not be promoted",
+        "Means by indication and category: not shown",
+        "Paired differences: not shown",
+        "Kaplan-Meier curves: not shown",
+        "Embedding map: not shown",
+        "asked at no node",
+    ):
+        assert text in html, text
+    assert "nan" not in re.sub(r"<style>.*?</style>", "", html, flags=re.S).lower()
+
+
 def test_timelines_are_held_out_and_relative(root):
     found = pick_timelines(root / "meds_events", root / "decision_nodes", root / "subject_splits")
     assert [t.letter for t in found] == ["A", "B", "C"]

@@ -7,7 +7,7 @@ from typing import Any, cast
 import matplotlib.pyplot as plt
 import polars as pl
 
-from ehr_assets.reports.blocks import EMPTY, Block, Cell, Figure, Group, Head, Row, Section, Table, absent
+from ehr_assets.reports.blocks import Block, Cell, Figure, Group, Head, Row, Section, Table, absent
 from ehr_assets.reports.figures import MUTED, STYLE, WIDTH, method_legend, svg_text
 from ehr_assets.reports.inputs import Inputs
 from ehr_assets.reports.methods import Method, looks, main_methods, methods_of
@@ -88,29 +88,21 @@ def _reliability(found: pl.DataFrame, methods: list[Method]) -> str:
 
 
 def _errors(inputs: Inputs, results: Results) -> Table | None:
-    metrics = {"ece": "Calibration error (ECE)", "brier": "Brier score"}
-    found = {m: group_means(inputs, results.cohort, "all", m) for m in metrics}
-    found = {m: rows for m, rows in found.items() if rows.height}
-    if not found:
+    found = group_means(inputs, results.cohort, "all", "ece")
+    if not found.height:
         return None
-    keys = [key for rows in found.values() for key in rows["key"].to_list()]
 
-    def cell(metric: str, key: str) -> Cell:
-        row = found[metric].filter(pl.col("key") == key).head(1).to_dicts()
-        if not row:
-            return EMPTY
-        sd = row[0]["sd_tasks"]
-        return Cell(f"{row[0]['value']:.3f}", "" if sd is None else f"± {sd:.3f}")
+    values = {r["key"]: (r["value"], r["sd_tasks"]) for r in found.iter_rows(named=True)}
 
-    rows = [
-        Row(m.label, [cell(metric, m.key) for metric in found])
-        for m in methods_of(inputs, keys)
-        if m.competes
-    ]
+    def cell(key: str) -> Cell:
+        value, sd = values[key]
+        return Cell(f"{value:.3f}", "" if sd is None else f"± {sd:.3f}")
+
+    rows = [Row(m.label, [cell(m.key)]) for m in methods_of(inputs, values) if m.competes]
     return Table(
         f"Calibration: {results.cohort.title}",
         "Methods",
-        [Head(metrics[m]) for m in found],
+        [Head("Expected calibration error")],
         [Group(None, rows)],
         inputs.compared,
         "Mean ± standard deviation over tasks; lower is better. Bins of equal size, edges the same for all "

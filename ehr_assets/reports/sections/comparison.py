@@ -47,7 +47,9 @@ def _of_means(inputs: Inputs, results: Results, found: pl.DataFrame, names: dict
     means = found.filter(pl.col("task").is_null())
     if not means.height:
         return []
-    families = ", ".join(sorted({str(f) for f in means["family"] if f}))
+    families = "; ".join(sorted({str(f) for f in means["family"] if f}))
+    # AUROC first: it is what the tables above are about.
+    means = means.sort(pl.col("metric") != "auroc", "metric", maintain_order=True)
     rows = [
         Row(
             f"{names[r['a']]} − {names[r['b']]}",
@@ -70,7 +72,7 @@ def _of_means(inputs: Inputs, results: Results, found: pl.DataFrame, names: dict
             inputs.compared,
             "Mean over the tasks that both score; 95 % interval over 1,000 resamples of subjects that all "
             "methods "
-            f"share, so differences are paired. Corrected over: {families or 'nothing'}.",
+            f"share, so differences are paired. Corrected within: {families or 'nothing'}.",
         )
     ]
 
@@ -80,7 +82,7 @@ def _of_tasks(inputs: Inputs, results: Results, found: pl.DataFrame, names: dict
     if not tasks.height:
         return []
     titles = {r.task: r.title for r in results.rows}
-    families = ", ".join(sorted({str(f) for f in tasks["family"] if f}))
+    families = "; ".join(sorted({str(f) for f in tasks["family"] if f}))
     groups, counted = [], []
     for (a, b), some in tasks.group_by(["a", "b"], maintain_order=True):
         pair = f"{names[str(a)]} − {names[str(b)]}"
@@ -103,7 +105,7 @@ def _of_tasks(inputs: Inputs, results: Results, found: pl.DataFrame, names: dict
             [Head("Tasks"), Head("surely higher"), Head("surely lower")],
             [Group(None, counted)],
             inputs.compared,
-            f"Surely: p below {SURE} after correction over {families or 'nothing'}.",
+            f"Surely: p below {SURE} after correction within {families or 'nothing'}.",
         ),
         Table(
             f"Difference on each task: {results.cohort.title}",

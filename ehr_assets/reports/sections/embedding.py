@@ -89,9 +89,10 @@ def project(embeddings: Path, results: Results, nodes: pl.DataFrame) -> Map | No
 
 def _read(folder: Path, cohort: str) -> tuple[list[str], NDArray[np.float32]]:
     table = pl.read_parquet(folder / "embeddings.parquet").filter(pl.col("cohort") == cohort).sort("node_id")
-    width = getattr(table.schema["embedding"], "size", 0)
-    vectors = table["embedding"].to_numpy() if table.height else np.empty((0, width), np.float32)
-    return table["node_id"].to_list(), np.asarray(vectors, np.float32).reshape(table.height, -1)
+    if not table.height:
+        return [], np.empty((0, 0), np.float32)
+    vectors = np.asarray(table["embedding"].to_numpy(), np.float32)
+    return table["node_id"].to_list(), vectors.reshape(table.height, -1)
 
 
 def _second(results: Results, nodes: Sequence[str]) -> tuple[Mapping[str, Any] | None, str, str | None]:

@@ -21,7 +21,7 @@ from ehr_assets.reports.figures import forest
 from ehr_assets.reports.inputs import Inputs
 from ehr_assets.reports.methods import Method, main_methods
 from ehr_assets.reports.paper_figures import figure3, figure4
-from ehr_assets.reports.paper_tables import ranks, table2, table3, table5
+from ehr_assets.reports.paper_tables import means_table, ranks, table2, table3, table5
 from ehr_assets.reports.sections.summary import number
 from ehr_assets.reports.tables import Results, Score, TaskRow
 
@@ -50,6 +50,7 @@ def paper(inputs: Inputs, results: Results) -> Section:
     if inputs.comparison is None:
         why = f"{spec.name}/comparison has not been made."
         return Section("Methods compared", [absent("Means by indication and category", why)])
+    found.append(means_table(inputs, results))
     if name in spec.by_horizon:
         found.append(table5(inputs, results))
     found += [table3(inputs, results), table2(inputs, results), figure3(inputs, results)]

@@ -63,7 +63,8 @@ def survival(inputs: Inputs, results: Results) -> Section:
             + (f" ({i // 2 + 1} of {-(-len(panels) // 2)})" if len(panels) > 2 else ""),
             "Held-out subjects at the first node of each, in thirds of predicted risk that were cut on "
             "tuning subjects; "
-            "shaded: 95 % interval. p: log-rank test of all thirds. Below: subjects still at risk. Curves "
+            "shaded: 95 % interval. p: log-rank test of the thirds drawn. Below: subjects still at risk. "
+            "Curves "
             "end where "
             f"fewer than {FEWEST} are left.",
             inputs.sources(recipe.assets("probe_metrics")[0]),
