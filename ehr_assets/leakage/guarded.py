@@ -27,7 +27,7 @@ from ehr_assets.meds.reading import read_codes
 from ehr_assets.probes.features import choose_vocabulary, node_features
 from ehr_assets.probes.frames import CohortNodes
 from ehr_assets.probes.linear import fit_logistic
-from ehr_assets.probes.rows import How, Rows
+from ehr_assets.probes.rows import How, NoModelError, Rows
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ def features_at(nodes: CohortNodes) -> Features:
 def logistic_on(
     X: NDArray[np.float32], nodes: CohortNodes
 ) -> Callable[[str, NDArray[np.float64]], NDArray[np.float64] | None]:
-    """(task, y) → scores of all nodes by the probes' logistic regression; None with one class in train."""
+    """(task, y) → scores of all nodes by the probes' logistic regression; None without a model."""
 
     def fit(task: str, y: NDArray[np.float64]) -> NDArray[np.float64] | None:
         known = ~np.isnan(y)
@@ -83,7 +83,10 @@ def logistic_on(
             kind="binary",
             ledger=FitLedger(),
         )
-        model = fit_logistic(rows[train], rows[tuning], How(folds=3))
+        try:
+            model = fit_logistic(rows[train], rows[tuning], How(folds=3))
+        except NoModelError:
+            return None
         return model.predict(rows).astype(np.float64)
 
     return fit
