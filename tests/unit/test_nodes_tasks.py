@@ -1,5 +1,6 @@
 """The task files of the house: the paper's taxonomy, and that the embedded cohort can answer most of it."""
 
+import re
 from collections import Counter
 
 import polars as pl
@@ -32,6 +33,17 @@ def test_oncology_has_61_tasks_in_the_five_dimensions_of_table_9():
         ("Treatment Response", 180),
         *(("Overall Survival", days) for days in (90, 180, 365)),
     }
+
+
+def test_lines_and_classes_of_drugs_are_made_of_the_agents_that_start_a_therapy():
+    tasks = load_task_set(task_set_path("oncology"))
+    nodes = load_cohort(SPECS / "synthetic_oncology.yaml").decision_nodes
+    assert nodes
+    (start,) = (t.codes for t in nodes.triggers if t.name == "start_of_therapy")
+    assert tasks.derived["new_line"].codes == start
+    classes = [t.outcome.codes[0] for t in tasks.tasks if t.name.startswith("first_") and t.outcome]
+    agents = [agent for code in classes for agent in re.findall(r"\d+", code)]
+    assert sorted(agents) == sorted(re.findall(r"\d+", start[0]))  # each in one class
 
 
 @pytest.mark.parametrize("path", sorted(TASK_SETS.glob("*.yaml")), ids=lambda p: p.stem)
