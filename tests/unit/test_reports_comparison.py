@@ -49,6 +49,7 @@ class House:
         self.folders[f"{COHORT}/oracle_metrics"] = self.made.predict(
             "oracle", "oracle", 4, "xgboost", ["tox"]
         )
+        self.folders[f"{RECIPE}/control_metrics"] = self.made.predict("control", "untrained", 0.2)
         for i, seed in enumerate(SEEDS, start=1):
             self.folders[f"{RECIPE}/probe_metrics[{seed}]"] = self.made.predict(seed, RECIPE, 1.0, seeds=[i])
         self.comparison = comparison_assets(self.report, catalog)
@@ -118,7 +119,7 @@ def test_it_reads_all_seeds_and_shows_its_tables(house):
     assert sorted(f.name for f in dataset.path.glob("*.parquet")) == sorted(f"{n}.parquet" for n in TABLES)
     means = pl.read_parquet(dataset.path / "means.parquet").filter(pl.col("by") == "all")
     seeds = dict(means.filter(pl.col("metric") == "auroc").select("recipe", "n_seeds").rows())
-    assert seeds == {RECIPE: 2, "baseline": 1, "oracle": 1}
+    assert seeds == {RECIPE: 2, "baseline": 1, "oracle": 1, "untrained": 1}
     assert dataset.manifest.config["replicates"] == 1000
 
 
