@@ -214,10 +214,7 @@ def _compete(
     if answers is not None:
         solved.tables.append(predictions(nodes, method, task, answers))
     values = answers.values if answers else None
-    if kind == "binary":
-        solved.metrics += scorer.binary_rows(method, task, values, shared.usable)
-    elif kind == "time_to_event":
-        solved.metrics.append(scorer.survival_row(method, task, values, shared.usable))
+    solved.metrics += scorer.rows(method, task, kind, values, shared.usable)
     positive = {"binary": train.y == 1, "time_to_event": train.observed}
     solved.fits.append(
         {
@@ -275,4 +272,4 @@ def _opened(folder: str) -> tuple[_Shared, dict[str, Any], Scorer]:
     matrices: dict[str, Any] = {p.stem: np.load(p, mmap_mode="r") for p in Path(folder).glob("*.npy")}
     matrices |= {p.stem: load_npz(p) for p in Path(folder).glob("*.npz")}
     spec = shared.rules.spec
-    return shared, matrices, Scorer(shared.nodes, spec.bootstrap, spec.min_positives)
+    return shared, matrices, Scorer(shared.nodes, spec.bootstrap, spec.min_samples, spec.min_positives)

@@ -1,10 +1,9 @@
-"""From probabilities to the tidy rows of `metrics.parquet`.
+"""The quick table of one asset: a method's metrics on held-out nodes, for Dagster's pages and the ablation.
 
-Every method - embedding probe, baseline, oracle - is scored here and only here, on the same nodes, with
-the same rules and the same bootstrap resamples. No fitting and no files.
+Every probe, baseline and oracle is scored here with the same rules and the same bootstrap resamples. What a
+report prints is scored again by `compare.py`, all methods at once. No fitting and no files.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ehr_assets.probes.frames import CohortNodes, TaskLabels
-from ehr_assets.probes.metrics.binary import auprc, auroc, brier
-from ehr_assets.probes.metrics.kernels import Kernel
-from ehr_assets.probes.metrics.survival import c_index
-from ehr_assets.probes.resample import NOT_ESTIMABLE, Estimate, subject_weights, with_interval
+from ehr_assets.probes.measures import MEASURES, Outcomes, measures
+from ehr_assets.probes.resample import draws_of, interval, subject_weights
+from ehr_assets.probes.rows import Kind
 
 EVALUATED_SPLIT = "held_out"
 
-METRICS: dict[str, Callable[..., Kernel]] = {"auroc": auroc, "auprc": auprc, "brier": brier}
-
-MIN_SAMPLES = 20
-"""Fewer nodes with a known label than this, in train or in held-out: listed, not scored."""
+SHOWN = {"binary": 3, "time_to_event": 1, "regression": 2}
+"""How many of the kind's metrics (measures.py), the primary one first."""
 
 
 @dataclass(frozen=True)
@@ -40,95 +36,74 @@ class Scorer:
     Args:
         nodes: the cohort's nodes and labels.
         bootstrap: number of subject resamples.
-        min_positives: fewer positives or negatives than this, in train or in held-out, and a task is
-            listed with its counts but not scored.
+        min_samples, min_positives: with fewer held-out nodes, or fewer of the rarer class (or events), a task
+            is listed with its counts but not scored.
     """
 
-    def __init__(self, nodes: CohortNodes, bootstrap: int, min_positives: int) -> None:
-        self.nodes, self.min_positives = nodes, min_positives
+    def __init__(self, nodes: CohortNodes, bootstrap: int, min_samples: int, min_positives: int) -> None:
+        self.nodes, self.least = nodes, (min_samples, min_positives)
         held_out = nodes.rows(EVALUATED_SPLIT)
         subjects, column = np.unique(nodes.subject_id[held_out], return_inverse=True)
         self._column = np.full(len(held_out), -1)
         self._column[held_out] = column
         self._weights = subject_weights(len(subjects), bootstrap)
-        self._indication = np.array(nodes.frame["indication"].fill_null("").to_list(), dtype=object)
 
-    def fittable(self, task: TaskLabels, usable: NDArray[np.bool_]) -> bool:
-        """Whether train holds enough of both classes. usable: (n,) nodes that have features."""
-        return self._enough(task.y[usable & self.nodes.rows("train")])
-
-    def binary_rows(
-        self, method: Method, task: TaskLabels, probability: NDArray | None, usable: NDArray[np.bool_]
+    def rows(
+        self, method: Method, task: TaskLabels, kind: Kind, answers: NDArray | None, usable: NDArray[np.bool_]
     ) -> list[dict[str, Any]]:
-        """AUROC, AUPRC and Brier on all held-out nodes; AUROC per indication where it can be estimated.
+        """Metrics of the kind on all held-out nodes; the primary one per indication where there are enough.
 
-        probability: (n,) of a positive, or None when the task could not be fitted (rows with null values
-        and the counts are returned, so that no task is dropped silently).
+        answers: (n,) probability, log hazard or number; None when the task could not be fitted: rows with
+        null values and the counts are returned, so that no task is dropped silently. usable: (n,) nodes with
+        features.
         """
-        rows = usable & self.nodes.rows(EVALUATED_SPLIT) & ~np.isnan(task.y)
-        y = task.y[rows]
-        if probability is None or not self._enough(y):
-            return [self._row(method, task, name, NOT_ESTIMABLE, rows, y == 1) for name in METRICS]
-        out = []
-        for name, metric in METRICS.items():
-            estimate = self._estimate(metric(y, probability[rows]), rows)
-            out.append(self._row(method, task, name, estimate, rows, y == 1))
-        for indication in sorted({i for i in self._indication[rows] if i}):
-            inside = rows & (self._indication == indication)
-            y = task.y[inside]
-            if self._enough(y):
-                estimate = self._estimate(auroc(y, probability[inside]), inside)
-                out.append(self._row(method, task, "auroc", estimate, inside, y == 1, indication))
+        asked = usable & self.nodes.rows(EVALUATED_SPLIT) & task.evaluable(kind)
+        out = self._scored(method, task, kind, answers, asked, SHOWN[kind])
+        if np.isfinite(out[0]["value"]):
+            for indication in sorted(set(self.nodes.indication[asked].tolist()) - {""}):
+                inside = asked & (self.nodes.indication == indication)
+                own = self._scored(method, task, kind, answers, inside, 1, indication)
+                out += [row for row in own if np.isfinite(row["value"])]
         return out
 
-    def survival_row(
-        self, method: Method, task: TaskLabels, risk: NDArray | None, usable: NDArray[np.bool_]
-    ) -> dict[str, Any]:
-        """Harrell's C on held-out nodes that were followed; `n_positive` counts observed events.
-
-        risk: (n,), higher is worse, or None when the task could not be fitted.
-        """
-        rows = usable & self.nodes.rows(EVALUATED_SPLIT) & task.followed
-        estimate = NOT_ESTIMABLE
-        events = task.observed[rows].sum()
-        if risk is not None and events >= self.min_positives and rows.sum() >= MIN_SAMPLES:
-            concordance = c_index(task.duration_days[rows], task.observed[rows], risk[rows])
-            estimate = self._estimate(concordance, rows)
-        return self._row(method, task, "c_index", estimate, rows, task.observed[rows])
-
-    def _enough(self, y: NDArray) -> bool:
-        positives, negatives = (y == 1).sum(), (y == 0).sum()
-        return min(positives, negatives) >= self.min_positives and positives + negatives >= MIN_SAMPLES
-
-    def _estimate(self, metric: Kernel, rows: NDArray[np.bool_]) -> Estimate:
-        return with_interval(metric, self._column[rows], self._weights)
-
-    def _row(
+    def _scored(
         self,
         method: Method,
         task: TaskLabels,
-        metric: str,
-        estimate: Estimate,
-        rows: NDArray[np.bool_],
-        positive: NDArray[np.bool_],
+        kind: Kind,
+        answers: NDArray | None,
+        at: NDArray[np.bool_],
+        shown: int,
         indication: str | None = None,
-    ) -> dict[str, Any]:
-        return {
-            "recipe": method.recipe,
-            "cohort": self.nodes.cohort,
-            "task": task.name,
-            "category": task.category,
-            "indication": indication,
-            "horizon_days": task.horizon_days,
-            "probe": method.probe,
-            "metric": metric,
-            "value": estimate.value,
-            "ci_low": estimate.ci_low,
-            "ci_high": estimate.ci_high,
-            "n": int(rows.sum()),
-            "n_positive": int(positive.sum()),
-            "n_subjects": len(np.unique(self.nodes.subject_id[rows])),
-            "split": EVALUATED_SPLIT,
-            "subgroup": None,
-            "seed": method.seed,
-        }
+    ) -> list[dict[str, Any]]:
+        outcomes = Outcomes(kind, task.y[at], task.duration_days[at], task.status[at])
+        draws = np.full((shown, 1), np.nan)
+        if answers is not None and outcomes.enough(*self.least):
+            kernels = measures(outcomes, answers[at].astype(np.float64), np.nan)[:shown]
+            draws = draws_of(kernels, self._column[at], self._weights)
+        n_subjects = len(np.unique(self.nodes.subject_id[at]))
+        rows = []
+        for name, drawn in zip(MEASURES[kind][:shown], draws, strict=True):
+            found = interval(drawn, n_subjects)
+            rows.append(
+                {
+                    "recipe": method.recipe,
+                    "cohort": self.nodes.cohort,
+                    "task": task.name,
+                    "category": task.category,
+                    "indication": indication,
+                    "horizon_days": task.horizon_days,
+                    "probe": method.probe,
+                    "metric": name,
+                    "value": found.value,
+                    "ci_low": found.ci_low,
+                    "ci_high": found.ci_high,
+                    "n": len(outcomes),
+                    "n_positive": int(outcomes.positive.sum()),
+                    "n_subjects": n_subjects,
+                    "split": EVALUATED_SPLIT,
+                    "subgroup": None,
+                    "seed": method.seed,
+                }
+            )
+        return rows
