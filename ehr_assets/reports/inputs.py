@@ -138,8 +138,8 @@ class Inputs:
 
     def keyed(self, table: pl.DataFrame, recipe: str = "recipe", probe: str = "probe", key: str = "key"):
         """With the key of the method that each row belongs to."""
-        ours = pl.col(recipe).is_in([r.name for r in self.recipes]) & pl.col(probe).is_in(USUAL_PROBES)
-        alone = ours | (pl.col(recipe) == ORACLE)
+        probed = (pl.col(recipe) != BASELINE) & pl.col(probe).is_in(USUAL_PROBES)
+        alone = probed | (pl.col(recipe) == ORACLE)
         name = pl.when(alone).then(pl.col(recipe)).otherwise(pl.concat_str(recipe, probe, separator="/"))
         return table.with_columns(name.alias(key))
 
