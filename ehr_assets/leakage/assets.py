@@ -17,6 +17,7 @@ from ehr_assets.lineage.hashing import code_version, combined_hash
 from ehr_assets.meds.assets import meds_events_key, subject_splits_key
 from ehr_assets.nodes.assets import decision_nodes_key, task_labels_key
 from ehr_assets.nodes.task_spec import TaskSet
+from ehr_assets.training.recipe import RecipeSpec
 from resources.points import Points
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
 
@@ -84,6 +85,7 @@ def recipe_audit_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefini
         ),
         description="What leak guards find in what one model saw: its cohorts together, windows, embeddings.",
         partitions_def=points.partitions,
+        metadata=points.metadata(_settings),
     )
     def leak_audit(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
         from ehr_assets.embeddings.windows import Windows
@@ -108,10 +110,13 @@ def recipe_audit_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefini
                 )
             }
 
-        config = {"embedding": settings.settings()}
-        return datasets.materialize(context, build, config=config, shown=SHOWN)
+        return datasets.materialize(context, build, config=_settings(points.at(context)), shown=SHOWN)
 
     return [leak_audit]
+
+
+def _settings(recipe: RecipeSpec) -> dict[str, Any]:
+    return {"embedding": recipe.embedding.settings()}
 
 
 def _table(dataset: Dataset) -> dict[str, MetadataValue]:

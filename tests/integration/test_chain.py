@@ -173,6 +173,8 @@ def test_one_recipe_value_reruns_that_recipes_descendants_only(installation):
     after = {a: touched.manifest(a).run_id for a in CHAIN}
     assert {a for a in CHAIN if before[a] != after[a]} == {
         "smb_sft_demo/probe_metrics",
+        "smb_sft_demo/control_metrics",
+        "synthetic_oncology/comparison",
         "synthetic_oncology/report",
     }
     installation.overrides = touched.overrides

@@ -102,7 +102,7 @@ def test_a_new_point_is_trained_and_no_other_is(backfilled):
     assert state(backfilled, "tiny_grid/checkpoint") == ["stale", "2/3"]
     assert "missing: r1" in backfilled.ehr("status")
     said = backfilled.ehr("run", "--grid", "tiny_grid")
-    assert "r1: 0 of 3 assets are fresh; running 3." in said
+    assert "r1: 0 of 4 assets are fresh; running 4." in said
     assert "r0.5: " not in said
     assert before == {p: manifest(backfilled, "tiny_grid/checkpoint", p).run_id for p in before}
     rows, _ = read_ablation(backfilled.path("tiny_grid/ablation"))

@@ -18,7 +18,7 @@ from ehr_assets.settings import PROJECT_ROOT, Settings
 from ehr_assets.specs import read_yaml
 from ehr_assets.training.assets import training_assets
 from ehr_assets.training.recipe_parts import CutsSpec
-from resources.points import Points
+from resources.points import SETTINGS_KEY, Points
 
 HEAVY = [
     *("torch", "transformers", "peft", "deepspeed", "great_expectations", "mlflow"),
@@ -68,6 +68,15 @@ def test_every_asset_has_a_code_version_a_description_and_a_blocking_check(proje
         assert spec.description, name
         if not name.endswith(("raw_tables", "latent_truth")):
             assert project.gates.get(name), name
+
+
+def test_every_partition_says_what_it_must_have_been_made_with(project):
+    """Else it would be stale for ever."""
+    partitioned = [s for s in project.definitions.resolve_all_asset_specs() if s.partitions_def is not None]
+    assert len(partitioned) > 20
+    for spec in partitioned:
+        told = spec.metadata.get(SETTINGS_KEY, {})
+        assert set(told) == set(spec.partitions_def.get_partition_keys()), spec.key.to_user_string()
 
 
 def test_only_the_oracle_reads_the_latent_truth(project):
