@@ -118,8 +118,8 @@ def load_checkpoint(folder: Path, *, trainable: bool = False) -> tuple[Any, PreT
     With an adapter it is a PeftModel; after full fine-tuning, transformers' own.
 
     Raises:
-        TrainingError: when the folder is no checkpoint, or its pretrained backbone cannot be found or is no
-            longer the one that it was trained on.
+        TrainingError: when the folder is no whole checkpoint, or its pretrained backbone cannot be found or
+            is no longer the one that it was trained on.
     """
     adapter = folder / ADAPTER_CONFIG
     if not adapter.is_file() and not (folder / "config.json").is_file():
@@ -133,6 +133,13 @@ def load_checkpoint(folder: Path, *, trainable: bool = False) -> tuple[Any, PreT
         whole = load_backbone(folder)
         whole.train(trainable)
         return whole, tokenizer
+    if not (folder / BACKBONE).is_dir() and not (folder / NAMED_BACKBONE).is_file():
+        raise TrainingError(
+            f"This checkpoint does not say what it was trained on: it has neither {BACKBONE}/ nor "
+            f"{NAMED_BACKBONE}, so its backbone cannot be verified.",
+            where=str(folder),
+            do="Materialize the recipe's checkpoint again.",
+        )
     backbone = load_base(folder)
     fit_vocabulary(backbone, len(tokenizer))
     model = PeftModel.from_pretrained(backbone, str(folder), is_trainable=trainable)

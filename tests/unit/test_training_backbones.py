@@ -102,6 +102,9 @@ def test_a_backbone_that_changed_since_is_not_taken_for_the_former_one(pretraine
     build_backbone(vocab_size=40, **{**SIZES, "seed": 8}).save_pretrained(pretrained)
     with pytest.raises(TrainingError, match="its weights have changed"):
         load_checkpoint(out)
+    (out / "backbone.json").unlink()
+    with pytest.raises(TrainingError, match="cannot be verified"):
+        load_checkpoint(out)
 
 
 def test_a_corpus_in_other_tokens_is_refused(pretrained, tmp_path):
