@@ -132,7 +132,7 @@ def read_codes(meds_dir: Path) -> pl.DataFrame:
             where=str(path),
             do="Materialize the cohort's meds_events again.",
         )
-    return pl.from_arrow(pq.read_table(path))  # type: ignore[return-value]
+    return _frame(_read_small(path))
 
 
 def event_codes(meds_dir: Path) -> list[str]:
@@ -184,7 +184,7 @@ def follow_up(events: pl.LazyFrame, until: Sequence[str] = ()) -> pl.DataFrame:
 def deaths_in_doubt(meds_dir: Path) -> list[int]:
     """The subjects of `DEATHS_IN_DOUBT`; none for a MEDS dataset that comes without it."""
     path = Path(meds_dir) / DEATHS_IN_DOUBT
-    return pq.read_table(path)["subject_id"].to_pylist() if path.is_file() else []
+    return _read_small(path)["subject_id"].to_pylist() if path.is_file() else []
 
 
 def subjects_in(meds_dir: Path, split: str) -> set[int]:
@@ -210,9 +210,20 @@ def train_subjects(meds_dirs: Mapping[str, Path], splits_dirs: Mapping[str, Path
 
 
 def _start_of_last_subject(table: pa.Table) -> int:
-    subject = table["subject_id"].to_numpy()
+    subject = series(table["subject_id"]).to_numpy()
     # Rows are sorted by subject, so the last one's rows begin where its id first appears.
     return int(subject.searchsorted(subject[-1], side="left"))
+
+
+def series(column: pa.ChunkedArray | pa.Array) -> pl.Series:
+    """The same memory as polars sees it. (What pyarrow does with numpy imports pandas: a second each time
+    a worker starts.)"""
+    return pl.from_arrow(column)  # type: ignore[return-value]
+
+
+def _read_small(path: Path) -> pa.Table:
+    """Not by `pq.read_table`, which imports pandas, too."""
+    return pq.ParquetFile(path).read()
 
 
 def _frame(table: pa.Table) -> pl.DataFrame:

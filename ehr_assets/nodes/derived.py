@@ -3,6 +3,7 @@
 Everything goes by when things happened (`time`). Values that one code has at one moment are averaged first.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -49,8 +50,8 @@ class Outcomes:
         self.count = sum(way.count for way in self.ways)
 
     def first_in(self, subject: Ints, after: Ints, until: Ints, node: Ints) -> Ints:
-        found = [way.first_in(subject, after, until, node) for way in self.ways]
-        return np.minimum.reduce(found)
+        found = (way.first_in(subject, after, until, node) for way in self.ways)
+        return functools.reduce(np.minimum, found)
 
 
 class _Fixed:
@@ -111,11 +112,11 @@ def expand(first: Ints, last: Ints) -> tuple[Ints, Ints]:
 
 def _times(part: Part, chunk: Chunk) -> Times:
     rule = part.derived
+    if rule is None and not part.new_agent:
+        return chunk.times_of(part.events)
     rows = chunk.rows_of(part.events)
-    if part.new_agent:
-        return chunk.times(np.sort(_first_of_each_code(chunk, rows)))
     if rule is None:
-        return chunk.times(rows)
+        return chunk.times(np.sort(_first_of_each_code(chunk, rows)))
     if isinstance(rule, NewLine):
         return chunk.times(_new_lines(rule, chunk, rows))
     if isinstance(rule, Distinct):
@@ -126,13 +127,9 @@ def _times(part: Part, chunk: Chunk) -> Times:
 
 def _together(parts: Sequence[Times], episode_days: float | None, chunk: Chunk) -> Times:
     """All of them by subject and time, each moment once; only what begins an episode."""
-    subject = np.concatenate([np.zeros(0, np.int64), *(p.subject for p in parts)])
-    time = np.concatenate([np.zeros(0, np.int64), *(p.time for p in parts)])
-    order = np.lexsort((time, subject))
-    subject, time = subject[order], time[order]
+    times = parts[0] if len(parts) == 1 else Times.merged(chunk.axis, parts)
     gap = 0 if episode_days is None else round(episode_days * MICROSECONDS_PER_DAY)
-    begins = _apart(subject, time, gap)
-    return Times(chunk.axis, subject[begins], time[begins])
+    return times.at(_apart(times.subject, times.time, gap))
 
 
 def _apart(subject: Ints, time: Ints, gap: int) -> NDArray[np.bool_]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 
 from ehr_assets.contracts import SPLITS
@@ -102,15 +103,16 @@ class _File:
 
 def _label_file(job: _File) -> Ints:
     """Writes the strips; returns, per task, how many events count as its outcome."""
-    questions, strips = Questions.read(job.work), Strips(job.work, job.name)
+    questions = Questions.read(job.work)
     counted = np.zeros(len(job.plan.tasks), np.int64)
     plan = job.plan
-    for chunk in read_chunks(job.path, plan.codes, plan.observed_until, plan.extra_columns):
-        counted += _answer_all(plan, chunk, questions, strips)
+    with Strips(job.work, job.name) as strips:
+        for chunk in read_chunks(job.path, plan.codes, plan.observed_until, plan.extra_columns):
+            counted += _answer_all(plan, chunk, questions, strips)
     return counted
 
 
-def _answer_all(plan: Plan, chunk: Chunk, questions: Questions, strips: "Strips") -> Ints:
+def _answer_all(plan: Plan, chunk: Chunk, questions: Questions, strips: Strips) -> Ints:
     ids = chunk.subject_ids
     first = np.searchsorted(questions.subject, ids[0])
     last = np.searchsorted(questions.subject, ids[-1], side="right")
@@ -119,11 +121,15 @@ def _answer_all(plan: Plan, chunk: Chunk, questions: Questions, strips: "Strips"
     strips.nodes(nodes)
     counted = np.zeros(len(plan.tasks), np.int64)
     doubtful = np.isin(questions.subject[nodes], questions.in_doubt)
+
+    def asked_at(triggers: tuple[int, ...] | None) -> NodesOf:
+        mine = questions.asked(triggers, nodes)
+        return NodesOf(place[nodes[mine] - first], questions.t[nodes[mine]], doubtful[mine])
+
+    # Many tasks are asked at the same nodes.
+    about = {triggers: asked_at(triggers) for triggers in {task.asked for task in plan.tasks}}
     for i, task in enumerate(plan.tasks):
-        mine = questions.asked(task.asked, nodes)
-        asked = nodes[mine]
-        about = NodesOf(place[asked - first], questions.t[asked], doubtful[mine])
-        answers = answer(task, chunk, about)
+        answers = answer(task, chunk, about[task.asked])
         strips.add(i, answers, task.target is not None)
         counted[i] = answers.events
     return counted
@@ -148,7 +154,8 @@ def _label_the_rest(plan: Plan, work: Path, files: int) -> None:
                 "numeric_value": nothing.cast(pa.float32()),
             }
         )
-        _answer_all(plan, Chunk(empty, plan.codes, ()), questions, Strips(work, f"{files:05d}"))
+        with Strips(work, f"{files:05d}") as strips:
+            _answer_all(plan, Chunk(empty, plan.codes, ()), questions, strips)
 
 
 @dataclass(frozen=True)
@@ -192,8 +199,9 @@ def _write_task(job: _Task) -> _Counted:
     name = job.plan.spec.name
     write_parquet(table, labels_path(job.out, name), repeating=["reason"])
     write_parquet(meds_labels(table, laid), job.out / "meds" / f"{name}.parquet", repeating=[])
-    kinds = {r: laid.strip["reason"] == 1 + i for i, r in enumerate(REASONS)}
-    evaluable = laid.strip["reason"] == EVALUABLE
+    reason = np.ascontiguousarray(laid.strip["reason"])
+    kinds = {r: reason == 1 + i for i, r in enumerate(REASONS)}
+    evaluable = reason == EVALUABLE
     if laid.numbers is None:
         value = laid.strip["value"]
         kinds = {"positive": evaluable & (value == 1), "negative": evaluable & (value == 0), **kinds}
@@ -213,12 +221,9 @@ def _distinct(ordered: Ints) -> int:
 
 
 def _write_counts(counts: list[_Counted], out_dir: Path) -> None:
-    rows = [
-        {"task": c.task, "label": label, "nodes": nodes, "subjects": c.subjects[label]}
-        for c in counts
-        for label, nodes in c.nodes.items()
-    ]
-    write_parquet(pa.Table.from_pylist(rows, COUNT_SCHEMA), out_dir / "counts.parquet")
+    rows = [(c.task, label, nodes, c.subjects[label]) for c in counts for label, nodes in c.nodes.items()]
+    table = pl.DataFrame(rows, COUNT_SCHEMA.names, orient="row").to_arrow().cast(COUNT_SCHEMA)
+    write_parquet(table, out_dir / "counts.parquet")
 
 
 def _describe(tasks: TaskSet, out_dir: Path) -> None:

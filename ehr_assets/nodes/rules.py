@@ -76,7 +76,7 @@ class _FollowUp:
         extended = seen + np.where((seen > NOT_YET) & ~nodes.death_in_doubt, task.extension, 0)
         seen = np.where(seen > NOT_YET, extended, t)
         if task.until:
-            closing = chunk.times(chunk.rows_of(task.until)).first_after(s, t)
+            closing = chunk.times_of(task.until).first_after(s, t)
             self.closes = np.minimum(self.closes, closing)
             # Whoever was there when the window closed was followed to its end.
             seen = np.where(closing == self.closes, np.maximum(seen, closing), seen)
@@ -85,7 +85,7 @@ class _FollowUp:
         self.ends = self.death if task.death_counts_as == "negative" else np.full(len(s), NEVER)
         self.voids = np.full(len(s), NEVER)
         if task.competing:
-            self.voids = chunk.times(chunk.rows_of(task.competing)).first_after(s, t)
+            self.voids = chunk.times_of(task.competing).first_after(s, t)
             if task.spec.competing and task.spec.competing.counts_as == "censor":
                 self.until = np.minimum(self.until, self.voids)
                 self.ends = np.where(self.ends <= self.voids, self.ends, NEVER)
@@ -185,13 +185,12 @@ def _not_asked(task: TaskPlan, chunk: Chunk, nodes: NodesOf, follow: _FollowUp) 
     reasons.give("after_death", follow.death <= t)
     reasons.give("end_of_life", follow.death <= t + task.end_of_life)
     for events, begin, end in task.excluded:
-        times = chunk.times(chunk.rows_of(events))
+        times = chunk.times_of(events)
         latest = times.last_until(s, t + end)
         reasons.give("excluded", latest >= (t + begin if begin is not None else np.full(len(s), NOT_YET + 1)))
 
     def times_of(events: Events) -> Times:
-        rows = chunk.rows_of(events)
-        return chunk.times_known(rows) if task.judged_as_known else chunk.times(rows)
+        return chunk.times_known(events) if task.judged_as_known else chunk.times_of(events)
 
     if task.stay:
         start, end = (times_of(events).last_until(s, t) for events in task.stay)

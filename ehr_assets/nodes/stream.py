@@ -5,6 +5,8 @@ or the last one until it, is then one `searchsorted` for all nodes of the chunk.
 since 1970. What counts as which event is `derived.py`; what follows for a label is `rules.py`.
 """
 
+import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,11 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ehr_assets.contracts import BIRTH, DEATH, SECTIONS
-from ehr_assets.meds.reading import iter_columns
+from ehr_assets.meds.reading import iter_columns, series
 from ehr_assets.nodes.pattern_spec import ValueCondition
 
 Ints = NDArray[np.int64]
@@ -66,6 +67,13 @@ class Times:
             latest = np.maximum.accumulate(axis.place(self.subject, self.time))
             self.time = latest - axis.base[self.subject]
 
+    @classmethod
+    def merged(cls, axis: Axis, parts: Sequence["Times"]) -> "Times":
+        """All of them, by subject and time."""
+        subject = np.concatenate([np.zeros(0, np.int64), *(p.subject for p in parts)])
+        time = np.concatenate([np.zeros(0, np.int64), *(p.time for p in parts)])
+        return cls(axis, subject, time)
+
     def __len__(self) -> int:
         return len(self.place)
 
@@ -74,6 +82,14 @@ class Times:
         first = np.searchsorted(self.place, self.axis.place(subject, after), side="right")
         last = np.searchsorted(self.place, self.axis.place(subject, until), side="right")
         return first, np.maximum(first, last)
+
+    def at(self, kept: NDArray[np.bool_]) -> "Times":
+        """Only these of them."""
+        if kept.all():
+            return self
+        some = copy.copy(self)
+        some.place, some.subject, some.time = self.place[kept], self.subject[kept], self.time[kept]
+        return some
 
     def first_after(self, subject: Ints, moment: Ints) -> Ints:
         """The time of the subject's first event strictly after `moment`; NEVER if there is none."""
@@ -109,7 +125,7 @@ class Chunk:
     def __init__(self, table: pa.Table, codes: Sequence[str], observed_until: Sequence[int]) -> None:
         """observed_until: positions of codes that end a subject's observation; empty if any event does."""
         n = table.num_rows
-        ids = table["subject_id"].to_numpy()
+        ids = series(table["subject_id"]).to_numpy()
         starts = np.flatnonzero(np.r_[n > 0, ids[1:] != ids[:-1]]) if n else np.zeros(0, np.int64)
         self.subject_ids: Ints = ids[starts]
         subjects = len(starts)
@@ -133,7 +149,7 @@ class Chunk:
         if np.any(np.diff(time[kept])[np.diff(subject[kept]) == 0] < 0):
             kept = kept[np.lexsort((time[kept], subject[kept]))]
         self.subject, self.time, self.code = subject[kept], time[kept], code[kept]
-        self.value = table["numeric_value"].to_numpy()[kept]
+        self.value = series(table["numeric_value"]).fill_null(math.nan).to_numpy()[kept]
         names = table.column_names
         self._section = _positions(table["section"], SECTIONS)[kept] if "section" in names else None
         self.available, last = None, self.time
@@ -147,6 +163,7 @@ class Chunk:
             highest[self.subject[at]] = np.maximum.reduceat(last, at)
         self.axis = Axis(lowest, highest)
         self._found: dict[Events, Ints] = {}
+        self._happened: dict[Events, Times] = {}
 
     @cached_property
     def _by_code(self) -> tuple[Ints, Ints]:
@@ -173,9 +190,16 @@ class Chunk:
         """When these rows happened."""
         return Times(self.axis, self.subject[rows], self.time[rows])
 
-    def times_known(self, rows: Ints) -> Times:
-        """When these rows happened, asked for by when they had become known."""
+    def times_of(self, events: Events) -> Times:
+        """When such events happened."""
+        if events not in self._happened:
+            self._happened[events] = self.times(self.rows_of(events))
+        return self._happened[events]
+
+    def times_known(self, events: Events) -> Times:
+        """When such events happened, asked for by when they had become known."""
         assert self.available is not None
+        rows = self.rows_of(events)
         rows = rows[self.available[rows] < NEVER]
         return Times(self.axis, self.subject[rows], self.time[rows], told=self.available[rows])
 
@@ -193,7 +217,7 @@ def _that_fit(table: pa.Table, codes: Sequence[str], observed_until: Sequence[in
     if _lifetimes(table) <= _LONGEST:
         yield Chunk(table, codes, observed_until)
         return
-    ids = table["subject_id"].to_numpy()
+    ids = series(table["subject_id"]).to_numpy()
     middle = int(np.searchsorted(ids, ids[len(ids) // 2]))
     middle = middle or int(np.searchsorted(ids, ids[0], side="right"))
     for part in (table.slice(0, middle), table.slice(middle)):
@@ -202,7 +226,7 @@ def _that_fit(table: pa.Table, codes: Sequence[str], observed_until: Sequence[in
 
 def _lifetimes(table: pa.Table) -> float:
     """How long the line of these subjects would be; 0 of a single one, which always fits."""
-    ids = table["subject_id"].to_numpy()
+    ids = series(table["subject_id"]).to_numpy()
     starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]][: len(ids)])
     if len(starts) < 2:
         return 0.0
@@ -234,9 +258,8 @@ _BOUNDS: Mapping[str, np.ufunc] = {
 
 def _moments(column: pa.ChunkedArray) -> tuple[Ints, NDArray[np.bool_]]:
     """Microseconds, and where there are any; what is missing is not known for ever."""
-    known = column.is_valid().to_numpy()
-    filled = pc.fill_null(pc.cast(column, pa.int64()), NEVER)
-    return filled.to_numpy(), known
+    moments = series(column).to_physical()
+    return moments.fill_null(NEVER).to_numpy(), moments.is_not_null().to_numpy()
 
 
 def _positions(column: pa.ChunkedArray, wanted: Sequence[str]) -> NDArray[np.int32]:
@@ -245,5 +268,5 @@ def _positions(column: pa.ChunkedArray, wanted: Sequence[str]) -> NDArray[np.int
     parts = [np.zeros(0, np.int32)]
     for part in column.chunks:
         found = np.array([place.get(name, -1) for name in part.dictionary.to_pylist()] + [-1], np.int32)
-        parts.append(found[pc.fill_null(part.indices, len(found) - 1).to_numpy(zero_copy_only=False)])
+        parts.append(found[series(part.indices).fill_null(len(found) - 1).to_numpy()])
     return np.concatenate(parts)

@@ -8,7 +8,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
 
 import numpy as np
 
@@ -19,10 +19,11 @@ from ehr_assets.nodes.rules import Answers, Mask
 from ehr_assets.nodes.stream import Ints
 from ehr_assets.nodes.trigger_spec import NodesSpec
 
-_NAMES = ("end", "reason", "value", "status")
+_NODES = -1
+FIELDS = ("end", "reason", "value", "status")
 # Padded to 16 bytes, which numpy moves as fast as numbers.
 _STRIP = np.dtype(
-    {"names": _NAMES, "formats": ["<i8", "u1", "i1", "i1"], "offsets": [0, 8, 9, 10], "itemsize": 16}
+    {"names": FIELDS, "formats": ["<i8", "u1", "i1", "i1"], "offsets": [0, 8, 9, 10], "itemsize": 16}
 )
 
 
@@ -57,53 +58,71 @@ class Questions:
 
 
 class Strips:
-    """What one MEDS file answers: the positions of its nodes, and per task the answers where it is asked."""
+    """What one MEDS file answers: the positions of its nodes, and per task the answers where it is asked.
+
+    A context manager that writes one file, and beside it where in it each strip stands.
+    """
 
     def __init__(self, work: Path, name: str) -> None:
-        self.folder = work / "strips" / name
-        self.folder.mkdir(parents=True)
-        self._append("nodes", b"")
+        folder = work / "strips"
+        folder.mkdir(exist_ok=True)
+        self._path = folder / f"{name}.bin"
+        self._file = self._path.open("xb")
+        self._index: list[tuple[int, int, int]] = []  # what, where it begins, how many
+
+    def __enter__(self) -> "Strips":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        np.save(self._path.with_suffix(".npy"), np.array(self._index, np.int64).reshape(-1, 3))
 
     def nodes(self, positions: Ints) -> None:
-        self._append("nodes", positions.astype("<i8").tobytes())
+        self._append(_NODES, positions.astype("<i8"))
 
     def add(self, task: int, answers: Answers, numbers: bool) -> None:
         strip = np.zeros(len(answers.reason), _STRIP)
-        for name in _NAMES:
+        for name in FIELDS:
             strip[name] = getattr(answers, name)
-        self._append(str(task), strip.tobytes())
+        self._append(2 * task, strip)
         if numbers:
-            self._append(f"{task}-numbers", answers.number.astype("<f8").tobytes())
+            self._append(2 * task + 1, answers.number.astype("<f8"))
 
-    def _append(self, name: str, data: bytes) -> None:
-        with (self.folder / name).open("ab") as f:
-            f.write(data)
+    def _append(self, what: int, values: np.ndarray) -> None:
+        self._index.append((what, self._file.tell(), len(values)))
+        self._file.write(values.data)
 
     @staticmethod
-    def folders(work: Path) -> list[Path]:
-        return sorted((work / "strips").glob("*"))
+    def _read(work: Path, what: int, dtype: "np.dtype[np.void] | str") -> Iterator[np.ndarray]:
+        """In the order of the files, and in each in the order of its chunks."""
+        for path in sorted((work / "strips").glob("*.bin")):
+            index = _index(path)
+            for begins, count in index[index[:, 0] == what, 1:].tolist():
+                yield np.fromfile(path, dtype, count, offset=begins)
 
     @classmethod
     def all_nodes(cls, work: Path) -> Iterator[Ints]:
-        for folder in cls.folders(work):
-            yield np.fromfile(folder / "nodes", "<i8")
+        yield from cls._read(work, _NODES, "<i8")
 
     @classmethod
     def of_task(cls, work: Path, task: TaskPlan, number: int) -> "Laid":
         """One task's answers at all its nodes, in the order of the nodes."""
         asked, order = _layout(work, task.asked)
 
-        def laid_out(name: str, dtype: "np.dtype[Any] | str") -> np.ndarray:
-            parts = [np.fromfile(folder / name, dtype) for folder in cls.folders(work) if _has(folder / name)]
+        def laid_out(what: int, dtype: "np.dtype[np.void] | str") -> np.ndarray:
+            parts = cls._read(work, what, dtype)
             return np.take(np.concatenate([np.zeros(0, dtype), *parts]), order)
 
-        numbers = laid_out(f"{number}-numbers", "<f8") if task.target else None
-        return Laid(asked, laid_out(str(number), _STRIP), numbers)
+        numbers = laid_out(2 * number + 1, "<f8") if task.target else None
+        return Laid(asked, laid_out(2 * number, _STRIP), numbers)
 
 
-def _has(path: Path) -> bool:
-    """A file without nodes has no strips."""
-    return path.is_file()
+@functools.lru_cache(256)
+def _index(path: Path) -> Ints:
+    """Kept for the next task; once there, a file of strips does not change."""
+    return np.load(path.with_suffix(".npy"))
 
 
 @functools.lru_cache(4)
