@@ -10,7 +10,7 @@ where the trigger became *known*: `known_later` in the stats of decision_nodes c
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 from ehr_assets.errors import SpecError
 from ehr_assets.nodes.aces_predicates import Predicates, UnfitError
-from ehr_assets.nodes.aces_spec import AcesFile, Counts, Predicate, Window, duration
+from ehr_assets.nodes.aces_spec import AcesFile, Counts, Predicate, Window
+from ehr_assets.nodes.aces_windows import At, Next, Windows
 from ehr_assets.nodes.task_spec import TaskSet, TaskSpec
 from ehr_assets.nodes.trigger_spec import EventTrigger, NodesSpec
 from ehr_assets.specs import SpecT, parse_spec, read_yaml
@@ -27,21 +28,6 @@ _DAY = timedelta(days=1)
 _INSTANT = timedelta(microseconds=1)
 _AT_ANY_TIME = 36_500  # days: ACES waits for the closing event to the end of the record
 _Found = TypeVar("_Found")
-
-
-@dataclass(frozen=True)
-class _At:
-    """A moment: so long after the trigger; None = the beginning of the record."""
-
-    after: timedelta | None
-
-
-@dataclass(frozen=True)
-class _Next:
-    """The next event of a predicate after a moment."""
-
-    predicate: str
-    since: _At
 
 
 @dataclass(frozen=True)
@@ -83,6 +69,7 @@ def _again(model: type[SpecT], spec: SpecT, found: Sequence[AcesTask], **changed
 class _Reading:
     def __init__(self, spec: AcesFile, file: Path) -> None:
         self.spec, self.file = spec, file
+        self.windows = Windows(spec.windows)
         self.predicates = Predicates(spec.predicates, spec.patient_demographics)
         self.problems: list[str] = []
         name = re.sub(r"[^a-z0-9]+", "_", file.stem.lower()).strip("_0123456789")
@@ -131,58 +118,11 @@ class _Reading:
             raise UnfitError("trigger", "a trigger goes by code alone, not by value")
         return patterns[0]["codes"]
 
-    # ---- windows
-
-    def _moment(self, name: str, side: str, asked: tuple[str, ...] = ()) -> _At | _Next:
-        """Where a window starts or ends."""
-        key = f"windows.{name}.{side}"
-        if name not in self.spec.windows:
-            raise UnfitError(" → ".join(asked) or key, f"there is no window '{name}'")
-        if key in asked:
-            raise UnfitError(key, "windows refer to one another in a circle")
-        text = getattr(self.spec.windows[name], side)
-        if text is None:
-            if side == "start":
-                return _At(None)
-            raise UnfitError(key, "a window to the end of the record has no horizon")
-        if "<-" in text:
-            raise UnfitError(key, "a window bounded by an earlier event (<-) cannot be expressed")
-        base, arrow, predicate = (part.strip() for part in text.partition("->"))
-        match = re.fullmatch(r"([\w.]+)\s*(?:([+-])\s*(.+))?", base)
-        if not match:
-            raise UnfitError(key, f"'{text}' cannot be read")
-        reference, sign, length = match.groups()
-        at = self._reference(reference, name, key, asked)
-        if not isinstance(at, _At) or (at.after is None and (sign or arrow)):
-            raise UnfitError(key, "it is reckoned from an event other than the trigger")
-        if sign and at.after is not None:
-            try:
-                step = duration(length)
-            except ValueError as e:
-                raise UnfitError(key, str(e)) from None
-            at = _At(at.after + step if sign == "+" else at.after - step)
-        return _Next(predicate, at) if arrow else at
-
-    def _reference(self, reference: str, name: str, key: str, asked: tuple[str, ...]) -> _At | _Next:
-        if reference == "trigger":
-            return _At(timedelta(0))
-        if reference in ("start", "end"):
-            return self._moment(name, reference, (*asked, key))
-        window, _, side = reference.partition(".")
-        if side not in ("start", "end"):
-            raise UnfitError(key, f"'{reference}' is neither the trigger nor the start or end of a window")
-        return self._moment(window, side, (*asked, key))
-
-    def _one(self, what: str, windows: Mapping[str, Window]) -> tuple[str, Window]:
-        if len(windows) != 1:
-            raise UnfitError("windows", f"exactly one must have {what}; {len(windows)} do")
-        return next(iter(windows.items()))
-
     def _index(self) -> timedelta:
-        name, window = self._one("index_timestamp", self._with("index_timestamp"))
-        at = self._moment(name, str(window.index_timestamp))
+        name, window = self.windows.only_one_with("index_timestamp", "index_timestamp")
+        at = self.windows.moment(name, str(window.index_timestamp))
         key = f"windows.{name}.{window.index_timestamp}"
-        if not isinstance(at, _At) or at.after is None:
+        if not isinstance(at, At) or at.after is None:
             raise UnfitError(
                 key, "the index must stand a fixed time after the trigger; make that event the trigger"
             )
@@ -191,18 +131,15 @@ class _Reading:
         return at.after
 
     def _label(self) -> tuple[str, Window]:
-        return self._one("a label", self._with("label"))
-
-    def _with(self, key: str) -> dict[str, Window]:
-        return {name: w for name, w in self.spec.windows.items() if getattr(w, key) is not None}
+        return self.windows.only_one_with("label", "a label")
 
     def _question(self, index: timedelta, name: str, window: Window) -> dict[str, Any]:
         """Outcome, buffer and end of the window of the label."""
         key = f"windows.{name}"
         parts = self.predicates.patterns(str(window.label), f"{key}.label")
         outcome = parts[0] if len(parts) == 1 else {"any_of": parts}
-        start, end = self._moment(name, "start"), self._moment(name, "end")
-        if not isinstance(start, _At) or start.after is None or start.after < index:
+        start, end = self.windows.moment(name, "start"), self.windows.moment(name, "end")
+        if not isinstance(start, At) or start.after is None or start.after < index:
             raise UnfitError(
                 f"{key}.start", "the label must be looked for from a fixed time at or after the index"
             )
@@ -216,7 +153,7 @@ class _Reading:
             "outcome": outcome,
             "buffer_hours": (start.after - index) / timedelta(hours=1),
         }
-        if isinstance(end, _Next):
+        if isinstance(end, Next):
             return asked | {"until": self._closing(end, index, start.after, f"{key}.end")}
         if end.after is None:
             raise UnfitError(f"{key}.end", "the label must be looked for up to a fixed time after the index")
@@ -225,13 +162,13 @@ class _Reading:
             raise UnfitError(f"{key}.end", f"the horizon must be whole days after the index, not {days:g}")
         return asked | {"horizon_days": int(days)}
 
-    def _closing(self, end: _Next, index: timedelta, opens: timedelta, key: str) -> dict[str, Any]:
+    def _closing(self, end: Next, index: timedelta, opens: timedelta, key: str) -> dict[str, Any]:
         patterns = self.predicates.patterns(end.predicate, key)
         if len(patterns) > 1:
             raise UnfitError(key, "events that close the window must be told by code alone, or by one value")
         # Here the window closes with the first such event after the index, there after the gap: the same only
         # where none lies in between.
-        if end.since != _At(opens) or not (opens == index or self._absent(end.predicate, index, opens)):
+        if end.since != At(opens) or not (opens == index or self._absent(end.predicate, index, opens)):
             raise UnfitError(
                 key, f"'{end.predicate}' in the gap must be ruled out (has: (None, 0)) to close the window"
             )
@@ -241,8 +178,8 @@ class _Reading:
         """Whether every part of the predicate is ruled out in (first, last]."""
         ruled_out: list[Predicate] = []
         for name, window, wanted, counts in self._constraints():
-            start, end = self._moment(name, "start"), self._moment(name, "end")
-            if counts != (None, 0) or not (isinstance(start, _At) and isinstance(end, _At)):
+            start, end = self.windows.moment(name, "start"), self.windows.moment(name, "end")
+            if counts != (None, 0) or not (isinstance(start, At) and isinstance(end, At)):
                 continue
             covers = (start.after is None or start.after <= first) and end.after is not None
             if covers and (end.after > last or (end.after == last and window.end_inclusive)):  # type: ignore[operator]
@@ -274,23 +211,20 @@ class _Reading:
 
     def _always(self, name: str, window: Window, counts: Counts) -> bool:
         """Whether the window holds the trigger itself, which is an event."""
-        start, end = self._try(self._moment, name, "start"), self._try(self._moment, name, "end")
-        if counts != (1, None) or not (isinstance(start, _At) and isinstance(end, _At)) or end.after is None:
+        start, end = (
+            self._try(self.windows.moment, name, "start"),
+            self._try(self.windows.moment, name, "end"),
+        )
+        if counts != (1, None) or not (isinstance(start, At) and isinstance(end, At)) or end.after is None:
             return False
         zero = timedelta(0)
         begins = start.after is None or start.after < zero or (start.after == zero and window.start_inclusive)
         return begins and (end.after > zero or (end.after == zero and window.end_inclusive))
 
-    def _span(self, name: str, key: str) -> tuple[timedelta | None, timedelta]:
-        start, end = self._moment(name, "start"), self._moment(name, "end")
-        if not isinstance(start, _At) or not isinstance(end, _At) or end.after is None:
-            raise UnfitError(key, "the window must lie at fixed times from the trigger")
-        return start.after, end.after
-
     def _excluded(
         self, name: str, window: Window, predicate: str, key: str, index: timedelta, _: Counts
     ) -> list[dict[str, Any]]:
-        first, last = self._span(name, key)
+        first, last = self.windows.span(name, key)
         last -= index if window.end_inclusive else index + _INSTANT
         if first is not None:
             first -= index if window.start_inclusive else index - _INSTANT
@@ -302,7 +236,7 @@ class _Reading:
     ) -> list[dict[str, Any]]:
         if counts != (1, None):
             raise UnfitError(key, "counts other than (None, 0) and (1, None) cannot be asked")
-        first, last = self._span(name, key)
+        first, last = self.windows.span(name, key)
         if last != index or not window.end_inclusive:
             raise UnfitError(key, "what is required must be looked for up to the index, which belongs to it")
         patterns = self.predicates.patterns(predicate, key)

@@ -22,8 +22,10 @@ class Predicates:
     def __init__(self, plain_or_derived: Mapping[str, Predicate], static: Mapping[str, Any]) -> None:
         self._all, self._static = plain_or_derived, static
 
-    def leaves(self, name: str, key: str) -> list[Predicate]:
-        """The plain predicates of which any one will do."""
+    def leaves(self, name: str, key: str, within: tuple[str, ...] = ()) -> list[Predicate]:
+        """The plain predicates of which any one will do. `within`: those that this one is a part of."""
+        if name in within:
+            raise UnfitError(f"predicates.{name}", "predicates refer to one another in a circle")
         if name in _SPECIAL:
             raise UnfitError(key, f"{name} is no event by code; name the events that are meant")
         if name in self._static:
@@ -41,7 +43,7 @@ class Predicates:
                 f"predicates.{name}", "and(…) asks for several events at one time; only or(…) fits"
             )
         parts = [part.strip() for part in match[2].split(",")]
-        return [leaf for part in parts for leaf in self.leaves(part, f"predicates.{name}")]
+        return [leaf for part in parts for leaf in self.leaves(part, f"predicates.{name}", (*within, name))]
 
     def _plain(self, predicate: Predicate, name: str) -> Predicate:
         for column in predicate.model_extra or {}:
@@ -52,7 +54,7 @@ class Predicates:
         if isinstance(leaf.code, str):
             return [f"^{re.escape(leaf.code)}$"]
         ((how, what),) = (leaf.code or {}).items()
-        if how == "any" and isinstance(what, list):
+        if how == "any" and isinstance(what, list) and what:
             return [f"^{re.escape(code)}$" for code in what]
         if how == "regex" and isinstance(what, str):
             try:
@@ -60,7 +62,7 @@ class Predicates:
             except re.error as e:
                 raise UnfitError(key, f"the regex is not one of Python's: {e}") from None
             return [what]
-        raise UnfitError(key, "code must be a text, {regex: text} or {any: [texts]}")
+        raise UnfitError(key, "code must be a text, {regex: text} or {any: [at least one text]}")
 
     def patterns(self, name: str, key: str) -> list[dict[str, Any]]:
         """Event patterns of which any one will do; those without values as one."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from ehr_assets.nodes.pattern_spec import A_LIFE
 from ehr_assets.specs import Spec
 
 _UNITS = {"w": 7 * 86400, "d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -17,10 +18,12 @@ _PART = rf"(\d+(?:\.\d+)?)\s*{_UNIT}\b"
 
 
 def duration(text: str) -> timedelta:
-    """ "24h", "30 days", "1 day 2 hours"; ValueError for anything else."""
+    """ "24h", "30 days", "1 day 2 hours"; ValueError for anything else, and for more than a life."""
     if not re.fullmatch(rf"\s*(?:{_PART}[\s,]*)+", text):
         raise ValueError(f"'{text.strip()}' is no duration such as 24h or 30 days")
     seconds = sum(float(n) * _UNITS[unit[0]] for n, unit in re.findall(_PART, text))
+    if seconds > A_LIFE * _UNITS["d"]:
+        raise ValueError(f"'{text.strip()}' is longer than a life ({A_LIFE} days)")
     return timedelta(seconds=seconds)
 
 
@@ -46,11 +49,12 @@ class Predicate(BaseModel):
 
 
 def _counts(value: Any) -> Any:
-    """ACES writes "(1, None)", which YAML reads as text."""
+    """ACES writes "(1, None)", which YAML reads as text. At least 0 asks for nothing."""
     if not isinstance(value, str):
         return value
     parts = [part.strip() for part in value.strip().strip("()").split(",")]
-    return [None if part in ("None", "") else part for part in parts]
+    read = [None if part in ("None", "") else part for part in parts]
+    return [None if read[0] == "0" else read[0], *read[1:]]
 
 
 Counts = Annotated[tuple[int | None, int | None], BeforeValidator(_counts)]

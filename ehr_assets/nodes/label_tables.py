@@ -14,7 +14,6 @@ from ehr_assets.nodes.frames import LABEL_SCHEMA, MICROSECONDS_PER_DAY, REASONS
 from ehr_assets.nodes.rules import EVALUABLE, NULL
 from ehr_assets.nodes.strips import FIELDS, Laid
 
-
 _NAMES = pl.Series(REASONS, dtype=pl.String).to_arrow().cast(pa.string())
 
 

@@ -56,7 +56,8 @@ def label_nodes(
     Returns:
         counts: nodes, same_definitions (groups of tasks that ask the same), and per task n; positive and
         negative, or measured; null (by reason); codes_matched; outcome_events (in whole records);
-        never_occurs (no such event anywhere); horizon_beyond_follow_up (more than 95 % censored).
+        never_occurs (no such event anywhere); horizon_beyond_follow_up (more than 95 % censored of those
+        whom no rule leaves out).
     """
     tasks.require_triggers_of(nodes_spec)
     plan = plan_tasks(tasks, nodes_spec, event_codes(meds_dir))
@@ -181,6 +182,7 @@ class _Counted:
     def stats(self, outcome_events: int, codes_matched: int) -> dict[str, Any]:
         given = {k: v for k, v in self.nodes.items() if k not in REASONS}
         nulls = {k: self.nodes[k] for k in REASONS}
+        asked = nulls["censored"] + sum(given.values())
         return {
             "n": self.n,
             **given,
@@ -188,7 +190,7 @@ class _Counted:
             "codes_matched": codes_matched,
             "outcome_events": outcome_events,
             "never_occurs": outcome_events == 0,
-            "horizon_beyond_follow_up": nulls["censored"] > _BEYOND_FOLLOW_UP * max(self.n, 1),
+            "horizon_beyond_follow_up": nulls["censored"] > _BEYOND_FOLLOW_UP * asked,
         }
 
 

@@ -8,10 +8,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from ehr_assets.contracts import Section
-from ehr_assets.nodes.pattern_spec import Codes, EventPattern, Name, ValueCondition
+from ehr_assets.nodes.pattern_spec import Codes, Days, EventPattern, Name, NoOrSomeDays, ValueCondition
 from ehr_assets.specs import Spec
-
-Days = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Against(Spec):
@@ -80,7 +78,7 @@ class NewLine(EventPattern):
 
     kind: Literal["new_line"]
     gap_days: Days
-    combine_days: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    combine_days: NoOrSomeDays = 0.0
 
     @model_validator(mode="after")
     def _combines_within_the_gap(self) -> "NewLine":

@@ -28,6 +28,13 @@ Codes = Annotated[list[Regex], Field(min_length=1)]
 # Names become columns, file names and asset metadata.
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
+A_LIFE = 36_525
+"""Days. No span is longer: times that far from any event still are times."""
+Days = Annotated[float, Field(gt=0, le=A_LIFE)]
+NoOrSomeDays = Annotated[float, Field(ge=0, le=A_LIFE)]
+NoOrSomeHours = Annotated[float, Field(ge=0, le=24 * A_LIFE)]
+WholeDays = Annotated[int, Field(gt=0, le=A_LIFE)]
+
 
 class ValueCondition(Spec):
     """Bounds on numeric_value, all of which must hold (compared in float32, as MEDS stores values)."""

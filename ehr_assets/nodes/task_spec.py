@@ -2,13 +2,23 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from ehr_assets.errors import SpecError
-from ehr_assets.nodes.outcome_spec import Days, Derived, Outcome, Target
-from ehr_assets.nodes.pattern_spec import Codes, EventPattern, Name, refuse_duplicates
+from ehr_assets.nodes.outcome_spec import Derived, Outcome, Target
+from ehr_assets.nodes.pattern_spec import (
+    A_LIFE,
+    Codes,
+    Days,
+    EventPattern,
+    Name,
+    NoOrSomeDays,
+    NoOrSomeHours,
+    WholeDays,
+    refuse_duplicates,
+)
 from ehr_assets.nodes.trigger_spec import NodesSpec
 from ehr_assets.specs import Spec, closest, parse_spec, read_yaml
 
@@ -61,13 +71,16 @@ class Competing(EventPattern):
 class Until(EventPattern):
     """The window closes with the first such event after t (itself included), `at_most_days` after t."""
 
-    at_most_days: int = Field(gt=0)
+    at_most_days: WholeDays
+
+
+_FromNode = Annotated[float, Field(ge=-A_LIFE, le=A_LIFE)]
 
 
 class Excluded(EventPattern):
     """Nodes with such an event between t + first and t + last days, both included (null = ever before)."""
 
-    between_days: tuple[float | None, float]
+    between_days: tuple[_FromNode | None, _FromNode]
 
     @model_validator(mode="after")
     def _begins_before_it_ends(self) -> "Excluded":
@@ -90,15 +103,15 @@ class TaskSpec(Spec):
     kind: Literal["binary", "time_to_event", "regression"] = "binary"
     outcome: Outcome | None = None
     target: Target | None = None
-    horizon_days: int | None = Field(default=None, gt=0)
+    horizon_days: WholeDays | None = None
     until: Until | None = None
     at_risk: AtRisk | None = None
     competing: Competing | None = None
     exclude: list[Excluded] = Field(default_factory=list)
     in_buffer: Literal["exclude", "ignore_if_later"] = "ignore_if_later"
     triggers: list[Name] | None = Field(default=None, min_length=1)
-    buffer_hours: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    end_of_life_days: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    buffer_hours: NoOrSomeHours | None = None
+    end_of_life_days: NoOrSomeDays | None = None
 
     @property
     def longest_days(self) -> int:
@@ -125,8 +138,8 @@ class TaskSet(Spec):
     `derived`: events that tasks name as outcomes, made of several recorded ones.
     """
 
-    buffer_hours: float = Field(default=24.0, ge=0, allow_inf_nan=False)
-    end_of_life_days: float = Field(default=7.0, ge=0, allow_inf_nan=False)
+    buffer_hours: NoOrSomeHours = 24.0
+    end_of_life_days: NoOrSomeDays = 7.0
     derived: dict[Name, Derived] = Field(default_factory=dict)
     tasks: list[TaskSpec] = Field(min_length=1)
 
@@ -142,7 +155,9 @@ class TaskSet(Spec):
         """Names of tasks that ask the same question, in groups; usually a slip."""
         groups: dict[str, list[str]] = {}
         for task in self.tasks:
-            question = task.model_dump_json(exclude={"name", "category", "description"})
+            settings = {"buffer_hours": self.buffer_of(task), "end_of_life_days": self.end_of_life_of(task)}
+            asked = task.model_copy(update=settings)
+            question = asked.model_dump_json(exclude={"name", "category", "description"})
             groups.setdefault(question, []).append(task.name)
         return [names for names in groups.values() if len(names) > 1]
 

@@ -5,8 +5,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ehr_assets.nodes.pattern_spec import Codes, Name, Regex, refuse_duplicates
+from ehr_assets.nodes.pattern_spec import (
+    A_LIFE,
+    Codes,
+    Days,
+    Name,
+    NoOrSomeDays,
+    NoOrSomeHours,
+    Regex,
+    refuse_duplicates,
+)
 from ehr_assets.specs import Spec
+
+_A_YEAR = 8766  # hours
 
 
 class _Trigger(Spec):
@@ -39,7 +50,7 @@ class _Waiting(_Trigger):
     event that becomes known in (t0, t0 + offset] (t0 = the trigger event's available_time) cancels it.
     """
 
-    offset_hours: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    offset_hours: NoOrSomeHours = 0.0
     unless: list[Regex] = Field(default_factory=list)
 
     @model_validator(mode="after")
@@ -64,8 +75,8 @@ class Confirmation(Spec):
     """
 
     codes: Codes
-    after_days: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    within_days: float = Field(gt=0, allow_inf_nan=False)
+    after_days: NoOrSomeDays = 0.0
+    within_days: Days
 
     @model_validator(mode="after")
     def _has_a_window(self) -> "Confirmation":
@@ -99,8 +110,8 @@ class NewRegimenTrigger(_Waiting):
     """
 
     kind: Literal["new_regimen"]
-    gap_days: float = Field(gt=0, allow_inf_nan=False)
-    combine_days: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    gap_days: Days
+    combine_days: Days | None = None
 
     @model_validator(mode="after")
     def _combines_within_the_gap(self) -> "NewRegimenTrigger":
@@ -132,8 +143,8 @@ class EveryTrigger(_Trigger):
     """
 
     kind: Literal["every"]
-    hours: float = Field(gt=0, allow_inf_nan=False)
-    first_hours: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    hours: float = Field(ge=0.01, le=_A_YEAR)
+    first_hours: float | None = Field(default=None, ge=0, le=_A_YEAR)
     most: int = Field(ge=1, le=1000)
     until: Codes
 
@@ -191,7 +202,7 @@ class FollowUp(Spec):
     """
 
     until: list[Regex] = Field(default_factory=list)
-    death_extension_days: int = Field(default=0, ge=0)
+    death_extension_days: int = Field(default=0, ge=0, le=A_LIFE)
 
 
 class NodesSpec(Spec):

@@ -104,6 +104,12 @@ def test_what_does_not_fit_is_named_all_at_once(sample, says):
         ({"windows.input.end": "trigger - 1h"}, "the index lies before the trigger"),
         ({"windows.input.end": "trigger -> discharge"}, "make that event the trigger"),
         ({"windows.input.index_timestamp": None}, "exactly one must have index_timestamp; 0 do"),
+        ({"predicates.admission": {"expr": "or(admission, death)"}}, "refer to one another in a circle"),
+        ({"predicates.admission.code": {"any": []}}, "at least one text"),
+        (
+            {"windows.target.end": "start + 99999999999 days"},
+            "windows.target.end: '99999999999 days' is longer",
+        ),
         (
             {"patient_demographics": {"sex": {"code": "F"}}, "windows.input.has": {"sex": "(1, None)"}},
             "static",
@@ -157,6 +163,16 @@ def test_the_ends_of_windows_are_in_or_out_to_the_microsecond(tmp_path, start, e
 def test_what_is_required_begins_at_the_start_or_after_it(tmp_path, start, within):
     file = changed(tmp_path, "readmission_risk", {"windows.input.start_inclusive": start})
     assert round(load_aces(file).task.at_risk.requires_prior.within_days * DAY_IN_US) == within
+
+
+def test_none_may_be_told_as_exactly_none_and_at_least_none_is_nothing(tmp_path):
+    def asked(change: dict) -> tuple:
+        task = load_aces(changed(tmp_path, "inhospital_mortality", change)).task
+        return sorted(map(str, task.exclude)), task.at_risk
+
+    as_it_is = asked({})
+    assert asked({"windows.gap.has.death": "(0, 0)"}) == as_it_is
+    assert asked({"windows.input.has": {"death": "(0, None)"}}) == as_it_is
 
 
 def test_an_unknown_key_is_no_aces_file(tmp_path):

@@ -329,7 +329,7 @@ def test_derived_events_that_say_nothing_are_refused(rule, says):
 
 
 def test_tasks_that_ask_the_same_are_named(tmp_path):
-    other = {**TASK, "name": "other"}
+    other = {**TASK, "name": "other", "buffer_hours": 24}  # as the file has it
     _, stats = labels_of(tmp_path, [TASK, other, {**TASK, "name": "third", "horizon_days": 31}], [LAST])
     assert stats["same_definitions"] == [["task", "other"]]
 

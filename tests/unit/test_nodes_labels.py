@@ -214,6 +214,16 @@ def test_a_task_is_asked_at_its_triggers_only(tmp_path):
     assert stats["tasks"]["everywhere"]["n"] == 3
 
 
+def test_a_horizon_beyond_follow_up_is_told_by_those_whom_no_rule_leaves_out(tmp_path):
+    left_out = [event(s, t, code) for s in range(1, 9) for t, code in [(at(50), "OUTCOME"), (T, "ANCHOR")]]
+    rows = [*left_out, event(9, T, "ANCHOR"), event(9, at(101), "VISIT")]
+    task = {**TASK, "at_risk": {"no_prior": {"codes": ["^OUTCOME$"]}}}
+    _, stats = labels_of(tmp_path, [task], rows)
+    assert stats["tasks"]["task"]["null"] | {"not_at_risk": 0, "censored": 0} == dict.fromkeys(REASONS, 0)
+    assert stats["tasks"]["task"]["null"]["not_at_risk"] == 8
+    assert stats["tasks"]["task"]["horizon_beyond_follow_up"]
+
+
 def test_files_and_counts(tmp_path):
     rows = [
         event(1, T, "ANCHOR"), event(1, at(110), "OUTCOME"), LAST, event(2, T, "ANCHOR"),

@@ -39,7 +39,12 @@ TASK = {"name": "a", "category": "c", "description": "d", "horizon_days": 30, "o
         ([REGIMEN | {"combine_days": 61}], "not be more than `gap_days`"),
         ([STAY | {"until": []}], "until"),
         ([{k: v for k, v in STAY.items() if k != "most"}], "most"),
-        ([STAY | {"hours": 0}], "greater than 0"),
+        ([STAY | {"hours": 0}], "greater than or equal to 0.01"),
+        ([STAY | {"hours": 1e-9}], "greater than or equal to 0.01"),
+        ([STAY | {"hours": 1e9}], "less than or equal to 8766"),
+        ([EVENT | {"offset_hours": 1e12}], "less than or equal to"),
+        ([EVENT | {"confirmed_by": {"codes": ["y"], "within_days": 1e9}}], "less than or equal to 36525"),
+        ([REGIMEN | {"gap_days": 1e12}], "less than or equal to 36525"),
         ([STAY | {"offset_hours": 4}], "unknown key"),
     ],
 )
@@ -76,6 +81,13 @@ def test_bad_subgroups_are_refused(subgroup, says):
         ({"outcome": {"codes": ["^X$"], "section": "labs"}}, "outcome.section"),
         ({"at_risk": {"no_prior": {"codes": ["^X$"], "within_days": 0}}}, "within_days"),
         ({"triggers": []}, "triggers"),
+        # Spans that would not fit into a time.
+        ({"horizon_days": 200_000_000}, "horizon_days: Input should be less than or equal to 36525"),
+        ({"end_of_life_days": 1e9}, "less than or equal to 36525"),
+        ({"exclude": [{"codes": ["^X$"], "between_days": [-1e9, 0]}]}, "equal to -36525"),
+        ({"at_risk": {"no_prior": {"codes": ["^X$"], "within_days": 1e9}}}, "equal to 36525"),
+        ({"buffer_hours": float("inf")}, "equal to 876600"),
+        ({"buffer_hours": float("nan")}, "buffer_hours"),
     ],
 )
 def test_bad_tasks_are_refused(change, says):
