@@ -1,6 +1,9 @@
 """The pass over the events: its bytes do not depend on chunks, files, order of work or number of workers."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import polars as pl
@@ -65,6 +68,23 @@ def files_of(record, out, machine=ONE_WORKER):
     out.mkdir()
     label_nodes(TASKS, SPEC, record / "nodes", record / "meds", out, machine=machine)
     return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+
+
+def test_labelling_imports_no_pandas(record, tmp_path):
+    """Every worker would: pyarrow imports it for most of what it does with numpy."""
+    script = f"""if True:
+        import sys
+        from pathlib import Path
+        from ehr_assets.nodes.labels import label_nodes
+        from test_nodes_streaming import SPEC, TASKS
+        label_nodes(TASKS, SPEC, Path({str(record / "nodes")!r}), Path({str(record / "meds")!r}), Path.cwd())
+        assert "pandas" not in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env=_with_these_tests())
+
+
+def _with_these_tests() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 
 
 def test_chunks_files_and_workers_leave_no_trace(record, tmp_path, monkeypatch):
