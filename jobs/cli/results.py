@@ -78,7 +78,7 @@ def _table(title: str, first: str, columns: Sequence[str]) -> Table:
 
 def show_ablation(console: Console, folder: Path) -> None:
     """Prints a grid's table and its path."""
-    from ehr_assets.reports.ablation import NUMBER, read_ablation
+    from ehr_assets.reports.ablation.table import NUMBER, read_ablation
 
     rows, titles = read_ablation(folder)
     table = Table(title=f"mean AUROC over {rows['tasks'][0]} tasks", title_justify="left", box=None)

@@ -14,7 +14,9 @@ from rich.text import Text
 from ehr_assets.catalog import unknown
 from ehr_assets.errors import EhrError
 from ehr_assets.lineage.guards import OVERRIDE_VARIABLE, override_reason
-from ehr_assets.reports.assets import ablation_key, profile_key, report_key
+from ehr_assets.reports.ablation.assets import ablation_key
+from ehr_assets.reports.assets import report_key
+from ehr_assets.reports.profile.assets import profile_key
 from jobs.abandoned import close_dead_runs
 from jobs.cli.project import Project
 from jobs.runner import run_assets
