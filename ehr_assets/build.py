@@ -90,7 +90,7 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
     for report in catalog.reports.values():
         assets += [
             *comparison_assets(report, catalog),
-            *verdict_assets(report),
+            *verdict_assets(report, catalog),
             *report_assets(report, catalog),
         ]
         checks += [*comparison_checks(report), *verdict_checks(report), *report_checks(report)]

@@ -154,8 +154,9 @@ def _audits(report: ReportSpec) -> list[AssetKey]:
     return [leak_audit_key(name) for name in (*report.cohorts, *report.recipes)]
 
 
-def verdict_assets(report: ReportSpec) -> list[AssetsDefinition]:
+def verdict_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition]:
     """The verdict on the report's candidate."""
+    embedded = catalog.corpus_of(report.candidate).cohorts
     comparison, audits = comparison_key(report.name), _audits(report)
     nodes = [key(cohort) for cohort in report.cohorts for key in SAME_NODES]
 
@@ -164,7 +165,7 @@ def verdict_assets(report: ReportSpec) -> list[AssetsDefinition]:
         deps=[comparison, *audits, *nodes],
         group_name="reports",
         kinds={"json"},
-        code_version=code_version(["reports/verdict.py"], report.config_hash()),
+        code_version=code_version(["reports/verdict.py"], combined_hash([report.config_hash(), *embedded])),
         description=f"Whether {report.label(report.candidate)} may be promoted, and why not.",
     )
     def verdict(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
@@ -185,10 +186,12 @@ def verdict_assets(report: ReportSpec) -> list[AssetsDefinition]:
                 {name: d.data_version for name, d in step.inputs.items()},
                 accepted,
                 step.out,
+                embedded=embedded,
             )
 
         config = {
             "promotion": report.promotion.model_dump(mode="json"),
+            "embedded": list(embedded),
             "accepted": accepted.data_version if accepted else None,
         }
         return datasets.materialize(context, build, config=config)

@@ -13,6 +13,7 @@ import polars as pl
 from ehr_assets.reports.blocks import EMPTY, Cell, Group, Head, Look, Row, Table
 from ehr_assets.reports.inputs import CohortInputs, Inputs
 from ehr_assets.reports.methods import Method, methods_of
+from ehr_assets.reports.small_cells import masked
 from ehr_assets.reports.tables import Results, TaskRow
 
 DIGITS = 3
@@ -43,7 +44,7 @@ def table5(inputs: Inputs, results: Results) -> Table | None:
     heads = [
         Head(
             f"{t.horizon_days} days" if t.horizon_days else t.title,
-            f"n {t.n}, {t.n_positive} pos.",
+            f"n {masked(t.n)}, {masked(t.n_positive)} pos.",
             family(t),
         )
         for t in tasks

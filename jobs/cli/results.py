@@ -11,6 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 Row = Mapping[str, Any]
+KINDS = {
+    "binary": "with too few nodes or outcomes",
+    "time_to_event": "of time to event",
+    "regression": "of a value",
+}
+"""Why a task of this kind has no AUROC."""
 OTHERS = ("baseline", "oracle")
 """Beside the probe on a recipe's S(t): methods that no recipe has a part in."""
 
@@ -44,9 +50,18 @@ def _tasks(rows: Sequence[Row], about: str) -> Table:
         rows = [row for row in rows if row["recipe"] == scoring[0]["recipe"]]
     methods = [m for m in ("probe", *OTHERS) if any(row[m] is not None for row in rows)]
     table = _table(f"held-out AUROC [95 % interval]{about}", "task", ["nodes", "pos.", *methods])
+    unscored: dict[str, int] = {}
     for row in rows:
+        if all(row[m] is None for m in methods):
+            kind = KINDS.get(row["kind"], row["kind"])
+            unscored[kind] = unscored.get(kind, 0) + 1
+            continue
         scores = [_score(row[m], row[f"{m}_ci"] if m == "probe" else None) for m in methods]
         table.add_row(row["task"], str(row["n"]), str(row["n_positive"]), *scores)
+    if unscored:
+        said = ", ".join(f"{n} {kind}" for kind, n in unscored.items())
+        table.caption = f"Without an AUROC, in the report: {said}."
+        table.caption_justify = "left"
     scored = [row for row in rows if all(row[m] is not None for m in methods)]
     if scored:
         means = [_score(statistics.mean(row[m] for row in scored)) for m in methods]

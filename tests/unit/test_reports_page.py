@@ -64,7 +64,7 @@ def root(tmp_path_factory):
         "demo": add_audit(root / "audit_r", "demo"),
     }
     comparison = make_comparison(root / "comparison", [root / n for n in ("probe", "baseline", "oracle")])
-    write_verdict(SPEC, comparison, audits, VERSIONS, None, root / "verdict")
+    write_verdict(SPEC, comparison, audits, VERSIONS, None, root / "verdict", embedded=["made_up"])
     return root
 
 
@@ -238,7 +238,9 @@ def test_a_cohort_without_nodes_has_a_page_that_says_so(root, tmp_path):
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "verdict").mkdir()
     audits = {"made_up": tmp_path / "audit_c"}
-    stats = write_verdict(SPEC, tmp_path / "comparison", audits, VERSIONS, None, tmp_path / "verdict")
+    stats = write_verdict(
+        SPEC, tmp_path / "comparison", audits, VERSIONS, None, tmp_path / "verdict", embedded=["made_up"]
+    )
     assert stats["may_be_promoted"] is False
     html, stats = _write(tmp_path, tmp_path / "out")
     assert stats["tasks_scored"] == 0
@@ -253,6 +255,12 @@ def test_a_cohort_without_nodes_has_a_page_that_says_so(root, tmp_path):
     ):
         assert text in html, text
     assert "nan" not in re.sub(r"<style>.*?</style>", "", html, flags=re.S).lower()
+
+
+def test_no_single_record_of_people_who_exist_is_drawn(root, tmp_path):
+    html, _ = _write(root, tmp_path / "out", oracle=False)
+    assert "Three records and their decision nodes: not shown" in html
+    assert "Three held-out records" not in html
 
 
 def test_timelines_are_held_out_and_relative(root):

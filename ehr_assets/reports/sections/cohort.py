@@ -19,9 +19,8 @@ from ehr_assets.reports.blocks import (
 )
 from ehr_assets.reports.figures import label_counts
 from ehr_assets.reports.inputs import Inputs
-from ehr_assets.reports.sections.summary import number
 from ehr_assets.reports.small_cells import FEWEST, masked
-from ehr_assets.reports.tables import Results
+from ehr_assets.reports.tables import KNOWN, Results
 from ehr_assets.reports.timelines import pick_timelines, timelines
 
 
@@ -65,6 +64,9 @@ def _counted(subjects: int, nodes: int) -> str:
 
 def _timelines(inputs: Inputs, results: Results) -> list[Block]:
     c = results.cohort
+    if c.oracle is None:
+        why = "No single record of people who exist stands on a page that may be mailed."
+        return [absent("Three records and their decision nodes", why)]
     svg = timelines(pick_timelines(c.meds, c.nodes, c.splits))
     if svg is None:
         return []
@@ -84,15 +86,12 @@ def _labels(inputs: Inputs, results: Results) -> list[Block]:
     if not results.rows:
         return [absent("Labels", "There are no tasks.")]
     sources = inputs.of_cohort(results.cohort.name, "task_labels")
-    reasons = list(dict.fromkeys(k for row in results.rows for k, n in row.labels.items() if n))
-    reasons = [r for r in reasons if r not in ("positive", "negative")]
+    counted = list(dict.fromkeys(k for row in results.rows for k, n in row.labels.items() if n))
+    names = [*KNOWN[:2], *(name for name in counted if name not in KNOWN[:2])]
     groups = [
         Group(
             category,
-            [
-                Row(r.title, [Cell(number(r.labels.get(k, 0))) for k in ("positive", "negative", *reasons)])
-                for r in rows
-            ],
+            [Row(r.title, [Cell(masked(r.labels.get(k, 0))) for k in names]) for r in rows],
         )
         for category, rows in results.categories
     ]
@@ -108,11 +107,11 @@ def _labels(inputs: Inputs, results: Results) -> list[Block]:
         Table(
             "Label counts and why labels are missing",
             "Task",
-            [Head("Positive"), Head("Negative"), *(Head(r.replace("_", " ").capitalize()) for r in reasons)],
+            [Head(name.replace("_", " ").capitalize()) for name in names],
             groups,
             sources,
             "Nodes of all splits that the task is asked at. Null for one reason each, in the order in "
-            "which they are asked.",
+            f"which they are asked. Counts below {FEWEST} are not printed.",
             folded=True,
         ),
     ]
