@@ -21,6 +21,7 @@ from ehr_assets.reports.paper_tables import grouped, ranks
 from ehr_assets.reports.sections.calibration import pooled
 from ehr_assets.reports.sections.embedding import MOST, project
 from ehr_assets.reports.sections.results import _of_outcome, _why
+from ehr_assets.reports.sections.subgroups import _cells
 from ehr_assets.reports.sections.survival import panel_of
 from ehr_assets.reports.small_cells import FEWEST, masked
 from ehr_assets.reports.spec import ReportSpec
@@ -244,6 +245,15 @@ def test_small_counts_of_outcomes_are_not_printed_nor_their_share():
     assert _prevalence(labelled("regression", measured=90)) == "a value"
     assert _of_outcome(labelled("binary"), 10) == Cell("<11")
     assert _of_outcome(labelled("regression"), 0) == EMPTY
+
+
+def test_table_and_figure_of_subgroups_leave_out_the_same_tasks():
+    """A task that few of the group were asked at is drawn nowhere, so its gap is not in the table either."""
+    rows = [("a", 30, 0.7, -0.1), ("b", 12, 0.8, 0.1), ("c", 10, 0.2, -0.6)]
+    found = pl.DataFrame(rows, ["task", "n_subjects", "value", "gap"], orient="row")
+    found = found.with_columns(gap_low=pl.col("gap") - 0.05, gap_high=pl.col("gap") + 0.05)
+    cells = [cell.text for cell in _cells(found, {"a": "A"})]
+    assert cells == ["30", "2", "0.750", "+0.000", "1", "\N{MINUS SIGN}0.100, A"]
 
 
 def test_reliability_is_averaged_over_tasks_by_their_nodes():

@@ -76,7 +76,7 @@ def _table(inputs: Inputs, results: Results, found: pl.DataFrame, tasks: dict[st
 
 def _cells(mine: pl.DataFrame, tasks: dict[str, str]) -> list[Cell]:
     people = int(mine["n_subjects"].max() or 0)  # type: ignore[arg-type]
-    scored = mine.drop_nulls("value")
+    scored = mine.filter(pl.col("value").is_not_null(), pl.col("n_subjects") >= FEWEST)
     if people < FEWEST or not scored.height:
         return [Cell(masked(people)), Cell(str(scored.height) if people >= FEWEST else "–"), *([EMPTY] * 4)]
     gaps = scored.drop_nulls("gap").sort("gap", "task")
