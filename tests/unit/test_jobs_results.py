@@ -30,6 +30,17 @@ def test_of_one_recipe_every_task(tmp_path):
     assert "mean of 2 tasks 0.70 0.60 0.90" in lines
 
 
+def test_in_a_narrow_terminal_names_of_tasks_give_way_and_numbers_do_not(tmp_path):
+    rows = [row("c", "a", "alkaline_phosphatase_above_150_or_below_20_90d", 0.75)]
+    (tmp_path / "summary.json").write_text(json.dumps({"rows": rows}))
+    printed = io.StringIO()
+    show_results(Console(width=60, file=printed), [tmp_path])
+    lines = printed.getvalue().splitlines()
+    assert lines[1].split() == ["task", "nodes", "pos.", "probe", "baseline", "oracle"]
+    assert any("0.75 [.50, .80]" in line for line in lines)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in printed.getvalue()
+
+
 def test_tasks_without_an_auroc_are_counted_by_why(tmp_path):
     none = {"probe": None, "baseline": None, "oracle": None}
     rows = [row("c", "a", "death", 0.75), {**row("c", "a", "rare", None), **none}]
