@@ -95,7 +95,8 @@ def forest(rows: Sequence[TaskRow], methods: Sequence[Method]) -> str:
 def label_counts(rows: Sequence[TaskRow]) -> str:
     """Nodes per task: positive, negative, measured, not evaluable; prevalence in print."""
     with plt.rc_context(cast(Any, STYLE)):
-        height = 0.38 if len(rows) < 30 else 0.29
+        titles = [wrapped(r.title) for r in rows]
+        height = 0.38 if len(rows) < 30 or any("\n" in t for t in titles) else 0.29
         fig, ax = plt.subplots(figsize=(WIDTH, height * len(rows) + 1.2), layout="constrained")
         places = np.arange(len(rows))
         total = np.array([r.asked() for r in rows], dtype=float)
@@ -108,7 +109,7 @@ def label_counts(rows: Sequence[TaskRow]) -> str:
         widest = max(total.max(initial=0), 1)
         for place, row, t in zip(places, rows, total, strict=True):
             ax.text(t + 0.01 * widest, float(place), _prevalence(row), va="center", fontsize=9, color=INK)
-        ax.set_yticks(places, [wrapped(r.title) for r in rows])
+        ax.set_yticks(places, titles)
         ax.tick_params(axis="y", length=0)
         ax.set_ylim(len(rows) - 0.4, -0.6)
         ax.set_xlim(0, widest * 1.08)
