@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -50,11 +51,10 @@ def _tasks(rows: Sequence[Row], about: str) -> Table:
         rows = [row for row in rows if row["recipe"] == scoring[0]["recipe"]]
     methods = [m for m in ("probe", *OTHERS) if any(row[m] is not None for row in rows)]
     table = _table(f"held-out AUROC [95 % interval]{about}", "task", ["nodes", "pos.", *methods])
-    unscored: dict[str, int] = {}
+    unscored: Counter[str] = Counter()
     for row in rows:
         if all(row[m] is None for m in methods):
-            kind = KINDS.get(row["kind"], row["kind"])
-            unscored[kind] = unscored.get(kind, 0) + 1
+            unscored[KINDS[row["kind"]]] += 1
             continue
         scores = [_score(row[m], row[f"{m}_ci"] if m == "probe" else None) for m in methods]
         table.add_row(row["task"], str(row["n"]), str(row["n_positive"]), *scores)
