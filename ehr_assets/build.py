@@ -24,20 +24,12 @@ from ehr_assets.nodes.assets import node_assets
 from ehr_assets.nodes.checks import node_checks
 from ehr_assets.probes.assets import cohort_probe_assets, recipe_probe_assets
 from ehr_assets.probes.checks import cohort_probe_checks, recipe_probe_checks
-from ehr_assets.reports.assets import (
-    ablation_assets,
-    comparison_assets,
-    profile_assets,
-    report_assets,
-    verdict_assets,
-)
-from ehr_assets.reports.checks import (
-    ablation_checks,
-    comparison_checks,
-    profile_checks,
-    report_checks,
-    verdict_checks,
-)
+from ehr_assets.reports.ablation.assets import ablation_assets
+from ehr_assets.reports.ablation.checks import ablation_checks
+from ehr_assets.reports.assets import comparison_assets, report_assets, verdict_assets
+from ehr_assets.reports.checks import comparison_checks, report_checks, verdict_checks
+from ehr_assets.reports.profile.assets import profile_assets
+from ehr_assets.reports.profile.checks import profile_checks
 from ehr_assets.settings import TRACKING_VARIABLE, Settings
 from ehr_assets.training.assets import training_assets
 from ehr_assets.training.checks import training_checks
@@ -98,7 +90,7 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
     for report in catalog.reports.values():
         assets += [
             *comparison_assets(report, catalog),
-            *verdict_assets(report),
+            *verdict_assets(report, catalog),
             *report_assets(report, catalog),
         ]
         checks += [*comparison_checks(report), *verdict_checks(report), *report_checks(report)]

@@ -1,5 +1,6 @@
-"""Dagster assets of this room: `<report>/comparison`, `/verdict` and `/report`, `<cohort>/profile`,
-`<grid>/ablation`.
+"""Dagster assets of a report: `<report>/comparison`, `/verdict` and `/report`.
+
+A cohort's profile and a grid's table have folders of their own, `profile/` and `ablation/`.
 """
 
 from dataclasses import asdict
@@ -9,7 +10,6 @@ from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, Materiali
 
 from ehr_assets.catalog import Catalog
 from ehr_assets.cohorts.assets import is_simulated
-from ehr_assets.cohorts.spec import CohortSpec
 from ehr_assets.embeddings.assets import has_control, node_embeddings_key
 from ehr_assets.leakage.assets import leak_audit_key
 from ehr_assets.lineage.datasets import Dataset
@@ -26,7 +26,6 @@ from ehr_assets.probes.assets import (
 )
 from ehr_assets.reports.spec import ReportSpec
 from ehr_assets.training.assets import checkpoint_key
-from ehr_assets.training.grid import Grid
 from resources.points import Points
 from resources.recorded import recorded
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
@@ -50,14 +49,6 @@ def verdict_key(report: str) -> AssetKey:
 def accepted_key(report: str) -> AssetKey:
     """Of the version that is in use: whoever promotes one keeps its `verdict.json` there."""
     return AssetKey([report, "accepted"])
-
-
-def profile_key(cohort: str) -> AssetKey:
-    return AssetKey([cohort, "profile"])
-
-
-def ablation_key(grid: str) -> AssetKey:
-    return AssetKey([grid, "ablation"])
 
 
 def report_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition]:
@@ -163,8 +154,9 @@ def _audits(report: ReportSpec) -> list[AssetKey]:
     return [leak_audit_key(name) for name in (*report.cohorts, *report.recipes)]
 
 
-def verdict_assets(report: ReportSpec) -> list[AssetsDefinition]:
+def verdict_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition]:
     """The verdict on the report's candidate."""
+    embedded = catalog.corpus_of(report.candidate).cohorts
     comparison, audits = comparison_key(report.name), _audits(report)
     nodes = [key(cohort) for cohort in report.cohorts for key in SAME_NODES]
 
@@ -173,7 +165,7 @@ def verdict_assets(report: ReportSpec) -> list[AssetsDefinition]:
         deps=[comparison, *audits, *nodes],
         group_name="reports",
         kinds={"json"},
-        code_version=code_version(["reports/verdict.py"], report.config_hash()),
+        code_version=code_version(["reports/verdict.py"], combined_hash([report.config_hash(), *embedded])),
         description=f"Whether {report.label(report.candidate)} may be promoted, and why not.",
     )
     def verdict(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
@@ -194,10 +186,12 @@ def verdict_assets(report: ReportSpec) -> list[AssetsDefinition]:
                 {name: d.data_version for name, d in step.inputs.items()},
                 accepted,
                 step.out,
+                embedded=embedded,
             )
 
         config = {
             "promotion": report.promotion.model_dump(mode="json"),
+            "embedded": list(embedded),
             "accepted": accepted.data_version if accepted else None,
         }
         return datasets.materialize(context, build, config=config)
@@ -273,80 +267,3 @@ def _comparison(dataset: Dataset) -> dict[str, MetadataValue]:
     from ehr_assets.probes.summary import comparison_tables
 
     return {title: MetadataValue.md(text) for title, text in comparison_tables(dataset.path).items()}
-
-
-def profile_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
-    events = meds_events_key(cohort.name)
-
-    @asset(
-        key=profile_key(cohort.name),
-        deps=[events],
-        group_name=cohort.name,
-        kinds={"html", "duckdb"},
-        code_version=code_version(
-            ["reports/profile.py", "reports/profile.html", "reports/profile.css", "reports/report.css"],
-            cohort.config_hash("title", "description"),
-        ),
-        description="What is in the cohort: events by section and year, follow-up, missingness, top codes.",
-    )
-    def profile(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
-        from ehr_assets.reports.profile import write_profile
-
-        def build(step: Step) -> Stats:
-            meds = step.inputs[asset_name(events)]
-            lineage = [
-                {
-                    "asset": asset_name(events),
-                    "data version": meds.data_version[:16],
-                    "code version": meds.manifest.code_version,
-                }
-            ]
-            return write_profile(
-                cohort.title, cohort.description, meds.path, lineage, step.out, step.machine, step.overrides
-            )
-
-        return datasets.materialize(context, build, shown=Shown(more=_profile))
-
-    return [profile]
-
-
-def _profile(dataset: Dataset) -> dict[str, MetadataValue]:
-    from ehr_assets.reports.profile import PAGE, picture_png
-
-    picture = f"![events by section and year](data:image/png;base64,{picture_png(dataset.path)})"
-    return {
-        "page": MetadataValue.path(str(dataset.path / PAGE)),
-        "events by section and year": MetadataValue.md(picture),
-    }
-
-
-def ablation_assets(grid: Grid) -> list[AssetsDefinition]:
-    metrics = probe_metrics_key(grid.spec.name)
-
-    @asset(
-        key=ablation_key(grid.spec.name),
-        deps=[metrics],
-        group_name=grid.spec.name,
-        kinds={"parquet"},
-        code_version=code_version(["reports/ablation.py"], grid.spec.config_hash()),
-        description=grid.spec.title,
-    )
-    def ablation(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
-        from ehr_assets.reports.ablation import write_ablation
-
-        def build(step: Step) -> Stats:
-            found = {p: step.inputs[dataset_name(asset_name(metrics), p)].path for p in grid.recipes}
-            return write_ablation(grid, found, step.out)
-
-        return datasets.materialize(
-            context, build, config=grid.spec.model_dump(mode="json"), shown=Shown(more=_ablation)
-        )
-
-    return [ablation]
-
-
-def _ablation(dataset: Dataset) -> dict[str, MetadataValue]:
-    from ehr_assets.reports.ablation import ablation_markdown, ablation_png
-
-    picture = f"![mean AUROC of each point](data:image/png;base64,{ablation_png(dataset.path)})"
-    return {"table": MetadataValue.md(ablation_markdown(dataset.path)), "plot": MetadataValue.md(picture)}

@@ -1,22 +1,20 @@
-"""Dagster checks of this room: pages stand alone, comparisons are fair, profiles show no rare code."""
+"""Dagster checks of a report: its page stands alone, its comparison is fair, its verdict can be read."""
 
 import re
 from pathlib import Path
 
 from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetChecksDefinition, AssetKey, asset_check
 
-from ehr_assets.cohorts.spec import CohortSpec
 from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.names import asset_and_partition
 from ehr_assets.meds.assets import subject_splits_key
-from ehr_assets.reports.assets import ablation_key, comparison_key, profile_key, report_key, verdict_key
+from ehr_assets.reports.assets import comparison_key, report_key, verdict_key
 from ehr_assets.reports.spec import ReportSpec
-from ehr_assets.training.grid import Grid
 from resources.storage import Datasets, asset_name
 
 
 def report_checks(report: ReportSpec) -> list[AssetChecksDefinition]:
-    return [_self_contained(report_key(report.name), "report.html")]
+    return [self_contained(report_key(report.name), "report.html")]
 
 
 def verdict_checks(report: ReportSpec) -> list[AssetChecksDefinition]:
@@ -110,59 +108,19 @@ def comparison_checks(report: ReportSpec) -> list[AssetChecksDefinition]:
     return [same_nodes, held_out_only]
 
 
-def profile_checks(cohort: CohortSpec) -> list[AssetChecksDefinition]:
-    key = profile_key(cohort.name)
+def self_contained(key: AssetKey, page: str) -> AssetChecksDefinition:
+    """Of any page of this room."""
 
-    @asset_check(
-        asset=key,
-        name="no_rare_codes",
-        blocking=True,
-        description="Every code on the page, and in the numbers behind it, is one that many subjects have.",
-    )
-    def no_rare_codes(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
-        from ehr_assets.reports.profile import read_profile
-        from ehr_assets.reports.profile_tables import FEWEST
-
-        dataset = datasets.latest(context.instance, key)
-        codes = read_profile(dataset.path).codes
-        rare = sum(code.subjects < FEWEST for code in codes)
-        return datasets.judge(dataset, not rare, {"codes_shown": len(codes), "rare": rare})
-
-    return [_self_contained(key, "profile.html"), no_rare_codes]
-
-
-def ablation_checks(grid: Grid) -> list[AssetChecksDefinition]:
-    key = ablation_key(grid.spec.name)
-
-    @asset_check(
-        asset=key,
-        name="every_point_scored",
-        blocking=True,
-        description="The table has a line for every point of every group, and a finite score in each.",
-    )
-    def every_point_scored(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
-        from ehr_assets.reports.ablation import read_ablation
-
-        dataset = datasets.latest(context.instance, key)
-        rows, _ = read_ablation(dataset.path)
-        scored = rows.filter(rows["auroc"].is_finite()).select("group", "point").rows()
-        expected = [(point.group, point.key) for point in grid.points]
-        return datasets.judge(dataset, scored == expected, {"lines": len(expected), "scored": len(scored)})
-
-    return [every_point_scored]
-
-
-def _self_contained(key: AssetKey, page: str) -> AssetChecksDefinition:
     @asset_check(
         asset=key,
         name="self_contained",
         blocking=True,
         description="The page fetches nothing: no link, script, style sheet or picture from elsewhere.",
     )
-    def self_contained(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
+    def check(context: AssetCheckExecutionContext, datasets: Datasets) -> AssetCheckResult:
         dataset = datasets.latest(context.instance, key)
         text = (dataset.path / page).read_text(encoding="utf-8")
         outside = re.findall(r"""(?:src|href)\s*=\s*["'](?!data:|#)""", text)
         return datasets.judge(dataset, not outside, {"outside_references": len(outside)})
 
-    return self_contained
+    return check

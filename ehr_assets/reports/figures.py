@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ehr_assets.reports.methods import RECIPE_COLOURS, Method, looks
-from ehr_assets.reports.tables import TaskRow
+from ehr_assets.reports.small_cells import FEWEST
+from ehr_assets.reports.tables import KNOWN, TaskRow
 from ehr_assets.training.history import phases, points, read_history, steps
 
 WIDTH = 11.0  # inches; shown about 1,050 px wide
@@ -45,6 +46,15 @@ STYLE = {
     "svg.hashsalt": "ehr-assets",
     "svg.fonttype": "path",
 }
+
+
+LABEL_BARS = (
+    (RECIPE_COLOURS[0], "outcome within the horizon"),
+    ("#a9c9de", "no outcome, followed to the horizon"),
+    ("#8fbfa6", "value measured"),
+    ("#e6e9ec", "not evaluable (see the label table)"),
+)
+"""Colour and name of what `KNOWN` counts, and of the rest."""
 
 
 def forest(rows: Sequence[TaskRow], methods: Sequence[Method]) -> str:
@@ -83,35 +93,41 @@ def forest(rows: Sequence[TaskRow], methods: Sequence[Method]) -> str:
 
 
 def label_counts(rows: Sequence[TaskRow]) -> str:
-    """Nodes per task: positive, negative, not evaluable; prevalence in print."""
+    """Nodes per task: positive, negative, measured, not evaluable; prevalence in print."""
     with plt.rc_context(cast(Any, STYLE)):
-        height = 0.38 if len(rows) < 30 else 0.29
+        titles = [wrapped(r.title) for r in rows]
+        height = 0.38 if len(rows) < 30 or any("\n" in t for t in titles) else 0.29
         fig, ax = plt.subplots(figsize=(WIDTH, height * len(rows) + 1.2), layout="constrained")
         places = np.arange(len(rows))
-        positive = np.array([r.labels["positive"] for r in rows], dtype=float)
-        negative = np.array([r.labels["negative"] for r in rows], dtype=float)
-        total = np.array([sum(r.labels.values()) for r in rows], dtype=float)
-        unknown = total - positive - negative
+        total = np.array([r.asked() for r in rows], dtype=float)
+        parts = [[r.labels[name] for r in rows] for name in KNOWN] + [[r.asked() - r.known() for r in rows]]
         left = np.zeros(len(rows))
-        for values, colour, name in (
-            (positive, RECIPE_COLOURS[0], "outcome within the horizon"),
-            (negative, "#a9c9de", "no outcome, followed to the horizon"),
-            (unknown, "#e6e9ec", "not evaluable (see the label table)"),
-        ):
-            ax.barh(places, values, left=left, height=0.66, color=colour, label=name)
+        for values, (colour, name) in zip(np.array(parts, dtype=float), LABEL_BARS, strict=True):
+            if values.any():
+                ax.barh(places, values, left=left, height=0.66, color=colour, label=name)
             left += values
         widest = max(total.max(initial=0), 1)
-        for place, p, n, t in zip(places, positive, negative, total, strict=True):
-            share = f"{p / (p + n):.0%}" if p + n else "none evaluable"
-            ax.text(t + 0.01 * widest, float(place), share, va="center", fontsize=9, color=INK)
-        ax.set_yticks(places, [wrapped(r.title) for r in rows])
+        for place, row, t in zip(places, rows, total, strict=True):
+            ax.text(t + 0.01 * widest, float(place), _prevalence(row), va="center", fontsize=9, color=INK)
+        ax.set_yticks(places, titles)
         ax.tick_params(axis="y", length=0)
         ax.set_ylim(len(rows) - 0.4, -0.6)
         ax.set_xlim(0, widest * 1.08)
         ax.set_xlabel("decision nodes of all splits; printed: share with the outcome among the evaluable")
         ax.spines["left"].set_visible(False)
-        fig.legend(loc="outside upper center", ncols=3, fontsize=9.5, handlelength=1.2)
+        if total.any():
+            fig.legend(loc="outside upper center", ncols=4, fontsize=9.5, handlelength=1.2)
         return svg_text(fig)
+
+
+def _prevalence(row: TaskRow) -> str:
+    """The share with the outcome among the evaluable; of few people only that there are few."""
+    if not row.known():
+        return "none evaluable"
+    if row.labels["measured"]:
+        return "a value"
+    few = 0 < row.labels["positive"] < FEWEST
+    return "few" if few else f"{row.labels['positive'] / row.known():.0%}"
 
 
 def training_curves(histories: Mapping[str, Path]) -> str | None:

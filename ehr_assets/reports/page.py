@@ -120,6 +120,7 @@ def _summary(inputs: Inputs, results: Results) -> list[dict[str, Any]]:
             "cohort": task.cohort,
             "recipe": recipe.name,
             "category": task.category,
+            "kind": task.kind,
             "task": task.task,
             "n": task.n,
             "n_positive": task.n_positive,

@@ -13,6 +13,7 @@ import polars as pl
 from ehr_assets.reports.blocks import EMPTY, Cell, Group, Head, Look, Row, Table
 from ehr_assets.reports.inputs import CohortInputs, Inputs
 from ehr_assets.reports.methods import Method, methods_of
+from ehr_assets.reports.small_cells import FEWEST, masked
 from ehr_assets.reports.tables import Results, TaskRow
 
 DIGITS = 3
@@ -43,7 +44,7 @@ def table5(inputs: Inputs, results: Results) -> Table | None:
     heads = [
         Head(
             f"{t.horizon_days} days" if t.horizon_days else t.title,
-            f"n {t.n}, {t.n_positive} pos.",
+            f"n {masked(t.n)}, {masked(t.n_positive)} pos.",
             family(t),
         )
         for t in tasks
@@ -141,6 +142,9 @@ def _means(
         columns.append({r["key"]: (r["value"], r["sd_tasks"]) for r in rows.iter_rows(named=True)})
         n = rows["n_tasks"].max()
         heads.append(Head(str(group).replace("_", " "), f"{n} task{'s' if n != 1 else ''}"))
+    small = (
+        f" Indications of fewer than {FEWEST} held-out subjects are left out." if by == "indication" else ""
+    )
     seeds = means["n_seeds"].max()
     over = f" Means over {seeds} seeds." if isinstance(seeds, int) and seeds > 1 else ""
     return Table(
@@ -151,17 +155,25 @@ def _means(
         inputs.compared,
         "Mean ± standard deviation over the tasks that every method could score: how much tasks differ, "
         "not how "
-        f"sure the mean is. Bold: best of the column, underlined: second.{over}",
+        f"sure the mean is. Bold: best of the column, underlined: second.{over}{small}",
     )
 
 
 def group_means(inputs: Inputs, cohort: CohortInputs, by: str, metric: str = "auroc") -> pl.DataFrame:
-    """MEANS_SCHEMA of one cohort with the `key` of the method; without rows where there is no comparison."""
+    """MEANS_SCHEMA of one cohort with the `key` of the method; without rows where there is no comparison.
+
+    Indications of fewer than FEWEST held-out subjects are left out, as subgroups are.
+    """
     means = inputs.compared_on("means", cohort.name)
     if not means.width:
         return means
     wanted = (pl.col("by") == by) & (pl.col("metric") == metric) & pl.col("value").is_not_null()
-    return means.filter(wanted)
+    means = means.filter(wanted)
+    if by != "indication":
+        return means
+    people = inputs.compared_on("metrics", cohort.name).group_by("indication").agg(pl.col("n_subjects").max())
+    large = people.filter(pl.col("n_subjects") >= FEWEST)["indication"]
+    return means.filter(pl.col("group").is_in(large.implode()))
 
 
 def grouped(methods: Sequence[Method], columns: Sequence[Values]) -> list[Group]:

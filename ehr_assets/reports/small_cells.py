@@ -6,4 +6,9 @@ FEWEST = 11
 
 def masked(count: int) -> str:
     """The count as printed: nothing between 0 and FEWEST."""
-    return f"<{FEWEST}" if 0 < count < FEWEST else f"{count:,}".replace(",", "\N{NO-BREAK SPACE}")
+    return f"<{FEWEST}" if 0 < count < FEWEST else number(count)
+
+
+def number(count: int) -> str:
+    """With groups of thousands."""
+    return f"{count:,}".replace(",", "\N{NO-BREAK SPACE}")

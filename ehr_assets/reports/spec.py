@@ -28,7 +28,9 @@ class BaselineBar(Spec):
 
 
 class AcceptedBar(Spec):
-    """How much of the accepted version's mean may be lost, over the tasks that both scored."""
+    """How much of the accepted version's mean may be lost, over the tasks that it scored: all must be scored
+    again.
+    """
 
     max_drop: float = Field(default=0.01, ge=0, allow_inf_nan=False)
 

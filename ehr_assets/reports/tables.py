@@ -27,6 +27,9 @@ class Score:
 
 UNSCORED = Score(None, None, None)
 
+KNOWN = ("positive", "negative", "measured")
+"""Labels that are an answer; a regression has the last alone, other tasks the first two."""
+
 
 @dataclass(frozen=True)
 class TaskRow:
@@ -41,7 +44,7 @@ class TaskRow:
     n: int
     n_positive: int
     by_metric: Mapping[str, Mapping[str, Score]]  # metric → method key → score
-    labels: Mapping[str, int]  # positive, negative and each of REASONS, over all splits
+    labels: Mapping[str, int]  # positive, negative, measured and each of REASONS, over all splits
 
     @property
     def title(self) -> str:
@@ -61,6 +64,10 @@ class TaskRow:
 
     def asked(self) -> int:
         return sum(self.labels.values())
+
+    def known(self) -> int:
+        """Nodes with an answer."""
+        return sum(self.labels[name] for name in KNOWN)
 
 
 @dataclass(frozen=True)
@@ -138,16 +145,16 @@ def common_tasks(rows: Iterable[TaskRow], methods: Sequence[Method]) -> list[Tas
 
 
 def _label_counts(labels: pl.DataFrame) -> dict[str, int]:
-    """How many labels are positive, negative or (of other kinds of task) known, or null for each reason."""
+    """How many labels are positive, negative or (of a regression) measured, or null for each reason."""
     value = pl.col("boolean_value")
-    known = pl.col("numeric_value").is_not_null() | (pl.col("status") > 0).fill_null(False)
     kind = (
-        pl.when(value | (value.is_null() & known)).then(pl.lit("positive"))
-        .when(~value | pl.col("reason").is_null()).then(pl.lit("negative"))
+        pl.when(value).then(pl.lit("positive"))
+        .when(~value).then(pl.lit("negative"))
+        .when(pl.col("numeric_value").is_not_null()).then(pl.lit("measured"))
         .otherwise(pl.col("reason"))
     )  # fmt: skip
     counted = dict(labels.group_by(kind.alias("kind")).len().iter_rows())
-    names = dict.fromkeys(("positive", "negative", *REASONS, *sorted(counted)))
+    names = dict.fromkeys((*KNOWN, *REASONS, *sorted(counted)))
     return {name: counted.get(name, 0) for name in names}
 
 

@@ -19,7 +19,7 @@ Nothing is chosen here: candidate and thresholds are fixed in the spec before he
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ SAME_NODES = ("decision_nodes", "task_labels", "subject_splits")
 """What two versions must have been scored on alike, to be compared."""
 
 ROUNDING = 1e-9
+NO_COHORT = "it embeds no cohort of the report"
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def write_verdict(
     versions: Mapping[str, str],
     accepted: Accepted | None,
     out_dir: Path,
+    *,
+    embedded: Collection[str],
 ) -> dict[str, Any]:
     """Judges the candidate and writes `verdict.json` into `out_dir`.
 
@@ -69,10 +72,12 @@ def write_verdict(
         comparison: the `<report>/comparison` dataset.
         audits: cohort or recipe → its `leak_audit` dataset.
         versions: asset → data version of all inputs, nodes, labels and splits of the cohorts among them.
+        embedded: the cohorts that the candidate embeds. On each of them that the report shows it must have a
+            score: one that it fails on altogether is no reason not to ask.
 
     Returns the stats: whether it may be promoted, and which criteria passed.
     """
-    numbers = {cohort: _numbers(spec, comparison, cohort) for cohort in _scored_on(spec, comparison)}
+    numbers = {c: _numbers(spec, comparison, c) for c in spec.cohorts if c in embedded}
     criteria = [
         _beats_baseline(spec, numbers),
         _not_worse_than_accepted(spec, numbers, versions, accepted),
@@ -109,12 +114,6 @@ def read_verdict(folder: Path) -> dict[str, Any]:
             "The verdict is of another format.", where=str(path), do="Make it again with this version."
         )
     return verdict
-
-
-def _scored_on(spec: ReportSpec, comparison: Path) -> list[str]:
-    """The report's cohorts on which the candidate has a score."""
-    found = pl.read_parquet(comparison / "metrics.parquet").filter(pl.col("recipe") == spec.candidate)
-    return [c for c in spec.cohorts if c in set(found.drop_nulls("value")["cohort"])]
 
 
 def _numbers(spec: ReportSpec, comparison: Path, cohort: str) -> dict[str, Any]:
@@ -185,7 +184,7 @@ def _beats_baseline(spec: ReportSpec, numbers: Mapping[str, Any]) -> Criterion:
         passed,
         f"Mean {bar.metric} less that of {bar.method}, whose {asked} must be at least "
         f"{bar.min_difference:+.3f}: "
-        f"{'; '.join(said) or 'no cohort was scored'}.",
+        f"{'; '.join(said) or NO_COHORT}.",
     )
 
 
@@ -219,8 +218,10 @@ def _not_worse_than_accepted(
             said.append(f"{cohort}: no task that both scored")
             continue
         drop = sum(then["tasks"][t] - now[t] for t in both) / len(both)
-        passed &= drop <= bar.max_drop + ROUNDING
-        said.append(f"{cohort}: {-drop:+.3f} over {len(both)} tasks")
+        lost = sorted(then["tasks"].keys() - now.keys())
+        passed &= drop <= bar.max_drop + ROUNDING and not lost
+        told = f"{cohort}: {-drop:+.3f} over {len(both)} task{'s' if len(both) != 1 else ''}"
+        said.append(told + (f", without a score on {', '.join(lost)}" if lost else ""))
     return Criterion(
         name,
         passed,
@@ -238,7 +239,7 @@ def _calibrated(spec: ReportSpec, numbers: Mapping[str, Any]) -> Criterion:
     return Criterion(
         CRITERIA[2],
         passed,
-        f"Mean calibration error over tasks, at most {limit:.3f}: {said or 'no cohort was scored'}.",
+        f"Mean calibration error over tasks, at most {limit:.3f}: {said or NO_COHORT}.",
     )
 
 

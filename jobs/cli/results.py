@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -11,6 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 Row = Mapping[str, Any]
+KINDS = {
+    "binary": "with too few nodes or outcomes",
+    "time_to_event": "of time to event",
+    "regression": "of a value",
+}
+"""Why a task of this kind has no AUROC."""
 OTHERS = ("baseline", "oracle")
 """Beside the probe on a recipe's S(t): methods that no recipe has a part in."""
 
@@ -44,9 +51,17 @@ def _tasks(rows: Sequence[Row], about: str) -> Table:
         rows = [row for row in rows if row["recipe"] == scoring[0]["recipe"]]
     methods = [m for m in ("probe", *OTHERS) if any(row[m] is not None for row in rows)]
     table = _table(f"held-out AUROC [95 % interval]{about}", "task", ["nodes", "pos.", *methods])
+    unscored: Counter[str] = Counter()
     for row in rows:
+        if all(row[m] is None for m in methods):
+            unscored[KINDS[row["kind"]]] += 1
+            continue
         scores = [_score(row[m], row[f"{m}_ci"] if m == "probe" else None) for m in methods]
         table.add_row(row["task"], str(row["n"]), str(row["n_positive"]), *scores)
+    if unscored:
+        said = ", ".join(f"{n} {kind}" for kind, n in unscored.items())
+        table.caption = f"Without an AUROC, in the report: {said}."
+        table.caption_justify = "left"
     scored = [row for row in rows if all(row[m] is not None for m in methods)]
     if scored:
         means = [_score(statistics.mean(row[m] for row in scored)) for m in methods]
@@ -70,7 +85,7 @@ def _means(rows: Sequence[Row], about: str) -> Table:
 
 def _table(title: str, first: str, columns: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column(first, no_wrap=True)
+    table.add_column(first, overflow="fold")
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     return table
@@ -78,7 +93,7 @@ def _table(title: str, first: str, columns: Sequence[str]) -> Table:
 
 def show_ablation(console: Console, folder: Path) -> None:
     """Prints a grid's table and its path."""
-    from ehr_assets.reports.ablation import NUMBER, read_ablation
+    from ehr_assets.reports.ablation.table import NUMBER, read_ablation
 
     rows, titles = read_ablation(folder)
     table = Table(title=f"mean AUROC over {rows['tasks'][0]} tasks", title_justify="left", box=None)

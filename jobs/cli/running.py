@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from dagster import AssetKey, DagsterEventType, EventLogEntry
+from dagster import AssetCheckSeverity, AssetKey, DagsterEventType, EventLogEntry
 from rich.console import Console, Group
 from rich.live import Live
 from rich.spinner import Spinner
@@ -14,7 +14,9 @@ from rich.text import Text
 from ehr_assets.catalog import unknown
 from ehr_assets.errors import EhrError
 from ehr_assets.lineage.guards import OVERRIDE_VARIABLE, override_reason
-from ehr_assets.reports.assets import ablation_key, profile_key, report_key
+from ehr_assets.reports.ablation.assets import ablation_key
+from ehr_assets.reports.assets import report_key
+from ehr_assets.reports.profile.assets import profile_key
 from jobs.abandoned import close_dead_runs
 from jobs.cli.project import Project
 from jobs.runner import run_assets
@@ -171,6 +173,7 @@ class _RunView:
         self.started: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
         self.checks: dict[str, list[bool]] = {name: [] for name in names}
+        self.warned: dict[str, list[str]] = {}
         self.failures: list[str] = []
         self.spinner = Spinner("dots")
         self.live = Live(console=console, get_renderable=self._draw, refresh_per_second=4, transient=True)
@@ -205,7 +208,9 @@ class _RunView:
             found = event.asset_check_evaluation_data
             name = asset_name(found.asset_key)
             self.checks.setdefault(name, []).append(found.passed)
-            if not found.passed:
+            if not found.passed and found.severity is not AssetCheckSeverity.ERROR:
+                self.warned.setdefault(name, []).append(found.check_name)
+            elif not found.passed:
                 self.state[name] = "failed"
                 self.failures.append(
                     f"check '{found.check_name}' of {name} failed. {found.description or ''}"
@@ -260,7 +265,8 @@ class _RunView:
     def _note(self, name: str, state: str) -> Text:
         checks = self.checks[name]
         if state in ("done", "kept") and checks:
-            return Text(f"{sum(checks)}/{len(checks)} checks passed", style="dim")
+            look = f"; look at {', '.join(self.warned[name])}" if name in self.warned else ""
+            return Text(f"{sum(checks)}/{len(checks)} checks passed{look}", style="dim")
         if state == "running":
             return Text(self.message[name][:90], style="dim")
         if state == "waiting":

@@ -8,7 +8,7 @@ from conftest import SMALL_RECIPE
 from dagster import AssetKey, DagsterInstance
 
 from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
-from ehr_assets.reports.ablation import read_ablation
+from ehr_assets.reports.ablation.table import read_ablation
 
 SCRIPT = Path(__file__).with_name("backfill.py")
 

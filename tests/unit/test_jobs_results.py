@@ -11,7 +11,8 @@ from jobs.cli.results import show_results
 def row(cohort, recipe, task, probe, baseline=0.6):
     scores = {"probe": probe, "baseline": baseline, "oracle": 0.9}
     intervals = {f"{m}_ci": [0.5, 0.8] for m in scores}
-    return {"cohort": cohort, "recipe": recipe, "task": task, "n": 40, "n_positive": 9, **scores, **intervals}
+    about = {"cohort": cohort, "recipe": recipe, "task": task, "kind": "binary", "n": 40, "n_positive": 9}
+    return {**about, **scores, **intervals}
 
 
 def said(tmp_path, rows, verdict=None):
@@ -27,6 +28,38 @@ def test_of_one_recipe_every_task(tmp_path):
     assert "death 40 9 0.75 [.50, .80] 0.60 0.90" in lines
     assert "stay 40 9 – 0.60 0.90" in lines
     assert "mean of 2 tasks 0.70 0.60 0.90" in lines
+
+
+def test_in_a_narrow_terminal_names_of_tasks_give_way_and_numbers_do_not(tmp_path):
+    rows = [row("c", "a", "alkaline_phosphatase_above_150_or_below_20_90d", 0.75)]
+    (tmp_path / "summary.json").write_text(json.dumps({"rows": rows}))
+    printed = io.StringIO()
+    show_results(Console(width=60, file=printed), [tmp_path])
+    lines = printed.getvalue().splitlines()
+    assert lines[1].split() == ["task", "nodes", "pos.", "probe", "baseline", "oracle"]
+    assert any("0.75 [.50, .80]" in line for line in lines)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in printed.getvalue()
+
+
+def test_tasks_without_an_auroc_are_counted_by_why(tmp_path):
+    none = {"probe": None, "baseline": None, "oracle": None}
+    rows = [row("c", "a", "death", 0.75), {**row("c", "a", "rare", None), **none}]
+    rows += [
+        {**row("c", "a", name, None), **none, "kind": kind}
+        for name, kind in (
+            ("survival", "time_to_event"),
+            ("creatinine", "regression"),
+            ("albumin", "regression"),
+        )
+    ]
+    lines = said(tmp_path, rows)
+    assert any(line.startswith("death 40 9 0.75") for line in lines)
+    assert not any(line.startswith(("rare", "survival", "creatinine")) for line in lines)
+    told = " ".join(lines)
+    assert (
+        "Without an AUROC, in the report: 1 with too few nodes or outcomes, 1 of time to event, 2 of a value."
+        in told
+    )
 
 
 def test_of_several_recipes_the_means_over_common_tasks_by_cohort(tmp_path):

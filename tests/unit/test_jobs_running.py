@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from dagster import AssetKey
+from dagster import AssetCheckEvaluation, AssetCheckSeverity, AssetKey, DagsterEventType
 from rich.console import Console
 
 from ehr_assets.errors import SpecError
@@ -88,3 +88,25 @@ def test_a_report_on_seeds_has_all_of_them_before_it(grid, monkeypatch):
 def test_a_grid_that_is_not_there(grid):
     with pytest.raises(SpecError, match=r"no grid 'h'"):
         run_grid("h")
+
+
+def test_a_check_that_warns_marks_no_asset_as_failed():
+    """A candidate that may not be promoted is a finding, not a failure of the run."""
+    view = running._RunView(Console(quiet=True), ["r/verdict"], {})
+
+    def judged(name, passed, severity):
+        found = AssetCheckEvaluation(AssetKey(["r", "verdict"]), name, passed, {}, severity=severity)
+        event = SimpleNamespace(
+            event_type=DagsterEventType.ASSET_CHECK_EVALUATION, asset_check_evaluation_data=found
+        )
+        view.on_event(SimpleNamespace(step_key="", dagster_event=event))
+
+    view.state["r/verdict"] = "done"
+    judged("readable", True, AssetCheckSeverity.ERROR)
+    judged("beats_baseline", False, AssetCheckSeverity.WARN)
+    assert view.state["r/verdict"] == "done"
+    assert view.failures == []
+    assert str(view._note("r/verdict", "done")) == "1/2 checks passed; look at beats_baseline"
+    judged("readable", False, AssetCheckSeverity.ERROR)
+    assert view.state["r/verdict"] == "failed"
+    assert "readable" in view.failures[0]

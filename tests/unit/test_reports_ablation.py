@@ -5,7 +5,7 @@ import pytest
 from training_helpers import recipe_data
 
 from ehr_assets.errors import DatasetError
-from ehr_assets.reports.ablation import ablation_markdown, read_ablation, write_ablation
+from ehr_assets.reports.ablation.table import ablation_markdown, read_ablation, write_ablation
 from ehr_assets.training.grid import GridSpec, lay_out
 from ehr_assets.training.recipe import RecipeSpec
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -20,6 +21,7 @@ from ehr_assets.probes.spec import BaselineSpec, ProbeSpec
 from ehr_assets.reports.figures import smoothed
 from ehr_assets.reports.inputs import CohortInputs, Inputs, RecipeInputs, RunInputs
 from ehr_assets.reports.page import paper_tables, write_report
+from ehr_assets.reports.paper_tables import group_means
 from ehr_assets.reports.spec import SPECS, ReportSpec, load_report
 from ehr_assets.reports.timelines import pick_timelines
 from ehr_assets.reports.verdict import write_verdict
@@ -64,7 +66,7 @@ def root(tmp_path_factory):
         "demo": add_audit(root / "audit_r", "demo"),
     }
     comparison = make_comparison(root / "comparison", [root / n for n in ("probe", "baseline", "oracle")])
-    write_verdict(SPEC, comparison, audits, VERSIONS, None, root / "verdict")
+    write_verdict(SPEC, comparison, audits, VERSIONS, None, root / "verdict", embedded=["made_up"])
     return root
 
 
@@ -238,7 +240,9 @@ def test_a_cohort_without_nodes_has_a_page_that_says_so(root, tmp_path):
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "verdict").mkdir()
     audits = {"made_up": tmp_path / "audit_c"}
-    stats = write_verdict(SPEC, tmp_path / "comparison", audits, VERSIONS, None, tmp_path / "verdict")
+    stats = write_verdict(
+        SPEC, tmp_path / "comparison", audits, VERSIONS, None, tmp_path / "verdict", embedded=["made_up"]
+    )
     assert stats["may_be_promoted"] is False
     html, stats = _write(tmp_path, tmp_path / "out")
     assert stats["tasks_scored"] == 0
@@ -253,6 +257,36 @@ def test_a_cohort_without_nodes_has_a_page_that_says_so(root, tmp_path):
     ):
         assert text in html, text
     assert "nan" not in re.sub(r"<style>.*?</style>", "", html, flags=re.S).lower()
+
+
+def test_few_who_were_left_out_cannot_be_found_by_subtracting(page):
+    flow = re.findall(r"<ol.*?</ol>", page[0], flags=re.S)[0]
+    assert "alive" in flow.lower()
+    for exact in ("336", "340", "335"):  # four nodes were taken by death
+        assert f"{exact} nodes" not in flow or f"about {exact} nodes" in flow
+    assert "about 90 subjects" in flow
+    assert "&lt;11 subjects, &lt;11 nodes" in flow
+
+
+def test_indications_of_few_people_are_not_compared(root, tmp_path):
+    metrics = pl.read_parquet(root / "comparison/metrics.parquet")
+    few = pl.when(pl.col("indication") == "lung").then(10).otherwise(pl.col("n_subjects"))
+    (tmp_path / "comparison").mkdir()
+    for path in (root / "comparison").iterdir():
+        (tmp_path / "comparison" / path.name).symlink_to(path)
+    (tmp_path / "comparison/metrics.parquet").unlink()
+    metrics.with_columns(n_subjects=few.cast(pl.Int64)).write_parquet(tmp_path / "comparison/metrics.parquet")
+    made = _inputs(root)
+    groups = set(group_means(made, made.cohorts[0], "indication")["group"])
+    assert "lung" in groups
+    fewer = replace(made, comparison=tmp_path / "comparison", _read={})
+    assert set(group_means(fewer, fewer.cohorts[0], "indication")["group"]) == groups - {"lung"}
+
+
+def test_no_single_record_of_people_who_exist_is_drawn(root, tmp_path):
+    html, _ = _write(root, tmp_path / "out", oracle=False)
+    assert "Three records and their decision nodes: not shown" in html
+    assert "Three held-out records" not in html
 
 
 def test_timelines_are_held_out_and_relative(root):

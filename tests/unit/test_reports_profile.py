@@ -13,8 +13,8 @@ from meds_support import Frame, record, row, static
 from ehr_assets.contracts import SPLITS
 from ehr_assets.fanout import Machine
 from ehr_assets.meds.frames import UNITS_FILE
-from ehr_assets.reports.profile import NUMBERS, PAGE, picture_png, read_profile, write_profile
-from ehr_assets.reports.profile_tables import FEWEST, LAGS, count_profile
+from ehr_assets.reports.profile.page import NUMBERS, PAGE, picture_png, read_profile, write_profile
+from ehr_assets.reports.profile.tables import FEWEST, LAGS, count_profile
 
 LINEAGE = [{"asset": "c/meds_events", "data version": "0123abcd"}]
 

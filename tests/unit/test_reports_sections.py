@@ -12,15 +12,20 @@ import pytest
 from lifelines import KaplanMeierFitter
 from lifelines.statistics import multivariate_logrank_test
 
-from ehr_assets.reports.blocks import Cell, Figure, Group, Head, Row, Table, markdown
+from ehr_assets.nodes.frames import REASONS
+from ehr_assets.reports.blocks import EMPTY, Cell, Figure, Group, Head, Row, Table, markdown
+from ehr_assets.reports.figures import _prevalence
 from ehr_assets.reports.inputs import Inputs, RecipeInputs, RunInputs
 from ehr_assets.reports.methods import methods_of
 from ehr_assets.reports.paper_tables import grouped, ranks
 from ehr_assets.reports.sections.calibration import pooled
 from ehr_assets.reports.sections.embedding import MOST, project
+from ehr_assets.reports.sections.results import _of_outcome, _why
+from ehr_assets.reports.sections.subgroups import _cells
 from ehr_assets.reports.sections.survival import panel_of
 from ehr_assets.reports.small_cells import FEWEST, masked
 from ehr_assets.reports.spec import ReportSpec
+from ehr_assets.reports.tables import KNOWN, TaskRow, _label_counts
 
 
 def test_a_table_or_figure_without_sources_cannot_be_built():
@@ -199,6 +204,56 @@ def test_a_curve_of_few_people_is_not_drawn():
         "11",
         "1\N{NO-BREAK SPACE}200",
     ]
+
+
+def labelled(kind, **counts):
+    """A task's row, of which nothing but the labels is known."""
+    return TaskRow("c", "t", kind, "x", "T", 30, 0, 0, {}, {**dict.fromkeys((*KNOWN, *REASONS), 0), **counts})
+
+
+def test_labels_are_counted_by_what_they_answer():
+    """A value is no outcome, a follow-up that ends with a competing death is one of its own kind."""
+    empty = dict.fromkeys(("boolean_value", "numeric_value", "reason"))
+    rows = [
+        *({**empty, "boolean_value": True}, {**empty, "boolean_value": False}),
+        *({**empty, "numeric_value": 1.5}, {**empty, "numeric_value": 0.0}),
+        *({**empty, "reason": "censored"}, {**empty, "reason": "not_measured"}),
+    ]
+    schema = {"boolean_value": pl.Boolean, "numeric_value": pl.Float64, "reason": pl.String}
+    found = _label_counts(pl.DataFrame(rows, schema=schema))
+    assert {k: n for k, n in found.items() if n} == {
+        "positive": 1,
+        "negative": 1,
+        "measured": 2,
+        "censored": 1,
+        "not_measured": 1,
+    }
+
+
+def test_what_was_not_scored_says_why():
+    assert _why(labelled("binary", positive=9)) == "the outcome follows every node"
+    assert _why(labelled("binary", negative=9)) == "the outcome never follows a node"
+    assert _why(labelled("regression", measured=9)) == "too few values in a split"
+    assert _why(labelled("regression", not_measured=9)) == "no node is evaluable"
+    assert _why(labelled("binary")) == "asked at no node"
+
+
+def test_small_counts_of_outcomes_are_not_printed_nor_their_share():
+    assert [_prevalence(labelled("binary", positive=p, negative=90)) for p in (0, 10, 11)] == [
+        *("0%", "few", "11%")
+    ]
+    assert _prevalence(labelled("regression", measured=90)) == "a value"
+    assert _of_outcome(labelled("binary"), 10) == Cell("<11")
+    assert _of_outcome(labelled("regression"), 0) == EMPTY
+
+
+def test_table_and_figure_of_subgroups_leave_out_the_same_tasks():
+    """A task that few of the group were asked at is drawn nowhere, so its gap is not in the table either."""
+    rows = [("a", 30, 0.7, -0.1), ("b", 12, 0.8, 0.1), ("c", 10, 0.2, -0.6)]
+    found = pl.DataFrame(rows, ["task", "n_subjects", "value", "gap"], orient="row")
+    found = found.with_columns(gap_low=pl.col("gap") - 0.05, gap_high=pl.col("gap") + 0.05)
+    cells = [cell.text for cell in _cells(found, {"a": "A"})]
+    assert cells == ["30", "2", "0.750", "+0.000", "1", "\N{MINUS SIGN}0.100, A"]
 
 
 def test_reliability_is_averaged_over_tasks_by_their_nodes():

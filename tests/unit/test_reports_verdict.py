@@ -48,13 +48,15 @@ def compared(folder, low=0.01, ece=0.05, tasks=TASKS, turned=False):
     return folder
 
 
-def judged(tmp_path, what=None, audits=None, accepted=None, versions=VERSIONS, **comparison):
+def judged(
+    tmp_path, what=None, audits=None, accepted=None, versions=VERSIONS, embedded=("c", "e"), **comparison
+):
     comparison = compared(tmp_path / "comparison", **comparison)
     out = tmp_path / "out"
-    out.mkdir()
+    out.mkdir(parents=True)
     if audits is None:
         audits = {"c": add_audit(tmp_path / "audit", "c")}
-    stats = write_verdict(what or spec(), comparison, audits, versions, accepted, out)
+    stats = write_verdict(what or spec(), comparison, audits, versions, accepted, out, embedded=embedded)
     found = read_verdict(out)
     assert stats["may_be_promoted"] is found["may_be_promoted"]
     return found, {c["name"]: c["passed"] for c in found["criteria"]}
@@ -67,7 +69,7 @@ def test_a_candidate_that_meets_all_may_be_promoted(tmp_path):
     assert passed == dict.fromkeys(CRITERIA, True)
     assert (found["report"], found["recipe"]) == ("r", "new")  # the last of the report, where none is named
     numbers = found["numbers"]["cohorts"]
-    assert list(numbers) == ["c"]  # it has no score on d
+    assert list(numbers) == ["c"]  # d it does not embed, e is not in the report
     assert numbers["c"]["tasks"] == TASKS
     assert numbers["c"]["ci_low"] == 0.01
     assert found["versions"] == VERSIONS
@@ -107,7 +109,19 @@ def test_a_candidate_without_scores_is_not_promoted(tmp_path):
     found, passed = judged(tmp_path, spec(candidate="old"))
     assert not passed["beats_baseline"]
     assert not passed["calibrated"]
-    assert found["numbers"]["cohorts"] == {}
+    assert found["numbers"]["cohorts"]["c"]["tasks"] == {}
+    found, passed = judged(tmp_path / "none", embedded=["e"])
+    assert not passed["beats_baseline"]
+    assert "embeds no cohort of the report" in found["reasons"][0]
+
+
+def test_a_candidate_that_fails_on_a_cohort_is_not_promoted_for_the_others(tmp_path):
+    """Its states of d may all be unusable: that is no score, and no excuse."""
+    found, passed = judged(tmp_path, embedded=["c", "d"])
+    assert not passed["beats_baseline"]
+    assert not passed["calibrated"]
+    assert "d: no difference to xgboost is known" in found["reasons"][0]
+    assert "d: not known" in found["reasons"][1]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +157,8 @@ def accepted(tmp_path, tasks):
     [
         ({"death": 0.81, "stay": 0.70}, True),  # 0.005 lost, of 0.010
         ({"death": 0.83, "stay": 0.70}, False),
-        ({"death": 0.81, "fall": 0.99}, True),  # held against each other on what both scored
+        ({"death": 0.81}, True),  # held against each other on what both scored
+        ({"death": 0.80, "fall": 0.50}, False),  # a task that can no longer be scored is lost
         ({"fall": 0.5}, False),
     ],
 )

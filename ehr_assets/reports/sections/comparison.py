@@ -7,6 +7,7 @@ import polars as pl
 from ehr_assets.reports.blocks import Block, Cell, Group, Head, Row, Section, Table, absent
 from ehr_assets.reports.inputs import Inputs
 from ehr_assets.reports.methods import methods_of
+from ehr_assets.reports.small_cells import masked
 from ehr_assets.reports.tables import Results
 
 SURE = 0.05
@@ -21,26 +22,13 @@ def comparison(inputs: Inputs, results: Results) -> Section:
     blocks: list[Block] = []
     if found.height:
         found = inputs.keyed(found, "recipe_a", "probe_a", "a")
-        found = _asked(inputs, inputs.keyed(found, "recipe_b", "probe_b", "b"))
-    if found.height:
+        found = inputs.keyed(found, "recipe_b", "probe_b", "b")
         names = {m.key: m.label for m in methods_of(inputs, [*found["a"], *found["b"]])}
         blocks += _of_means(inputs, results, found, names)
         blocks += _of_tasks(inputs, results, found, names)
     else:
         blocks.append(absent("Paired differences", "No two methods scored the same task."))
     return Section(title, [*blocks, *_ceiling(inputs, results)])
-
-
-def _asked(inputs: Inputs, found: pl.DataFrame) -> pl.DataFrame:
-    """Of two recipes, only the pairs that the spec names, if it names any; of others all."""
-    pairs = {frozenset(p) for p in inputs.spec.pairs}
-    ours = set(inputs.spec.recipes)
-    if not pairs:
-        return found
-    kept = [
-        not {a, b} <= ours or frozenset((a, b)) in pairs for a, b in zip(found["a"], found["b"], strict=True)
-    ]
-    return found.filter(pl.Series(kept, dtype=pl.Boolean))
 
 
 def _of_means(inputs: Inputs, results: Results, found: pl.DataFrame, names: dict[str, str]) -> list[Block]:
@@ -53,7 +41,7 @@ def _of_means(inputs: Inputs, results: Results, found: pl.DataFrame, names: dict
     rows = [
         Row(
             f"{names[r['a']]} − {names[r['b']]}",
-            [Cell(_plain(r["metric"])), *_numbers(r), Cell(str(r["n_subjects"]))],
+            [Cell(_plain(r["metric"])), *_numbers(r), Cell(masked(r["n_subjects"]))],
         )
         for r in means.iter_rows(named=True)
     ]

@@ -22,7 +22,7 @@ from ehr_assets.reports.inputs import Inputs
 from ehr_assets.reports.methods import Method, main_methods
 from ehr_assets.reports.paper_figures import figure3, figure4
 from ehr_assets.reports.paper_tables import means_table, ranks, table2, table3, table5
-from ehr_assets.reports.sections.summary import number
+from ehr_assets.reports.small_cells import FEWEST, masked
 from ehr_assets.reports.tables import Results, Score, TaskRow
 
 OTHER_METRICS = (
@@ -115,7 +115,12 @@ def tasks(inputs: Inputs, results: Results) -> Section:
 def _row(row: TaskRow, methods: Sequence[Method]) -> Row:
     rank = ranks({m.key: (v, None) for m in methods if m.competes and (v := row.score(m).value) is not None})
     cells = [_cell(row.score(m), rank.get(m.key, "") if m.competes else "ceiling") for m in methods]
-    return Row(row.title, [Cell(number(row.n)), Cell(number(row.n_positive)), *cells])
+    return Row(row.title, [Cell(masked(row.n)), _of_outcome(row, row.n_positive), *cells])
+
+
+def _of_outcome(row: TaskRow, count: int) -> Cell:
+    """How many have the outcome; a value is none."""
+    return EMPTY if row.kind == "regression" else Cell(masked(count))
 
 
 def _cell(score: Score, look: Look = "") -> Cell:
@@ -168,9 +173,9 @@ def _not_scored(inputs: Inputs, results: Results) -> list[Block]:
                         Row(
                             r.title,
                             [
-                                Cell(number(r.n)),
-                                Cell(number(r.n_positive)),
-                                Cell(number(r.labels["positive"])),
+                                Cell(masked(r.n)),
+                                _of_outcome(r, r.n_positive),
+                                _of_outcome(r, r.labels["positive"]),
                                 Cell(_why(r)),
                             ],
                         )
@@ -179,17 +184,19 @@ def _not_scored(inputs: Inputs, results: Results) -> list[Block]:
                 )
             ],
             [*inputs.scored_from(results.cohort), *inputs.of_cohort(results.cohort.name, "task_labels")],
-            "A score from so few would be chance; the counts stand here so that no task is dropped silently.",
+            "A score from so few would be chance; the tasks stand here so that none is dropped silently. "
+            f"Counts below {FEWEST} are not printed.",
         ),
     ]
 
 
 def _why(row: TaskRow) -> str:
-    known = row.labels["positive"] + row.labels["negative"]
     if not row.asked():
         return "asked at no node"
-    if not known:
+    if not row.known():
         return "no node is evaluable"
+    if row.kind == "regression":
+        return "too few values in a split"
     if not row.labels["positive"]:
         return "the outcome never follows a node"
     if not row.labels["negative"]:

@@ -26,7 +26,7 @@ def subgroups(inputs: Inputs, results: Results) -> Section:
     if not found.height:
         why = "The candidate has no score in a subgroup of this cohort."
         return Section(title, [absent("Gaps between subgroups", why)])
-    found = found.sort("name", "group", "task", nulls_last=False)
+    found = found.sort("name", "group", "task")
     tasks = {r.task: r.title for r in results.rows}
     label = inputs.spec.label(inputs.spec.candidate)
     shown = found.filter(pl.col("gap").is_not_null(), pl.col("n_subjects") >= FEWEST)
@@ -36,9 +36,8 @@ def subgroups(inputs: Inputs, results: Results) -> Section:
             Figure(
                 _draw(shown),
                 f"Gaps between subgroups, {label}: {results.cohort.title}",
-                "AUROC inside the group less AUROC in everybody else. Each grey dot is a task; the mark is "
-                "the gap of the "
-                "mean with its 95 % interval where the comparison has it, else the median over tasks.",
+                "AUROC inside the group less AUROC in everybody else. Each grey dot is a task, the mark the "
+                "median over tasks.",
                 inputs.compared,
             )
         )
@@ -77,7 +76,7 @@ def _table(inputs: Inputs, results: Results, found: pl.DataFrame, tasks: dict[st
 
 def _cells(mine: pl.DataFrame, tasks: dict[str, str]) -> list[Cell]:
     people = int(mine["n_subjects"].max() or 0)  # type: ignore[arg-type]
-    scored = mine.filter(pl.col("task").is_not_null(), pl.col("value").is_not_null())
+    scored = mine.filter(pl.col("value").is_not_null(), pl.col("n_subjects") >= FEWEST)
     if people < FEWEST or not scored.height:
         return [Cell(masked(people)), Cell(str(scored.height) if people >= FEWEST else "–"), *([EMPTY] * 4)]
     gaps = scored.drop_nulls("gap").sort("gap", "task")
@@ -112,14 +111,9 @@ def _draw(found: pl.DataFrame) -> str:
         fig, ax = plt.subplots(figsize=(WIDTH, 0.34 * len(groups) + 1.1), layout="constrained")
         for y, (name, group) in enumerate(groups):
             mine = found.filter(pl.col("name") == name, pl.col("group") == group)
-            dots = mine.filter(pl.col("task").is_not_null())["gap"].to_numpy()
-            mean = mine.filter(pl.col("task").is_null()).head(1).to_dicts()
+            dots = mine["gap"].to_numpy()
             ax.plot(dots, np.full(len(dots), y), ls="", marker="o", ms=4, color="#a9b3bc", alpha=0.7, mew=0)
-            if mean and mean[0]["gap_low"] is not None:
-                ends = [mean[0]["gap_low"], mean[0]["gap_high"]]
-                ax.plot(ends, [y, y], color=RECIPE_COLOURS[0], lw=2, zorder=3)
-            middle = mean[0]["gap"] if mean else float(np.median(dots))
-            ax.plot([middle], [y], marker="D", ms=6, color=RECIPE_COLOURS[0], zorder=4)
+            ax.plot([float(np.median(dots))], [y], marker="D", ms=6, color=RECIPE_COLOURS[0], zorder=4)
             ax.axhline(y, color=RULE, lw=0.5, zorder=0)
         ax.axvline(0, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
         names = [f"{name}: {group}".replace("_", " ") for name, group in groups]

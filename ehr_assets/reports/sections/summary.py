@@ -10,6 +10,7 @@ from ehr_assets.reports.blocks import Block, Cards, Cell, Group, Head, Row, Sect
 from ehr_assets.reports.inputs import Inputs
 from ehr_assets.reports.methods import Method, main_methods, reference
 from ehr_assets.reports.paper_tables import group_means
+from ehr_assets.reports.small_cells import masked
 from ehr_assets.reports.tables import Results, cohort_counts, common_tasks
 from ehr_assets.reports.verdict import CRITERIA, read_verdict
 
@@ -97,14 +98,14 @@ def _counts(inputs: Inputs, results: Results) -> list[Block]:
     counts = cohort_counts(cohort)
     keys = ("all", "train", "tuning", "held_out")
     rows = [
-        Row(name, [Cell(number(values[key])) for key in keys])
+        Row(name, [Cell(masked(values[key])) for key in keys])
         for name, values in (
             ("Subjects", counts.subjects),
             ("Events", counts.events),
             ("Decision nodes", counts.nodes),
         )
     ]
-    triggers = ", ".join(f"{name.replace('_', ' ')} {number(n)}" for name, n in counts.triggers)
+    triggers = ", ".join(f"{name.replace('_', ' ')} {masked(n)}" for name, n in counts.triggers)
     return [
         Table(
             f"Who is in it: {cohort.title}",
@@ -117,8 +118,3 @@ def _counts(inputs: Inputs, results: Results) -> list[Block]:
             "choose (penalty, number of trees, threshold), held-out subjects score.",
         )
     ]
-
-
-def number(n: int) -> str:
-    """With thin groups of thousands."""
-    return f"{n:,}".replace(",", "\N{NO-BREAK SPACE}")

@@ -62,11 +62,9 @@ def survival(inputs: Inputs, results: Results) -> Section:
             f"Kaplan-Meier by thirds of risk, {inputs.spec.label(recipe.name)}"
             + (f" ({i // 2 + 1} of {-(-len(panels) // 2)})" if len(panels) > 2 else ""),
             "Held-out subjects at the first node of each, in thirds of predicted risk that were cut on "
-            "tuning subjects; "
-            "shaded: 95 % interval. p: log-rank test of the thirds drawn. Below: subjects still at risk. "
-            "Curves "
-            "end where "
-            f"fewer than {FEWEST} are left.",
+            "tuning subjects; shaded: 95 % interval. p: log-rank test of the thirds drawn. A death that is "
+            "not the outcome ends follow-up, so that more is missing from a curve than the share who will "
+            f"have the event. Below: subjects still at risk. Curves end where fewer than {FEWEST} are left.",
             inputs.sources(recipe.assets("probe_metrics")[0]),
         )
         for i in range(0, len(panels), 2)

@@ -6,7 +6,7 @@ from typing import Any
 from ehr_assets.reports.blocks import Block, Figure, Section, Settings, Text
 from ehr_assets.reports.figures import training_curves
 from ehr_assets.reports.inputs import Inputs, RecipeInputs, RunInputs
-from ehr_assets.reports.sections.summary import number
+from ehr_assets.reports.small_cells import number
 from ehr_assets.training.history import points, read_history
 
 

@@ -1,6 +1,6 @@
 """The profile page of a cohort: one self-contained HTML file, and its numbers as `profile.json`.
 
-Puts together what `profile_tables.py` counted and `profile_figures.py` drew; the look is the report's, with a
+Puts together what `tables.py` counted and `figures.py` drew; the look is the report's, with a
 dark side. No scripts, nothing fetched, no subject id: equal inputs give equal bytes.
 """
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ehr_assets.fanout import Machine
-from ehr_assets.reports import profile_figures as figures
 from ehr_assets.reports.page import HERE, environment
-from ehr_assets.reports.profile_tables import FEWEST, LAGS, Code, Profile, count_profile
+from ehr_assets.reports.profile import figures
+from ehr_assets.reports.profile.tables import FEWEST, LAGS, Code, Profile, count_profile
 
 PAGE, NUMBERS = "profile.html", "profile.json"
 
@@ -39,12 +39,12 @@ def write_profile(
     (out_dir / NUMBERS).write_text(json.dumps(profile.as_dict(), indent=1), encoding="utf-8")
     page = (
         environment()
-        .get_template("profile.html")
+        .get_template("profile/profile.html")
         .render(
             title=title,
             description=description,
             css="\n".join(
-                (HERE / name).read_text(encoding="utf-8") for name in ("report.css", "profile.css")
+                (HERE / name).read_text(encoding="utf-8") for name in ("report.css", "profile/profile.css")
             ),
             p=profile,
             most=max((c.events for c in profile.codes), default=1),

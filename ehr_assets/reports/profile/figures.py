@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ehr_assets.contracts import SPLITS
 from ehr_assets.reports.figures import INK, MUTED, RULE, STYLE, svg_text
-from ehr_assets.reports.profile_tables import LAGS, OLDEST, Profile
+from ehr_assets.reports.profile.tables import LAGS, OLDEST, Profile
 
 WIDTH = 5.0  # inches
 COLOURS = {  # Okabe and Ito's; death in ink

@@ -1,0 +1,1 @@
+"""`<grid>/ablation`: the table and plot of a grid."""
