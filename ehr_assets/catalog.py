@@ -132,6 +132,13 @@ def _grid(spec: GridSpec, recipes: Mapping[str, RecipeSpec], file: Path) -> Grid
 
 
 def _check_references(c: Catalog, files: Mapping[str, Path]) -> None:
+    for kind, names in (("recipes", c.recipes), ("grids", c.grids)):
+        for name in names.keys() & c.cohorts.keys():
+            raise SpecError(
+                f"A cohort is named '{name}' too, and both have a `{name}/leak_audit`.",
+                where=f"{files[f'{kind}/{name}']}, name",
+                do="Rename one of them.",
+            )
     for name, cohort in c.cohorts.items():
         wanted = [cohort.decision_nodes.task_set] if cohort.decision_nodes else []
         _known(f"{files[f'cohorts/{name}']}, decision_nodes.task_set", "task set", wanted, c.task_sets)

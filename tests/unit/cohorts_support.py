@@ -49,6 +49,7 @@ decision_nodes:
 """)
 
 PEOPLE = "pid,sex,born,died\n"
+PERSON = "1,F,1950,2020-03-05\n"
 LABS = "pid,item,unit,drawn,filed,number,text\n"
 
 
@@ -91,3 +92,16 @@ def extract(root: Path, work: Path, spec: CohortSpec | None = None) -> Extracted
     out.mkdir()
     write_splits(spec, root, splits)
     return Extracted(out, extract_meds(spec, root, splits, out))
+
+
+def extract_rows(tmp_path, people=PERSON, labs="", spec=None) -> Extracted:
+    """What these rows become; by default, of one person."""
+    root = write_tables(tmp_path / "raw", PEOPLE + people, LABS + labs)
+    return extract(root, tmp_path, spec)
+
+
+def with_lab_event(**changes):
+    """A cohort whose lab event is changed; None removes a key."""
+    lab = {**SPEC["tables"][1]["events"][0], **changes}
+    labs = {**SPEC["tables"][1], "events": [{k: v for k, v in lab.items() if v is not None}]}
+    return tiny(tables=[SPEC["tables"][0], labs])

@@ -4,9 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from simulators_support import SUBJECTS, Simulated
 
 from ehr_assets.cohorts.synthetic.registry import SIMULATORS
+
+# A limit per example is broken by a busy machine, and says nothing about what is tested.
+settings.register_profile("no_clock", deadline=None)
+settings.load_profile("no_clock")
 
 
 @pytest.fixture(autouse=True)

@@ -90,12 +90,19 @@ def test_only_the_oracle_reads_the_latent_truth(project):
     assert sorted(readers) == sorted(f"{name}/oracle_metrics" for name in simulated)
 
 
-def test_a_recipes_training_settings_touch_only_its_descendants(tmp_path):
-    def versions(overrides=None):
-        project = build_project(Settings(home=tmp_path, overrides=overrides or {}))
-        return {s.key.to_user_string(): s.code_version for s in project.definitions.resolve_all_asset_specs()}
+def versions(overrides=None):
+    """Asset → its code version."""
+    definitions = build_project(Settings(home=Path("unused"), overrides=overrides or {})).definitions
+    return {s.key.to_user_string(): s.code_version for s in definitions.resolve_all_asset_specs()}
 
-    before, after = versions(), versions({"recipes/smb_sft_demo": {"optimizer.lr": 1.5e-3}})
+
+@pytest.fixture(scope="module")
+def before():
+    return versions()
+
+
+def test_a_recipes_training_settings_touch_only_its_descendants(before):
+    after = versions({"recipes/smb_sft_demo": {"optimizer.lr": 1.5e-3}})
     assert {k for k in before if before[k] != after[k]} == {
         "smb_sft_demo/checkpoint",
         "synthetic_oncology/report",  # they print the settings
@@ -109,12 +116,7 @@ def test_a_recipes_training_settings_touch_only_its_descendants(tmp_path):
     }
 
 
-def test_task_and_table_changes_touch_what_they_should(tmp_path):
-    def versions(overrides=None):
-        project = build_project(Settings(home=tmp_path, overrides=overrides or {}))
-        return {s.key.to_user_string(): s.code_version for s in project.definitions.resolve_all_asset_specs()}
-
-    before = versions()
+def test_task_and_table_changes_touch_what_they_should(before):
     after = versions({"tasks/oncology": {"buffer_hours": 48}})
     assert {k for k in before if before[k] != after[k]} == {"synthetic_oncology/task_labels"}
     after = versions({"cohorts/synthetic_oncology": {"source.subjects": 10}})

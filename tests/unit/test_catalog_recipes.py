@@ -116,6 +116,15 @@ def test_what_cannot_be_continued_is_refused_when_definitions_load(tmp_path, cha
     assert ".yaml, continues" in str(e.value)
 
 
+def test_a_recipe_with_the_name_of_a_cohort_is_refused(tmp_path):
+    """Both have a leak audit: Dagster would say no more than that an asset key is there twice."""
+    (tmp_path / "recipes").mkdir()
+    named = {"name": "tcga", "title": "T", "extends": "smb_sft_demo"}
+    (tmp_path / "recipes" / "tcga.yaml").write_text(yaml.safe_dump(named))
+    with pytest.raises(SpecError, match=r"A cohort is named 'tcga' too[\s\S]*tcga\.yaml, name"):
+        load_catalog(Settings(home=tmp_path, spec_dirs=(tmp_path,)))
+
+
 def test_a_predictor_is_taken_up_where_there_is_one(tmp_path):
     hybrid = {"recipes/smb_curriculum_demo": {"continues": "smb_hybrid_demo", "jepa.mask_ratio": 1.0}}
     assert load_catalog(Settings(home=tmp_path, overrides=hybrid))

@@ -1,4 +1,4 @@
-"""Extraction: what each kind of row becomes, and that every row is accounted for."""
+"""Extraction: what each kind of row becomes, and how the events lie on disk."""
 
 import hashlib
 from datetime import datetime
@@ -6,30 +6,21 @@ from datetime import datetime
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from cohorts_support import LABS, PEOPLE, SPEC, Extracted, extract, tiny, write_tables
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from cohorts_support import (
+    LABS,
+    PEOPLE,
+    PERSON,
+    SPEC,
+    Extracted,
+    extract,
+    extract_rows,
+    tiny,
+    with_lab_event,
+    write_tables,
+)
 
-from ehr_assets.cohorts import csv_files
 from ehr_assets.contracts import SECTIONS, SPLITS
-from ehr_assets.errors import DatasetError, RawTableError
-from ehr_assets.meds.extract import extract_meds
 from ehr_assets.meds.frames import MEDS_SCHEMA, validate_meds
-from ehr_assets.meds.reading import deaths_in_doubt
-
-PERSON = "1,F,1950,2020-03-05\n"
-
-
-def run(tmp_path, people=PERSON, labs="", spec=None) -> Extracted:
-    root = write_tables(tmp_path / "raw", PEOPLE + people, LABS + labs)
-    return extract(root, tmp_path, spec)
-
-
-def event(**changes):
-    """A cohort whose lab event is changed; None removes a key."""
-    lab = {**SPEC["tables"][1]["events"][0], **changes}
-    labs = {**SPEC["tables"][1], "events": [{k: v for k, v in lab.items() if v is not None}]}
-    return tiny(tables=[SPEC["tables"][0], labs])
 
 
 def lab_times(got: Extracted):
@@ -68,7 +59,7 @@ def test_a_subject_from_raw_rows_to_events(tmp_path):
 
 
 def test_the_dataset_is_strict_meds_with_a_file_for_every_split(tmp_path):
-    got = run(tmp_path)
+    got = extract_rows(tmp_path)
     assert validate_meds(got.out) == 3
     for split in SPLITS:
         for path in (got.out / "data" / split).glob("*.parquet"):
@@ -78,7 +69,7 @@ def test_the_dataset_is_strict_meds_with_a_file_for_every_split(tmp_path):
 
 
 def test_an_empty_cohort_is_no_error(tmp_path):
-    got = run(tmp_path, people="", labs="")
+    got = extract_rows(tmp_path, people="", labs="")
     assert validate_meds(got.out) == 0
     assert got.accounting["read"].to_list() == [0, 0]
     assert got.stats["quarantined_fraction"] == 0
@@ -91,7 +82,7 @@ def test_an_empty_cohort_is_no_error(tmp_path):
 @pytest.mark.parametrize("column", ["drawn", "filed"])
 def test_an_unparsable_time_is_quarantined(tmp_path, time, column):
     drawn, filed = (time, "") if column == "drawn" else ("2020-01-01", time)
-    got = run(tmp_path, labs=f"1,50,mg,2020-01-01,,1,\n1,50,mg,{drawn},{filed},1,\n")
+    got = extract_rows(tmp_path, labs=f"1,50,mg,2020-01-01,,1,\n1,50,mg,{drawn},{filed},1,\n")
     assert got.reasons == [("labs", 2, column, "unparsable time")]
     assert got.accounting.rows()[1] == ("labs", 2, 1, 0, 1, 1)
 
@@ -105,11 +96,13 @@ def test_an_unparsable_time_is_quarantined(tmp_path, time, column):
     ],
 )
 def test_times_that_are_understood(tmp_path, raw, time):
-    assert lab_times(run(tmp_path, labs=f"1,50,mg,{raw},,1,\n")) == [(time, time)]
+    assert lab_times(extract_rows(tmp_path, labs=f"1,50,mg,{raw},,1,\n")) == [(time, time)]
 
 
 def test_a_row_that_was_meant_to_make_an_event_and_made_none_is_quarantined(tmp_path):
-    got = run(tmp_path, labs="1,50,mg,,2020-01-01,1,\n1,,mg,2020-01-01,,1,\n1,50,mg,2020-01-01,,1,\n")
+    got = extract_rows(
+        tmp_path, labs="1,50,mg,,2020-01-01,1,\n1,,mg,2020-01-01,,1,\n1,50,mg,2020-01-01,,1,\n"
+    )
     assert got.reasons == [("labs", 1, "drawn", "no time"), ("labs", 2, "item", "no code")]
     assert got.accounting.rows()[1] == ("labs", 3, 1, 0, 2, 1)
 
@@ -118,14 +111,14 @@ def test_a_code_that_the_joined_table_lacks_is_not_lost_in_silence(tmp_path):
     labs = "1,50,mg,2020-01-01,,1,\n1,60,mg,2020-01-01,,1,\n"
     root = write_tables(tmp_path / "raw", PEOPLE + PERSON, LABS + labs)
     (root / "items.csv").write_text("item,name\n50,Sodium\n60,Potassium, serum\n")
-    got = extract(root, tmp_path, event(code="LAB//{label}"))
+    got = extract(root, tmp_path, with_lab_event(code="LAB//{label}"))
     assert got.reasons == [("labs", 2, "label", "no code")]
     assert got.stats["dimensions"][0]["ragged"] == 1
 
 
 def test_what_tells_only_its_beginning_is_known_some_days_later(tmp_path):
-    spec = event(available=["filed", {"column": "drawn", "kind": "date", "plus_days": 60}])
-    got = run(
+    spec = with_lab_event(available=["filed", {"column": "drawn", "kind": "date", "plus_days": 60}])
+    got = extract_rows(
         tmp_path, labs="1,50,mg,2020-01-01 10:00,,1,\n1,50,mg,2020-01-02,2020-01-03 08:00,1,\n", spec=spec
     )
     assert lab_times(got) == [
@@ -135,13 +128,17 @@ def test_what_tells_only_its_beginning_is_known_some_days_later(tmp_path):
 
 
 def test_nothing_is_available_before_it_happened(tmp_path):
-    got = run(tmp_path, labs="1,50,mg,2020-01-05 10:00:00,2020-01-05 09:00:00,1,\n")
+    got = extract_rows(tmp_path, labs="1,50,mg,2020-01-05 10:00:00,2020-01-05 09:00:00,1,\n")
     assert lab_times(got) == [("2020-01-05 10:00:00", "2020-01-05 10:00:00")]
 
 
 def test_a_date_is_available_at_its_end_whatever_it_is_read_for(tmp_path):
-    spec = event(time={"column": "drawn", "kind": "date"}, available={"column": "filed", "kind": "date"})
-    got = run(tmp_path, labs="1,50,mg,2020-01-01 10:00:00,,1,\n1,50,mg,2020-01-01,2020-01-03,1,\n", spec=spec)
+    spec = with_lab_event(
+        time={"column": "drawn", "kind": "date"}, available={"column": "filed", "kind": "date"}
+    )
+    got = extract_rows(
+        tmp_path, labs="1,50,mg,2020-01-01 10:00:00,,1,\n1,50,mg,2020-01-01,2020-01-03,1,\n", spec=spec
+    )
     assert lab_times(got) == [
         ("2020-01-01 00:00:00", "2020-01-01 23:59:59.999999"),
         ("2020-01-01 00:00:00", "2020-01-03 23:59:59.999999"),
@@ -149,23 +146,25 @@ def test_a_date_is_available_at_its_end_whatever_it_is_read_for(tmp_path):
 
 
 def test_a_date_known_before_it_falls_back_to_its_end(tmp_path):
-    spec = event(time={"column": "drawn", "kind": "date"})
-    got = run(tmp_path, labs="1,50,mg,2020-01-02,2020-01-01 10:00:00,1,\n", spec=spec)
+    spec = with_lab_event(time={"column": "drawn", "kind": "date"})
+    got = extract_rows(tmp_path, labs="1,50,mg,2020-01-02,2020-01-01 10:00:00,1,\n", spec=spec)
     assert lab_times(got) == [("2020-01-02 00:00:00", "2020-01-02 23:59:59.999999")]
 
 
 def test_a_date_may_stand_for_its_end(tmp_path):
-    got = run(
+    got = extract_rows(
         tmp_path,
         labs="1,50,mg,2020-01-01,,1,\n",
-        spec=event(time={"column": "drawn", "kind": "date", "at": "end_of_day"}),
+        spec=with_lab_event(time={"column": "drawn", "kind": "date", "at": "end_of_day"}),
     )
     assert lab_times(got) == [("2020-01-01 23:59:59.999999",) * 2]
 
 
 def test_the_first_time_that_is_there_counts(tmp_path):
-    spec = event(time=["drawn", {"column": "filed", "kind": "date"}], available=None)
-    got = run(tmp_path, labs="1,50,mg,2020-01-01 10:00:00,2020-01-02,1,\n1,50,mg,,2020-01-02,1,\n", spec=spec)
+    spec = with_lab_event(time=["drawn", {"column": "filed", "kind": "date"}], available=None)
+    got = extract_rows(
+        tmp_path, labs="1,50,mg,2020-01-01 10:00:00,2020-01-02,1,\n1,50,mg,,2020-01-02,1,\n", spec=spec
+    )
     assert lab_times(got) == [
         ("2020-01-01 10:00:00", "2020-01-01 10:00:00"),
         ("2020-01-02 00:00:00", "2020-01-02 23:59:59.999999"),
@@ -183,13 +182,13 @@ def test_the_first_time_that_is_there_counts(tmp_path):
 )
 def test_a_number_that_is_none_is_quarantined(tmp_path, number, reason):
     quoted = f'"{number}"'
-    got = run(tmp_path, labs=f"1,50,mg,2020-01-01,,{quoted},x\n")
+    got = extract_rows(tmp_path, labs=f"1,50,mg,2020-01-01,,{quoted},x\n")
     assert got.reasons == [("labs", 1, "number", reason)]
 
 
 def test_a_value_is_a_number_where_it_is_one_and_text_elsewhere(tmp_path):
-    spec = event(value="text", numeric_value=None, text_value=None)
-    got = run(
+    spec = with_lab_event(value="text", numeric_value=None, text_value=None)
+    got = extract_rows(
         tmp_path,
         labs="1,50,mg,2020-01-01,,,-1.5e2\n1,50,mg,2020-01-02,,,120/80\n1,50,mg,2020-01-03,,,1e40\n",
         spec=spec,
@@ -199,109 +198,18 @@ def test_a_value_is_a_number_where_it_is_one_and_text_elsewhere(tmp_path):
 
 
 def test_a_condition_decides_over_the_event_not_the_row(tmp_path):
-    spec = event(when={"not_null": ["number"], "in": {"item": [50, 51]}})
+    spec = with_lab_event(when={"not_null": ["number"], "in": {"item": [50, 51]}})
     labs = "1,50,mg,2020-01-01,,1,\n1,50,mg,2020-01-01,,,x\n1,60,mg,2020-01-01,,1,\n1,60,mg,never,,1,\n"
-    got = run(tmp_path, labs=labs, spec=spec)
+    got = extract_rows(tmp_path, labs=labs, spec=spec)
     assert got.reasons == []  # the unreadable time belongs to an event that is not wanted
     assert got.accounting.rows()[1] == ("labs", 4, 4, 3, 0, 1)
 
 
-def test_subjects_that_cannot_be_are_quarantined(tmp_path):
-    labs = "".join(
-        f"{pid},50,mg,2020-01-01,,1,\n" for pid in ("1", "2", "", "1.0", "99999999999999999999", " 1 ")
-    )
-    got = run(tmp_path, labs=labs)
-    assert [(row, reason) for _, row, _, reason in got.reasons] == [
-        (2, "unknown subject"),
-        (3, "missing subject id"),
-        (4, "unparsable subject id"),
-        (5, "unparsable subject id"),
-    ]
-    assert got.stats["reasons"] == {"missing subject id": 1, "unknown subject": 1, "unparsable subject id": 2}
-
-
-def test_the_second_row_of_a_subject_is_quarantined_also_in_a_later_batch(tmp_path, monkeypatch):
-    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 64)
-    people = "".join(f"{i},F,1950,\n" for i in range(1, 9)) + "8,M,1960,\n3,M,1960,\n3,M,1960,\n"
-    got = run(tmp_path, people=people)
-    assert got.reasons == [("people", row, "pid", "duplicate subject") for row in (9, 10, 11)]
-    assert got.events.filter(pl.col("subject_id") == 3)["code"].to_list() == ["GENDER//F", "MEDS_BIRTH"]
-
-
-def test_a_death_before_birth_is_quarantined_and_spares_the_other_rows(tmp_path):
-    got = run(
-        tmp_path,
-        people="1,F,2000,1999-12-31\n2,F,1950,\n",
-        labs="1,50,mg,1990-01-01,,1,\n2,50,mg,1990-01-01,,1,\n",
-    )
-    assert got.reasons == [("people", 1, None, "before birth")]
-    assert sorted(got.events["subject_id"].unique()) == [1, 2]
-    assert got.accounting.rows() == [("people", 2, 1, 0, 1, 2), ("labs", 2, 2, 0, 0, 2)]
-
-
-def test_any_event_before_birth_takes_its_whole_row_along(tmp_path):
-    twice = {**SPEC["tables"][1]["events"][0], "code": "FILED", "time": "filed", "available": None}
-    labs = {**SPEC["tables"][1], "events": [SPEC["tables"][1]["events"][0], twice]}
-    got = run(
-        tmp_path, labs="1,50,mg,1949-12-31,2020-01-01,1,\n", spec=tiny(tables=[SPEC["tables"][0], labs])
-    )
-    assert got.reasons == [("labs", 1, None, "before birth")]
-    assert got.events.height == 3
-    assert got.balanced()
-
-
-def test_a_record_of_the_day_of_birth_is_not_before_it(tmp_path):
-    people = {
-        **SPEC["tables"][0],
-        "events": [{"code": "MEDS_BIRTH", "time": "born", "section": "demographics"}],
-    }
-    spec = tiny(tables=[people, SPEC["tables"][1]])
-    filed = "1,50,mg,2000-01-01,2000-01-01 10:00,2,\n"
-    labs = "1,50,mg,2000-01-01,,1,\n1,50,mg,2000-01-01 13:59:59,,1,\n" + filed
-    got = run(tmp_path, people="1,F,2000-01-01 14:00:00,\n", labs=labs, spec=spec)
-    assert got.reasons == [("labs", 2, None, "before birth")]
-    birth = datetime(2000, 1, 1, 14)
-    assert got.events["time"].unique().to_list() == [birth]
-    assert dict(got.events.select("numeric_value", "available_time").rows()) == {
-        None: birth, 1: datetime(2000, 1, 1, 23, 59, 59, 999999), 2: birth
-    }  # fmt: skip
-
-
-def test_ragged_rows_and_nul_bytes_are_quarantined(tmp_path):
-    got = run(tmp_path, labs="1,50,mg\n1,5\x000,mg,2020-01-01,,1,\n1,50,mg,2020-01-01,,1,\n")
-    assert got.reasons == [("labs", 1, None, "wrong number of fields"), ("labs", 2, "item", "NUL byte")]
-    assert got.accounting.rows()[1] == ("labs", 3, 1, 0, 2, 1)
-
-
 def test_an_absent_optional_table_is_told(tmp_path):
     spec = tiny(tables=[SPEC["tables"][0], {**SPEC["tables"][1], "file": "nowhere", "optional": True}])
-    got = run(tmp_path, spec=spec)
+    got = extract_rows(tmp_path, spec=spec)
     assert got.stats["absent_tables"] == ["labs"]
     assert got.accounting["table"].to_list() == ["people"]
-
-
-def test_an_absent_table_or_dimension_is_an_error(tmp_path):
-    labs = {**SPEC["tables"][1], "joins": [{"file": "items", "on": ["item"], "columns": {"label": "name"}}]}
-    with pytest.raises(RawTableError, match="items"):
-        run(tmp_path, spec=tiny(tables=[SPEC["tables"][0], labs]))
-    assert not (tmp_path / "meds" / ".staging").exists()
-
-
-def test_splits_that_do_not_cover_the_roster_are_refused(tmp_path):
-    root = write_tables(tmp_path / "raw", PEOPLE + PERSON, LABS)
-    for splits in ({"subject_id": [2], "split": ["train"]}, {"subject_id": [], "split": []}):
-        out = tmp_path / f"out{len(splits['split'])}"
-        out.mkdir()
-        with pytest.raises(DatasetError, match="do not cover the roster"):
-            extract_meds(tiny(), root, pl.DataFrame(splits), out)
-
-
-def test_no_value_or_id_is_in_an_error(tmp_path):
-    root = write_tables(tmp_path / "raw", PEOPLE + "4711,F,1950,\n", LABS + '4711,"secret')
-    with pytest.raises(RawTableError) as e:
-        extract(root, tmp_path)
-    assert "secret" not in str(e.value)
-    assert "4711" not in str(e.value)
 
 
 def many(tmp_path):
@@ -351,62 +259,6 @@ def test_a_unit_is_listed_where_train_knows_one_only(tmp_path):
     units = [(train, 1, "a"), (train, 2, "a"), (train, 2, "b"), (held_out, 1, "b"), (held_out, 3, "a")]
     labs = "".join(f"{who},{item},{unit},2020-01-01,,1,\n" for who, item, unit in units)
     root = write_tables(tmp_path / "more", PEOPLE + people, LABS + labs)
-    codes = extract(root, tmp_path / "second", event(code="LAB//{item}")).codes
+    codes = extract(root, tmp_path / "second", with_lab_event(code="LAB//{item}")).codes
     listed = dict(codes.filter(pl.col("code").str.starts_with("LAB")).select("code", "unit").rows())
     assert listed == {"LAB//1": "a", "LAB//2": None, "LAB//3": None}
-
-
-def test_a_death_that_cannot_be_read_is_in_doubt(tmp_path):
-    people = "1,F,1950,2020-02-30\n2,F,x,\n3,F,1950,2020-02-01\n4,F,1950,1920-01-01\n"
-    got = run(tmp_path, people=people)
-    assert deaths_in_doubt(got.out) == [1, 4]
-    assert got.stats["deaths_in_doubt"] == 2
-
-
-def test_the_first_sound_row_of_a_subject_counts(tmp_path):
-    got = run(tmp_path, people="1,F,x,\n1,F,1950,\n1,M,1960,\n")
-    assert got.reasons == [
-        ("people", 1, "born", "unparsable time"),
-        ("people", 3, "pid", "duplicate subject"),
-    ]
-    assert got.events.filter(code="MEDS_BIRTH")["time"].to_list() == [datetime(1950, 1, 1)]
-
-
-JUNK = st.sampled_from(["", "x", "-", "2020-13-01", "1e99", '"', '""', "\0", "9" * 30, "1,2", "ü", "\t"])
-
-
-@st.composite
-def corrupted(draw):
-    """Lab rows, of which some have one field replaced or the number of fields changed."""
-    size = draw(st.integers(1, 25))
-    rows = [[str(i % 3 + 1), "50", "mg", f"2020-01-01 00:00:{i:02d}", "", str(i), ""] for i in range(size)]
-    bad = draw(st.sets(st.integers(0, size - 1)))
-    for i in bad:
-        at, junk = draw(st.integers(0, 6)), draw(JUNK)
-        kind = draw(st.sampled_from(["replace", "drop", "add"]))
-        if kind == "replace":
-            rows[i][at] = junk
-        elif kind == "drop":
-            del rows[i][at]
-        else:
-            rows[i].insert(at, junk)
-    return rows, bad
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(made=corrupted(), block=st.integers(100, 400))
-def test_no_corruption_loses_a_row_or_a_good_event(tmp_path_factory, made, block):
-    rows, bad = made
-    work = tmp_path_factory.mktemp("fuzz")
-    quoted = ('"' + '","'.join(f.replace('"', '""') for f in row) + '"\n' for row in rows)
-    root = write_tables(
-        work / "raw", PEOPLE + "".join(f"{i},F,1950,\n" for i in (1, 2, 3)), LABS + "".join(quoted)
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(csv_files, "BLOCK_BYTES", block)
-        got = extract(root, work)
-    assert got.balanced()
-    assert got.accounting.filter(pl.col("table") == "labs")["read"].item() == len(rows)
-    assert set(got.quarantine["row"]) <= {i + 1 for i in bad}
-    kept = set(got.events["numeric_value"].drop_nulls().cast(pl.Int64, strict=False))
-    assert {i for i in range(len(rows)) if i not in bad} <= kept
