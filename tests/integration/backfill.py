@@ -1,6 +1,7 @@
 """Backfills all partitions of a grid as Dagster's daemon does, but launches the runs in this process.
 
-Run by `test_grid.py` with the environment of an installation: `python backfill.py GRID`.
+What all points read is made first, and nothing else of the chain. Run by `test_grid.py` with the environment
+of an installation: `python backfill.py GRID`.
 """
 
 import logging
@@ -16,6 +17,9 @@ from dagster._daemon.backfill import execute_backfill_iteration
 
 from ehr_assets.definitions import project
 from ehr_assets.settings import PROJECT_ROOT
+from jobs.instance import prepare_home
+from jobs.runner import run_assets
+from jobs.status import Graph
 
 HERE = {
     "run_launcher": {
@@ -27,10 +31,15 @@ HERE = {
         "class": "DefaultRunCoordinator",
     },
 }
+PARTS = ("checkpoint", "node_embeddings", "leak_audit", "probe_metrics")
 MOST_ITERATIONS = 100
 
 
 def backfill(grid: str) -> None:
+    prepare_home(project.settings)
+    graph = Graph(project.definitions)
+    points = [AssetKey([grid, part]) for part in PARTS]
+    above = [key for key in graph.upstream(points) if key not in points]
     ref = InstanceRef.from_dir(str(project.settings.dagster_home), overrides=HERE)
     target = ModuleTarget(
         "ehr_assets.definitions", attribute=None, working_directory=str(PROJECT_ROOT), location_name="ehr"
@@ -39,14 +48,13 @@ def backfill(grid: str) -> None:
         DagsterInstance.from_ref(ref) as instance,
         create_test_daemon_workspace_context(target, instance) as context,
     ):
+        _, success = run_assets(instance, above, lambda _: None)
+        assert success
         asked = PartitionBackfill.from_asset_partitions(
             backfill_id=f"of_{grid}",
             asset_graph=context.create_request_context().asset_graph,
             partition_names=list(project.catalog.grids[grid].recipes),
-            asset_selection=[
-                AssetKey([grid, part])
-                for part in ("checkpoint", "node_embeddings", "leak_audit", "probe_metrics")
-            ],
+            asset_selection=points,
             backfill_timestamp=time.time(),
             tags={},
             dynamic_partitions_store=instance,

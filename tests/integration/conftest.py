@@ -1,6 +1,6 @@
-"""One small run of the whole chain, shared by the integration tests of a session.
+"""Small runs of the whole chain, each shared by the integration tests of a file.
 
-The chain runs as a user runs it: by the `ehr` command, in processes of its own, into a fresh EHR_HOME.
+The chains run as a user runs them: by the `ehr` command, in processes of its own, into a fresh EHR_HOME.
 """
 
 import json
@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from ehr_assets.catalog import BUILT_IN
 from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
+from ehr_assets.specs import read_yaml
 
 BIN = Path(sys.executable).parent
 
@@ -34,12 +36,50 @@ SMALL_RECIPE = {
     "probe.bootstrap": 20,
     "probe.min_positives": 2,
 }
+
+
+def few(task_set, *names):
+    """These tasks of a built-in set, as an override: the cost of a chain is mostly that of its tasks."""
+    tasks = {task["name"]: task for task in read_yaml(BUILT_IN["tasks"] / f"{task_set}.yaml")["tasks"]}
+    return {"tasks": [tasks[name] for name in names]}
+
+
+# Each kind of task, derived outcomes, a window with an end of its own, and one too rare to be scored.
+ONCOLOGY_TASKS = few(
+    "oncology",
+    "progression_any_180d",
+    "cea_doubled_180d",
+    "toxicity_grade3_any_90d",
+    "toxicity_grade3_colitis_90d",
+    "next_line_365d",
+    "response_180d",
+    "mortality_365d",
+    "survival_365d",
+)
+MIMIC_TASKS = few(
+    "mimic_iv",
+    "mortality_365d",
+    "in_hospital_mortality",
+    "readmission_90d",
+    "creatinine_above_2_7d",
+    "invasive_ventilation_2d",
+    "creatinine_highest_2d",
+    "time_to_hospital_discharge",
+    "survival_365d",
+)
+# An epoch of eleven thousand people is long.
+SHORT = [{"name": "sft", "objectives": {"sft": 1.0}, "steps": 40}]
 SAME_TO_CONTINUE = {k: v for k, v in SMALL_RECIPE.items() if k.startswith(("backbone", "adapter"))}
 SMALL = {
-    "cohorts/synthetic_oncology": {"source.subjects": 80},
+    "cohorts/synthetic_oncology": {"source.subjects": 80, "baselines.bootstrap": 20},
+    "cohorts/mimic_iv": {"baselines.bootstrap": 20},
+    "cohorts/tcga": {"baselines.bootstrap": 20, "baselines.methods": ["logistic", "cox", "xgboost"]},
+    "tasks/oncology": ONCOLOGY_TASKS,
+    "tasks/mimic_iv": MIMIC_TASKS,
     "recipes/smb_sft_demo": SMALL_RECIPE,
     "recipes/smb_curriculum_demo": SAME_TO_CONTINUE,
     "recipes/smb_sft_mimic_demo": {**SMALL_RECIPE, "engine.num_processes": 1},
+    "recipes/smb_sft_tcga_demo": {**SMALL_RECIPE, "engine.num_processes": 1, "phases": SHORT},
 }
 
 
@@ -65,8 +105,9 @@ class Installation:
 
     def run(self, *command, fails=False):
         """Runs a command of the environment; returns stdout and stderr together."""
+        # The limit is for what hangs: a busy machine takes five times as long as a quiet one.
         done = subprocess.run(
-            [BIN / command[0], *command[1:]], env=self.env, capture_output=True, text=True, timeout=600
+            [BIN / command[0], *command[1:]], env=self.env, capture_output=True, text=True, timeout=1800
         )
         said = done.stdout + done.stderr
         assert (done.returncode != 0) is fails, said
@@ -87,9 +128,9 @@ class Installation:
     def manifest(self, asset):
         return Manifest.read(self.path(asset) / MANIFEST_NAME)
 
-    def states(self):
-        """Asset → state, as `ehr status` prints them."""
-        lines = [line.split() for line in self.ehr("status").splitlines() if "/" in line]
+    def states(self, said=None):
+        """Asset → state, as `ehr status` prints them (or has just printed them)."""
+        lines = [line.split() for line in (said or self.ehr("status")).splitlines() if "/" in line]
         return {line[0]: "failed check" if line[1] == "failed" else line[1] for line in lines}
 
 
@@ -101,15 +142,24 @@ def installation(tmp_path_factory):
     return made
 
 
+def of_real_tables(tmp_path_factory, cohort, variable, root, holds):
+    """The whole chain on real tables, run once by `ehr run`; skipped where they are not there."""
+    if not (root / holds).exists():
+        pytest.skip(f"no tables of {cohort}: set {variable} to their directory")
+    home = tmp_path_factory.mktemp(cohort) / "home"
+    made = Installation(home, SMALL, {variable: str(root)})
+    made.run_said = made.ehr("run", "--cohort", cohort)  # pyright: ignore[reportAttributeAccessIssue]
+    return made
+
+
 @pytest.fixture(scope="session")
 def mimic_installation(tmp_path_factory):
-    """The whole chain on MIMIC-IV tables, run once by `ehr run`."""
-    root = Path(
-        os.environ.get("EHR_MIMIC_IV_ROOT") or REPOSITORY.parent / "shared" / "data" / "mimic_iv_demo"
-    )
-    if not (root / "hosp").is_dir():
-        pytest.skip("no MIMIC-IV tables: set EHR_MIMIC_IV_ROOT to their directory")
-    home = tmp_path_factory.mktemp("mimic_iv") / "home"
-    made = Installation(home, SMALL, {"EHR_MIMIC_IV_ROOT": str(root)})
-    made.run_said = made.ehr("run", "--cohort", "mimic_iv")  # pyright: ignore[reportAttributeAccessIssue]
-    return made
+    given = os.environ.get("EHR_MIMIC_IV_ROOT")
+    root = Path(given or REPOSITORY.parent / "shared" / "data" / "mimic_iv_demo")
+    return of_real_tables(tmp_path_factory, "mimic_iv", "EHR_MIMIC_IV_ROOT", root, "hosp")
+
+
+@pytest.fixture(scope="session")
+def tcga_installation(tmp_path_factory):
+    root = Path(os.environ.get("EHR_TCGA_ROOT") or "unset")
+    return of_real_tables(tmp_path_factory, "tcga", "EHR_TCGA_ROOT", root, "biotab")

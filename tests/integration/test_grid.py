@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import SMALL_RECIPE
+from conftest import SMALL, SMALL_RECIPE, Installation
 from dagster import AssetKey, DagsterInstance
 
 from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
@@ -55,10 +55,11 @@ def manifest(installation, asset, point):
 
 
 @pytest.fixture(scope="module")
-def backfilled(installation, tmp_path_factory):
+def backfilled(tmp_path_factory):
+    """In a home of its own: it reads no baseline and no trained recipe, only the cohort and its corpus."""
     specs = tmp_path_factory.mktemp("specs")
     write(specs, [0.5])
-    made = installation.changed(EHR_SPECS=str(specs))
+    made = Installation(tmp_path_factory.mktemp("grid") / "home", SMALL, {"EHR_SPECS": str(specs)})
     made.said = made.run("python", str(SCRIPT), "tiny_grid")  # pyright: ignore[reportAttributeAccessIssue]
     return made
 
