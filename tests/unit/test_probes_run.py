@@ -296,13 +296,14 @@ def test_small_cohorts_are_listed_and_stop_nothing(root, tmp_path, run, which):
     assert [f for f in findings if f.verdict == "fail"] == []
 
 
-def test_infinite_measurements_are_missing_values(root, tmp_path):
+@pytest.mark.parametrize("value", [float("inf"), 3e38], ids=["infinite", "sentinel"])
+def test_measurements_that_are_no_numbers_stop_no_baseline(root, tmp_path, value):
     copy = _copy(root, tmp_path)
     for file in (copy / "meds_events/data").rglob("*.parquet"):
         table = pl.read_parquet(file)
         made = table.with_columns(
             pl.when(pl.int_range(pl.len()) % 7 == 0)
-            .then(pl.lit(float("inf")))
+            .then(pl.lit(value))
             .otherwise(pl.col("numeric_value"))
             .cast(pl.Float32)
             .alias("numeric_value")
