@@ -49,7 +49,9 @@ def choose_setting(
     Score of a fold: AUROC, or for numbers the share of variance explained; the mean over folds counts. Those
     within `NOISE` of the best count as equal, and the loss (log loss, squared error) over all left-out rows
     decides among them: a penalty that ranks as well but squeezes all probabilities together is no better.
-    Without two folds that hold both classes on either side, it is the default.
+    Other columns than the default's must be better, in score or in loss, by more than a standard error of the
+    folds' differences: where positives are few, they win by chance. Without two folds that hold both classes
+    on either side, it is the default.
     """
     development.saw("folds", "chosen")
     y, binary = development.y, development.kind == "binary"
@@ -62,11 +64,24 @@ def choose_setting(
         losses.append(_losses(y[left_out], answers, binary=binary))
     if len(scores) < 2:
         return Choice(default, 0, float("nan"))
-    mean = np.array(scores).mean(axis=0)
-    loss = np.concatenate(losses, axis=1).mean(axis=1)
-    close = ~(mean < np.nanmax(mean) - NOISE) if np.isfinite(mean).any() else np.ones(len(mean), dtype=bool)
-    best = int(np.argmin(np.where(close, loss, np.inf)))
-    return Choice(settings[best], len(scores), float(mean[best]))
+    by_fold, loss = np.array(scores), np.concatenate(losses, axis=1).mean(axis=1)
+    plain = np.array([setting.columns == default.columns for setting in settings])
+    best, usual = (_best(by_fold.mean(axis=0), loss, among) for among in (np.ones_like(plain), plain))
+    lost = np.array([of_fold.mean(axis=1) for of_fold in losses])
+    if not (_sure(by_fold[:, best] - by_fold[:, usual]) or _sure(lost[:, usual] - lost[:, best])):
+        best = usual
+    return Choice(settings[best], len(scores), float(by_fold[:, best].mean()))
+
+
+def _sure(gain: NDArray) -> bool:
+    """Whether the mean over folds lies above its standard error."""
+    return bool(gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain)))
+
+
+def _best(mean: NDArray, loss: NDArray, among: NDArray[np.bool_]) -> int:
+    """Of least loss among those within `NOISE` of the best score; among all where there are no scores."""
+    highest = np.nanmax(mean[among]) if np.isfinite(mean[among]).any() else np.nan
+    return int(np.argmin(np.where(among & ~(mean < highest - NOISE), loss, np.inf)))
 
 
 def grouped_folds(rows: Rows, most: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
