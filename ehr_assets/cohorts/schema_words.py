@@ -28,6 +28,8 @@ WORDS = {
     "CohortSpec.tables": "The raw tables and the events that their rows make.",
     "CohortSpec.availability": "When records of some codes can have been known, in a clinician's words; leak "
     "guards hold the events against it.",
+    "CohortSpec.accepted_features": "Features that a leak guard names because each tells a task nearly by "
+    "itself, and that are no leak, with the reason.",
     "CohortSpec.baselines": "Which models of flattened records stand beside the recipes, and how.",
     "MedsSource.default_section": "The section of codes that no pattern is found in.",
     "SyntheticSource.simulator": "The embedded simulator's name.",

@@ -14,6 +14,7 @@ from ehr_assets.cohorts.event_spec import ByRawText, Column, Pattern, RawText
 from ehr_assets.cohorts.file_spec import TableFile
 from ehr_assets.cohorts.table_spec import JoinSpec, TableDefaults, TableSpec
 from ehr_assets.contracts import Section
+from ehr_assets.leakage.accepted_spec import AcceptedFeature
 from ehr_assets.leakage.availability_spec import AvailabilityRule
 from ehr_assets.meds.quality_spec import QualitySpec
 from ehr_assets.nodes.pattern_spec import Name
@@ -132,6 +133,7 @@ class CohortSpec(Spec):
     joins: dict[Name, JoinSpec] = Field(default={})
     tables: list[TableSpec] = Field(min_length=1)
     availability: list[AvailabilityRule] = Field(default=[])
+    accepted_features: list[AcceptedFeature] = Field(default=[])
     decision_nodes: NodesSpec | None = None
     baselines: BaselineSpec = BaselineSpec()
 

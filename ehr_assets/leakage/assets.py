@@ -4,6 +4,7 @@ Assets and not checks, because reports show what they found, and because an audi
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, MaterializeResult, MetadataValue, asset
@@ -12,6 +13,7 @@ from ehr_assets.cohorts.spec import CohortSpec
 from ehr_assets.corpora.assets import input_dirs, token_corpus_key, tokenizer_key
 from ehr_assets.corpora.spec import CorpusSpec
 from ehr_assets.embeddings.assets import node_embeddings_key
+from ehr_assets.leakage.accepted_spec import AcceptedFeature
 from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version, combined_hash
 from ehr_assets.meds.assets import meds_events_key, subject_splits_key
@@ -35,7 +37,8 @@ def cohort_audit_assets(cohort: CohortSpec, tasks: TaskSet) -> list[AssetsDefini
     ]
     rules = [rule.model_dump(mode="json") for rule in cohort.availability]
     outcomes = _outcomes(tasks)
-    config = {"availability": rules, "outcomes": outcomes}
+    accepted = [one.model_dump(mode="json") for one in cohort.accepted_features]
+    config = {"availability": rules, "accepted_features": accepted, "outcomes": outcomes}
 
     @asset(
         key=leak_audit_key(cohort.name),
@@ -44,14 +47,19 @@ def cohort_audit_assets(cohort: CohortSpec, tasks: TaskSet) -> list[AssetsDefini
         kinds={"polars", "parquet"},
         code_version=code_version(
             ["leakage/audit.py"],
-            combined_hash([cohort.config_hash("availability", "decision_nodes"), json.dumps(outcomes)]),
+            combined_hash(
+                [
+                    cohort.config_hash("availability", "accepted_features", "decision_nodes"),
+                    json.dumps(outcomes),
+                ]
+            ),
         ),
         description="What leak guards find in the cohort's records, nodes, labels and features.",
     )
     def leak_audit(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
         from ehr_assets.leakage.audit import CohortInputs, Said, audit_cohort
 
-        said = Said(decisions, cohort.availability, outcomes)
+        said = Said(decisions, cohort.availability, outcomes, cohort.accepted_features)
 
         def build(step: Step) -> Stats:
             inputs = CohortInputs(cohort.name, *[step.inputs[asset_name(key)].path for key in keys])
@@ -69,8 +77,16 @@ def _outcomes(tasks: TaskSet) -> dict[str, Any]:
     return {"derived": said.get("derived") or {}, "tasks": kept}
 
 
-def recipe_audit_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefinition]:
+def recipe_audit_assets(
+    points: Points, corpus: CorpusSpec, accepted: Mapping[str, Sequence[AcceptedFeature]]
+) -> list[AssetsDefinition]:
+    """accepted: cohort → its `accepted_features`."""
     recipe = points.recipe
+    said = {cohort: [one.model_dump(mode="json") for one in own] for cohort, own in accepted.items()}
+
+    def settings(recipe: RecipeSpec) -> dict[str, Any]:
+        return {"embedding": recipe.embedding.settings(), "accepted_features": said}
+
     embeddings, tokens = node_embeddings_key(recipe.name), token_corpus_key(corpus.name)
     tokenizer = tokenizer_key(corpus.name)
     of_cohorts = (meds_events_key, subject_splits_key, decision_nodes_key, task_labels_key)
@@ -81,17 +97,18 @@ def recipe_audit_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefini
         group_name=recipe.name,
         kinds={"polars", "parquet"},
         code_version=code_version(
-            ["leakage/audit.py"], combined_hash([corpus.config_hash(), recipe.config_hash("embedding")])
+            ["leakage/audit.py"],
+            combined_hash([corpus.config_hash(), recipe.config_hash("embedding"), json.dumps(said)]),
         ),
         description="What leak guards find in what one model saw: its cohorts together, windows, embeddings.",
         partitions_def=points.partitions,
-        metadata=points.metadata(_settings),
+        metadata=points.metadata(settings),
     )
     def leak_audit(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
         from ehr_assets.embeddings.windows import Windows
         from ehr_assets.leakage.audit import CohortInputs, audit_recipe
 
-        settings = points.at(context).embedding
+        laid = points.at(context).embedding
 
         def build(step: Step) -> Stats:
             dirs = [input_dirs(step, corpus.cohorts, key) for key in of_cohorts]
@@ -104,19 +121,16 @@ def recipe_audit_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefini
                     step.inputs[asset_name(tokenizer)].path,
                     step.inputs[asset_name(embeddings)].path,
                     cohorts,
-                    Windows(settings.max_tokens, settings.anchor),
+                    Windows(laid.max_tokens, laid.anchor),
                     step.out,
+                    accepted,
                     progress=step.progress,
                 )
             }
 
-        return datasets.materialize(context, build, config=_settings(points.at(context)), shown=SHOWN)
+        return datasets.materialize(context, build, config=settings(points.at(context)), shown=SHOWN)
 
     return [leak_audit]
-
-
-def _settings(recipe: RecipeSpec) -> dict[str, Any]:
-    return {"embedding": recipe.embedding.settings()}
 
 
 def _table(dataset: Dataset) -> dict[str, MetadataValue]:

@@ -16,6 +16,7 @@ from ehr_assets.corpora.reader import TokenCorpus
 from ehr_assets.corpora.spec import CorpusSpec
 from ehr_assets.embeddings.windows import Windows
 from ehr_assets.leakage import guarded
+from ehr_assets.leakage.accepted_spec import AcceptedFeature
 from ehr_assets.leakage.availability import known_when_declared
 from ehr_assets.leakage.availability_spec import AvailabilityRule
 from ehr_assets.leakage.deletion import features_without_future, sampled_cuts
@@ -73,6 +74,7 @@ class Said:
     nodes_spec: NodesSpec
     rules: Sequence[AvailabilityRule]
     outcomes: Mapping[str, Any]
+    accepted: Sequence[AcceptedFeature] = ()
 
 
 def audit_cohort(
@@ -95,7 +97,7 @@ def audit_cohort(
     def of_scores(scratch: Path) -> list[Finding]:
         some = guarded.some_nodes(nodes, at_most(MOST_NODES, nodes.subject_id, seed))
         X, names = guarded.features_at(some)(cohort.meds)
-        return _scores(cohort.name, some, X, names, TASKS_OF_FEATURES, seed)
+        return _scores(cohort.name, some, X, names, TASKS_OF_FEATURES, said.accepted, seed)
 
     guards: list[Guard] = [
         lambda _: persons_in_one_split(cohort.name, {cohort.name: cohort.splits}),
@@ -120,6 +122,7 @@ def audit_recipe(
     cohorts: Sequence[CohortInputs],
     windows: Windows,
     out_dir: Path,
+    accepted: Mapping[str, Sequence[AcceptedFeature]] | None = None,
     *,
     seed: int = 0,
     progress: Progress = no_progress,
@@ -156,7 +159,8 @@ def audit_recipe(
             usable = np.flatnonzero(np.isfinite(X).all(axis=1))
             usable = usable[at_most(MOST_NODES, nodes.subject_id[usable], seed)]
             found = guarded.some_nodes(nodes, usable)
-            return _scores(recipe, found, X[usable], names, TASKS_OF_EMBEDDINGS, seed)
+            allowed = (accepted or {}).get(cohort.name, ())
+            return _scores(recipe, found, X[usable], names, TASKS_OF_EMBEDDINGS, allowed, seed)
 
         return scores
 
@@ -165,13 +169,21 @@ def audit_recipe(
 
 
 def _scores(
-    scope: str, nodes: CohortNodes, X: np.ndarray, names: Sequence[str], most_tasks: int, seed: int
+    scope: str,
+    nodes: CohortNodes,
+    X: np.ndarray,
+    names: Sequence[str],
+    most_tasks: int,
+    accepted: Sequence[AcceptedFeature],
+    seed: int,
 ) -> list[Finding]:
     """What single features tell, and what a fit finds in permuted outcomes."""
     binary = {task.name: task.y for task in nodes.tasks if task.kind == "binary"}
     y = np.stack(list(binary.values()), axis=1) if binary else np.zeros((len(X), 0))
     return [
-        *single_features(scope, X, names, Outcomes(list(binary), y), nodes.subject_id, nodes.split, seed),
+        *single_features(
+            scope, X, names, Outcomes(list(binary), y), nodes.subject_id, nodes.split, seed, accepted
+        ),
         *chance_when_permuted(
             scope, guarded.logistic_on(X, nodes), binary, nodes.split, most_tasks=most_tasks, seed=seed
         ),

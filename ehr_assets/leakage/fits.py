@@ -15,6 +15,9 @@ from ehr_assets.leakage.subjects import cohorts_hash
 
 FITTED_ON = "fitted_on.json"
 
+LEFT_OUT = "left_out.parquet"
+"""cohort, node_id of nodes without features, which no fit has seen. Without the file there are none."""
+
 
 @dataclass(frozen=True)
 class FitFinding:

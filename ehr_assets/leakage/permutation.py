@@ -1,7 +1,8 @@
 """Whether a fit finds something where nothing is to be found: outcomes dealt out anew within each split.
 
-With permuted outcomes, no honest fit tells held-out nodes apart. Whatever has seen held-out rows, or carries
-the outcome itself among its features, still does. The fit is made by the very code whose scores are
+With permuted outcomes, no honest fit tells held-out nodes apart. One that has seen the outcomes of held-out
+rows, or makes features of the outcomes it is given, still does. (A feature that carries the true outcome is
+no longer told here: `univariate.py` names it.) The fit is made by the very code whose scores are
 reported; the AUROC and its distribution under chance are computed here. As outcomes are permuted node by
 node, that distribution is exactly that of the rank sum, however nodes cluster in subjects.
 """

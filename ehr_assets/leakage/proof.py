@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from ehr_assets.leakage.findings import Finding
-from ehr_assets.leakage.fits import FITTED_ON
+from ehr_assets.leakage.fits import FITTED_ON, LEFT_OUT
 from ehr_assets.leakage.subjects import splits_agree, subjects_hash
 from ehr_assets.nodes.frames import labels_path
 
@@ -42,7 +42,8 @@ def fits_proved(scope: str, fits_dir: Path, cohorts: Mapping[str, CohortFiles]) 
     entries = _entries(fits_dir)
     if entries is None:
         return [Finding(GUARD, scope, "fail", None, note="the fits left no ledger of the rows they saw")]
-    allowed = {cohort: _Allowed(files) for cohort, files in cohorts.items()}
+    left_out = _left_out(fits_dir)
+    allowed = {c: _Allowed(files, left_out.get(c, [])) for c, files in cohorts.items()}
     wrong = [e for e in entries if not _holds(e, allowed)]
     problems = [
         Finding(GUARD, scope, "fail", f"{e.get('cohort')}: {e.get('task') or 'all tasks'}: {e.get('step')}",
@@ -68,6 +69,16 @@ def _entries(folder: Path) -> list[dict[str, Any]] | None:
     return steps if isinstance(steps, list) and all(isinstance(s, dict) for s in steps) else None
 
 
+def _left_out(folder: Path) -> dict[str, list[str]]:
+    """Cohort → its nodes without features."""
+    path = Path(folder) / LEFT_OUT
+    rows = pl.DataFrame(pq.read_table(path)).iter_rows() if path.is_file() else ()
+    found: dict[str, list[str]] = {}
+    for cohort, node in rows:
+        found.setdefault(cohort, []).append(node)
+    return found
+
+
 def _holds(entry: Mapping[str, Any], allowed: Mapping[str, "_Allowed"]) -> bool:
     cohort, role = str(entry.get("cohort")), str(entry.get("role"))
     if not entry.get("step") or cohort not in allowed or role not in ROLES:
@@ -79,8 +90,8 @@ def _holds(entry: Mapping[str, Any], allowed: Mapping[str, "_Allowed"]) -> bool:
 class _Allowed:
     """The subjects of one cohort that fits may rest on, read from its splits, nodes and labels."""
 
-    def __init__(self, files: CohortFiles) -> None:
-        self._labels = files.labels
+    def __init__(self, files: CohortFiles, left_out: Sequence[str] = ()) -> None:
+        self._labels, self._left_out = files.labels, list(left_out)
         table = pq.read_table(files.splits / "subject_splits.parquet", columns=["subject_id", "split"])
         self._splits: dict[str, set[int]] = {}
         for subject, split in pl.DataFrame(table).iter_rows():
@@ -115,6 +126,7 @@ class _Allowed:
         columns = ["node_id", "subject_id", "boolean_value", "numeric_value", "duration_days", "status"]
         labels = pl.DataFrame(pq.read_table(path, columns=columns))
         labels = labels.join(self._of(indication).select("node_id"), on="node_id", how="semi")
+        labels = labels.filter(~pl.col("node_id").is_in(self._left_out))
         usable = (
             pl.col("boolean_value").is_not_null(),
             pl.col("status").is_not_null() & (pl.col("duration_days") > 0),

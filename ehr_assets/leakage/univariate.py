@@ -4,7 +4,7 @@ AUROC of every feature for every task, in either direction, a value never measur
 Above 0.98 a feature is named. It stops the chain when that is no accident of few positives: with at least 20
 of them, and at least 10 subjects in either class (the nodes of one are alike); or when the lower end of its
 interval over resampled subjects is above 0.98 too, and the feature tells nearly as much, in the same
-direction, of the development subjects.
+direction, of the development subjects. What a cohort file accepts, with a reason, is named and stops nothing.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ehr_assets.leakage.accepted_spec import AcceptedFeature, accepted_because
 from ehr_assets.leakage.findings import Finding
 
 GUARD = "no_single_feature_tells"
@@ -41,6 +42,7 @@ def single_features(
     subjects: NDArray[np.int64],
     split: NDArray[np.str_],
     seed: int = 0,
+    accepted: Sequence[AcceptedFeature] = (),
 ) -> list[Finding]:
     """A finding per (task, feature) above the limit, and one for all.
 
@@ -66,16 +68,18 @@ def single_features(
             confirmed = low > LIMIT and (before if up else 1 - before) > CONFIRMED
             people = min(len(np.unique(subjects[rows][y[:, task] == value])) for value in (0, 1))
             certain = (positives[task] >= ENOUGH and people >= ENOUGH_SUBJECTS) or confirmed
+            why = accepted_because(accepted, outcomes.tasks[task], name)
+            note = f"; accepted: {why}" if why else "" if certain else "; may be chance"
             named.append(
                 Finding(
                     GUARD,
                     scope,
-                    "fail" if certain else "warn",
+                    "fail" if certain and not why else "warn",
                     f"{outcomes.tasks[task]}: {name}",
                     float(area[task] if up else 1 - area[task]),
                     LIMIT,
                     int(positives[task] + negatives[task]),
-                    f"{positives[task]} positives" + ("" if certain else "; may be chance"),
+                    f"{positives[task]} positives{note}",
                 )
             )
     looked = f"{len(names)} features, {int(asked.sum())} tasks with {FEWEST} held-out nodes of each class"

@@ -1,4 +1,4 @@
-"""What is chosen and not fitted: the strength of a penalty by patient-grouped cross-validation, a threshold.
+"""What is chosen and not fitted: a penalty and columns by patient-grouped cross-validation, a threshold.
 
 Cross-validation is over development (train and tuning); what is then fitted is fitted on train alone, so that
 the tuning subjects can still say where a threshold lies.
@@ -7,7 +7,7 @@ the tuning subjects can still say where a threshold lies.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,26 +17,41 @@ from ehr_assets.probes.rows import How, Rows
 NOISE = 0.002
 """AUROCs (or shares of explained variance) that differ by less are not told apart."""
 
-Path = Callable[[Any, NDArray, Any, Sequence[float]], NDArray]
-"""(X, y, X_test, strengths) -> (strengths, n_test) answers of models fitted on (X, y), scaling included."""
+Columns = Literal["standardized", "whitened"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a linear model is fitted: on which columns, and how strong its penalty is (as `linear.py` says)."""
+
+    columns: Columns
+    strength: float
+
+
+Path = Callable[[Any, NDArray, Any, Sequence[Setting]], NDArray]
+"""(X, y, X_test, settings) -> (settings, n_test) answers of models fitted on (X, y), scaling included."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The strength, from how many folds it follows (0: it is the default), and its score over them."""
+    """The setting, from how many folds it follows (0: it is the default), and its score over them."""
 
-    strength: float
+    setting: Setting
     folds: int
     score: float
 
 
-def choose_strength(development: Rows, strengths: Sequence[float], how: How, path: Path) -> Choice:
-    """The penalty that predicts subjects best whom it has not seen.
+def choose_setting(
+    development: Rows, settings: Sequence[Setting], default: Setting, how: How, path: Path
+) -> Choice:
+    """The setting that predicts subjects best whom it has not seen.
 
     Score of a fold: AUROC, or for numbers the share of variance explained; the mean over folds counts. Those
     within `NOISE` of the best count as equal, and the loss (log loss, squared error) over all left-out rows
     decides among them: a penalty that ranks as well but squeezes all probabilities together is no better.
-    Without two folds that hold both classes on either side, the middle of the grid is taken.
+    Other columns than the default's must be better, in score or in loss, by more than a standard error of the
+    folds' differences: where positives are few, they win by chance. Without two folds that hold both classes
+    on either side, it is the default.
     """
     development.saw("folds", "chosen")
     y, binary = development.y, development.kind == "binary"
@@ -44,16 +59,29 @@ def choose_strength(development: Rows, strengths: Sequence[float], how: How, pat
     for fit, left_out in grouped_folds(development, how.folds):
         if binary and (len(np.unique(y[fit])) < 2 or len(np.unique(y[left_out])) < 2):
             continue
-        answers = path(development.X[fit], y[fit], development.X[left_out], strengths)
+        answers = path(development.X[fit], y[fit], development.X[left_out], settings)
         scores.append(score(y[left_out], answers, binary=binary))
         losses.append(_losses(y[left_out], answers, binary=binary))
     if len(scores) < 2:
-        return Choice(strengths[len(strengths) // 2], 0, float("nan"))
-    mean = np.array(scores).mean(axis=0)
-    loss = np.concatenate(losses, axis=1).mean(axis=1)
-    close = ~(mean < np.nanmax(mean) - NOISE) if np.isfinite(mean).any() else np.ones(len(mean), dtype=bool)
-    best = int(np.argmin(np.where(close, loss, np.inf)))
-    return Choice(strengths[best], len(scores), float(mean[best]))
+        return Choice(default, 0, float("nan"))
+    by_fold, loss = np.array(scores), np.concatenate(losses, axis=1).mean(axis=1)
+    plain = np.array([setting.columns == default.columns for setting in settings])
+    best, usual = (_best(by_fold.mean(axis=0), loss, among) for among in (np.ones_like(plain), plain))
+    lost = np.array([of_fold.mean(axis=1) for of_fold in losses])
+    if not (_sure(by_fold[:, best] - by_fold[:, usual]) or _sure(lost[:, usual] - lost[:, best])):
+        best = usual
+    return Choice(settings[best], len(scores), float(by_fold[:, best].mean()))
+
+
+def _sure(gain: NDArray) -> bool:
+    """Whether the mean over folds lies above its standard error."""
+    return bool(gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain)))
+
+
+def _best(mean: NDArray, loss: NDArray, among: NDArray[np.bool_]) -> int:
+    """Of least loss among those within `NOISE` of the best score; among all where there are no scores."""
+    highest = np.nanmax(mean[among]) if np.isfinite(mean[among]).any() else np.nan
+    return int(np.argmin(np.where(among & ~(mean < highest - NOISE), loss, np.inf)))
 
 
 def grouped_folds(rows: Rows, most: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:

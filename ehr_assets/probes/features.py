@@ -229,6 +229,7 @@ def _fill_values(known: pl.DataFrame, codes: Sequence[str], values: NDArray[np.f
     spread = np.add.reduceat(dx * dx, starts)
     slope = np.full(len(starts), np.nan)
     np.divide(np.add.reduceat(dx * dy, starts), spread, out=slope, where=spread > 1e-6)
+    slope[np.abs(slope) > np.finfo(np.float32).max] = np.nan  # of numbers that stand for "none", such as 3e38
     values[row[starts], 1, column[starts]] = slope
 
 

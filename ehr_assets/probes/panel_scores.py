@@ -71,6 +71,7 @@ class _Scoring:
         self.panel, self.rules = panel, rules
         self.kind = panel.outcomes.kind
         self.weights = shared_weights(panel.n_subjects, rules.replicates)
+        self._parts: dict[bytes, Floats] = {}
         self.out = Scored(
             panel.cohort,
             panel.task,
@@ -124,33 +125,33 @@ class _Scoring:
         missing = np.full(each.shape[1:], np.nan)
         return np.array([np.mean(list(own.values()), axis=0) if own else missing for own in seeds]), seeds
 
+    def _part(self, rows: NDArray) -> Floats:
+        """(methods, 1 + replicates) of the primary metric: kept, for indications are asked for again as
+        subgroups, and the rest of one of two groups is the other one."""
+        key = rows.tobytes()
+        if key not in self._parts:
+            self._parts[key] = self._draws(rows, MEASURES[self.kind][:1])[0][:, 0]
+        return self._parts[key]
+
     def _indications(self) -> None:
-        of, names = self.panel.groups["indication"], MEASURES[self.kind][:1]
+        of, names = self.panel.groups["indication"], MEASURES[self.kind]
         for indication in sorted(set(of.tolist()) - {""}):
             rows = np.flatnonzero(of == indication)
             if self._enough(rows):
-                draws, _ = self._draws(rows, names)
-                self.out.by_indication[indication] = draws[:, 0]
+                draws = self._part(rows)
+                self.out.by_indication[indication] = draws
                 for method in range(len(self.panel.methods)):
-                    self._metric(method, names[0], draws[method, 0], rows, indication)
+                    self._metric(method, names[0], draws[method], rows, indication)
 
     def _subgroups(self) -> None:
-        found: dict[bytes, Floats] = {}  # the rest of two groups is the other one
-
-        def draws(rows: NDArray) -> Floats:
-            key = rows.tobytes()
-            if key not in found:
-                found[key] = self._draws(rows, MEASURES[self.kind][:1])[0][:, 0]
-            return found[key]
-
         for name, of in self.panel.groups.items():
             known = of != ""
             for group in sorted(set(of[known].tolist())):
                 rows, rest = np.flatnonzero(of == group), np.flatnonzero(known & (of != group))
                 enough = self._enough(rows)
                 nothing = np.full((len(self.panel.methods), 1 + self.rules.replicates), np.nan)
-                own = draws(rows) if enough else nothing
-                gap = own - draws(rest) if enough and self._enough(rest) else nothing
+                own = self._part(rows) if enough else nothing
+                gap = own - self._part(rest) if enough and self._enough(rest) else nothing
                 for method in range(len(self.panel.methods)):
                     self._subgroup(method, name, group, own[method], gap[method], (rows, rest))
 

@@ -26,6 +26,9 @@ REFERENCE = {"binary": "xgboost", "time_to_event": "cox", "regression": "xgboost
 CEILING_FROM = 0.55
 """The oracle's interval must lie above this: where it is near chance, a fraction of its lead is noise."""
 
+TAKES_PART = 0.5
+"""Of the tasks that any method scores, the share that a method must score to stand in a mean."""
+
 Row = dict[str, Any]
 
 
@@ -71,8 +74,14 @@ def means(scored: Iterable[Scored]) -> list[Row]:
 def _means_of(
     methods: Sequence[Method], members: Sequence[tuple[Scored, Floats]], metric: str, about: Row
 ) -> list[Row]:
-    """A row per method that has a value somewhere, over the tasks where all of those have one."""
-    present = [i for i in range(len(methods)) if any(np.isfinite(d[i, 0]) for _, d in members)]
+    """A row per method that takes part, over the tasks where all of those have a value.
+
+    Part takes who has one for at least `TAKES_PART` of the tasks that any method scores: else one method
+    that answers a single task would leave all others that task alone.
+    """
+    known = np.array([np.isfinite(d[:, 0]) for _, d in members])
+    share = known.sum(axis=0) / max(1, int(known.any(axis=1).sum()))
+    present = np.flatnonzero(share >= TAKES_PART).tolist()
     complete = [(p, d) for p, d in members if np.isfinite(d[present, 0]).all()]
     if not present or not complete:
         return []

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ehr_assets.leakage.fits import FITTED_ON, fitted_on
+from ehr_assets.leakage.fits import FITTED_ON, LEFT_OUT, fitted_on
 from ehr_assets.probes.schemas import FITS_SCHEMA, METRICS_SCHEMA
 
 
@@ -35,6 +35,14 @@ def write_fitted_on(
     """
     document = {**fitted_on(fitted), "steps": list(steps)}
     (out_dir / FITTED_ON).write_text(json.dumps(document, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def write_left_out(nodes: Mapping[str, Sequence[str]], out_dir: Path) -> None:
+    """Writes `left_out.parquet`: cohort → ids of its nodes without features."""
+    rows = [(cohort, node) for cohort, ids in sorted(nodes.items()) for node in sorted(ids)]
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(("cohort", "node_id"))}
+    schema = pa.schema([(name, pa.string()) for name in columns])
+    pq.write_table(pa.table(columns, schema), out_dir / LEFT_OUT, compression="zstd")
 
 
 def _write(rows: Sequence[Mapping[str, Any]], keys: tuple[str, ...], schema: pa.Schema, path: Path) -> None:

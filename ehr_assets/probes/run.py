@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -25,7 +26,7 @@ from ehr_assets.nodes.frames import tasks_of
 from ehr_assets.probes.choose import threshold
 from ehr_assets.probes.frames import CohortDirs, CohortNodes, TaskLabels, read_task
 from ehr_assets.probes.predictions import Answers, PredictionsFile, predictions
-from ehr_assets.probes.results import write_fits, write_fitted_on, write_metrics
+from ehr_assets.probes.results import write_fits, write_fitted_on, write_left_out, write_metrics
 from ehr_assets.probes.rows import Fit, How, Kind, NoModelError, Rows, shortage
 from ehr_assets.probes.scoring import Method, Scorer
 from ehr_assets.probes.spec import FitSpec
@@ -102,19 +103,21 @@ def run(
 ) -> dict[str, int]:
     """Fits and scores every contender on every task of each field (one a cohort, drawn one by one).
 
-    Writes `metrics.parquet`, `predictions.parquet`, `meds/`, `fits.parquet` and `fitted_on.json`; equal
-    inputs give equal bytes on any number of workers. Returns counts: tasks, tasks_scored (by any method),
-    nodes, nodes_without_features, and methods that gave no answer, by reason (`not_fitted/…`). Numbers are
-    predicted here and scored where methods are compared (`metrics.parquet` has no rows of them).
+    Writes `metrics.parquet`, `predictions.parquet`, `meds/`, `fits.parquet`, `fitted_on.json` and
+    `left_out.parquet`; equal inputs give equal bytes on any number of workers. Returns counts: tasks,
+    tasks_scored (by any method), nodes, nodes_without_features, and methods that gave no answer, by reason
+    (`not_fitted/…`).
     """
     metrics, fits, steps = [], [], []
+    left_out: dict[str, list[str]] = {}
     fitted: dict[str, set[int]] = {}
     stats: Counter[str] = Counter(tasks=0, tasks_scored=0, nodes=0, nodes_without_features=0)
     with PredictionsFile(out_dir) as file:
         for one in fields:
             cohort, tasks = one.nodes.cohort, tasks_of(one.dirs.labels)
+            left_out[cohort] = one.nodes.frame["node_id"].filter(~pl.Series(one.usable)).to_list()
             stats["nodes"] += len(one.usable)
-            stats["nodes_without_features"] += int((~one.usable).sum())
+            stats["nodes_without_features"] += len(left_out[cohort])
             seen = fitted.setdefault(cohort, set())
             steps += one.ledger.document()
             seen.update(s for entry in one.ledger.entries for s in entry.subjects)
@@ -130,6 +133,7 @@ def run(
                 progress(f"{rules.recipe} on {cohort}", done, len(tasks))
     write_metrics(metrics, out_dir)
     write_fits(fits, out_dir)
+    write_left_out(left_out, out_dir)
     write_fitted_on(fitted, steps, out_dir)
     return dict(stats)
 

@@ -1,4 +1,4 @@
-"""Standardized columns: the scaler that linear models and principal components are fitted behind."""
+"""What linear models are fitted behind: standardized columns, and principal components of unit variance."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,9 @@ from ehr_assets.probes.rows import NoModelError, Rows
 
 FLAT = 1e-6
 """A column that varies by less than this share of its mean (or of 1) is constant: float32 holds no more."""
+
+LEAST_VARIANCE = 1e-8
+"""Components of less variance (a standardized column has 1) are rounding."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,17 @@ class Scaler:
         if not isinstance(X, np.ndarray):
             return (X @ _diagonal(1 / self.scale)).astype(np.float64)
         return np.nan_to_num((np.asarray(X, dtype=np.float64) - self.mean) / self.scale, nan=0.0)
+
+
+@dataclass(frozen=True)
+class Whitener:
+    """Standardized columns as principal components of unit variance: loadings (d, k)."""
+
+    scaler: Scaler
+    loadings: NDArray[np.float64]
+
+    def __call__(self, X: Any) -> NDArray[np.float64]:
+        return self.scaler(X) @ self.loadings
 
 
 def fit_scaler(rows: Rows) -> Scaler:
@@ -62,6 +76,25 @@ def scaling_of(X: Any) -> Scaler:
         variance = np.maximum(np.asarray(values.multiply(values).sum(axis=0)).ravel() / n - mean**2, 0)
     scale = np.sqrt(variance)
     return Scaler(mean, np.where(scale > FLAT * np.maximum(1, np.abs(mean)), scale, 1.0))
+
+
+def principal_components(Z: NDArray, k: int) -> NDArray[np.float64]:
+    """Loadings (d, <= k) of the largest components of centred Z (n, d), of unit variance; none of flat Z."""
+    from scipy.linalg import eigh
+
+    n, d = Z.shape
+    few = n < d  # then the smaller Gram matrix has the same eigenvalues
+    square = (Z @ Z.T if few else Z.T @ Z) / n
+    k = min(k, len(square))
+    values, vectors = eigh(square, subset_by_index=[len(square) - k, len(square) - 1])
+    values, vectors = values[::-1], vectors[:, ::-1]
+    kept = values > LEAST_VARIANCE
+    values, vectors = values[kept], vectors[:, kept]
+    if few:
+        vectors = Z.T @ vectors / np.sqrt(n * values)
+    # The sign of an eigenvector is arbitrary: fix it, so that equal inputs give equal coefficients.
+    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])])
+    return vectors / np.sqrt(values)
 
 
 def _diagonal(values: NDArray) -> Any:

@@ -79,7 +79,7 @@ MEANS_SCHEMA = pa.schema(
         ("sd_seeds", pa.float64()),
         ("ci_low", pa.float64()),  # of the mean, over resamples of subjects
         ("ci_high", pa.float64()),
-        ("n_tasks", pa.int64()),  # those that every method could score
+        ("n_tasks", pa.int64()),  # those that every method in the means could score
         ("n_seeds", pa.int64()),
     ]
 )

@@ -12,6 +12,7 @@ from nodes_support import US, at, event, event_frame, write_meds
 from pydantic import ValidationError
 
 from ehr_assets.contracts import DEATH
+from ehr_assets.leakage.accepted_spec import AcceptedFeature
 from ehr_assets.leakage.availability import known_when_declared
 from ehr_assets.leakage.availability_spec import AvailabilityRule
 from ehr_assets.leakage.deletion import rows_that_differ, sampled_cuts, without_future
@@ -241,7 +242,7 @@ def test_aurocs_are_those_of_sklearn():
     assert np.isnan(aurocs(x[:0], y[:0])).all()
 
 
-def named(positives: int, *, development: bool, n: int = 200):
+def named(positives: int, *, development: bool, n: int = 200, accepted=()):
     """A feature that separates held-out nodes perfectly; of development ones it does so, or tells nothing."""
     rng = np.random.default_rng(1)
     split = np.repeat(["train", "held_out"], n)
@@ -251,15 +252,34 @@ def named(positives: int, *, development: bool, n: int = 200):
     if not development:
         x[:n] = rng.normal(size=n)
     X = np.column_stack([x, rng.normal(size=2 * n)]).astype(np.float32)
-    found = single_features("c", X, ["told", "noise"], Outcomes(["t"], y[:, None]), np.arange(2 * n), split)
-    return [(f.about, f.verdict) for f in found if f.about]
+    outcomes = Outcomes(["t"], y[:, None])
+    names = ["last|told [mg]", "noise"]
+    found = single_features("c", X, names, outcomes, np.arange(2 * n), split, accepted=accepted)
+    return [(f.about, f.verdict, f.note) for f in found if f.about]
 
 
 def test_what_few_positives_may_do_by_chance_is_a_warning():
-    assert named(5, development=False) == [("t: told", "warn")]
-    assert named(5, development=True) == [("t: told", "fail")]
-    assert named(20, development=False) == [("t: told", "fail")]
+    told = "t: last|told [mg]"
+    assert named(5, development=False) == [(told, "warn", "5 positives; may be chance")]
+    assert named(5, development=True) == [(told, "fail", "5 positives")]
+    assert named(20, development=False) == [(told, "fail", "20 positives")]
     assert named(4, development=True) == []  # not enough to say anything
+
+
+@pytest.mark.parametrize(
+    ("task", "features", "verdict"),
+    [
+        ("t", ["last|told [mg]"], "warn"),  # as the finding names it, brackets and all
+        ("t", ["last|*"], "warn"),
+        ("t", ["noise"], "fail"),
+        ("another", ["*"], "fail"),
+    ],
+)
+def test_an_accepted_feature_stays_named_with_its_reason(task, features, verdict):
+    accepted = [AcceptedFeature(task=task, features=features, because="comfort care is ordered")]
+    ((about, said, note),) = named(30, development=True, accepted=accepted)
+    assert (about, said) == ("t: last|told [mg]", verdict)
+    assert ("comfort care is ordered" in note) == (verdict == "warn")
 
 
 def test_a_feature_that_is_measured_only_in_those_with_the_outcome_is_named():

@@ -13,8 +13,10 @@ from ehr_assets.errors import DatasetError
 from ehr_assets.fanout import Machine
 from ehr_assets.probes.compare import TABLES, compare
 from ehr_assets.probes.compare_audit import coverage, held_out_only
+from ehr_assets.probes.measures import MEASURES
 from ehr_assets.probes.multiplicity import benjamini_hochberg, holm, p_of_difference
-from ehr_assets.probes.panel_scores import Rules
+from ehr_assets.probes.panel_scores import Rules, Scored
+from ehr_assets.probes.pooling import means
 from ehr_assets.probes.resample import subject_weights
 
 RULES = Rules(replicates=120)
@@ -412,3 +414,22 @@ def test_tables_hold_no_subject_and_no_node(compared, made):
     text = json.dumps([t.to_dicts() for t in compared[0].values()])
     assert not any(str(s) in text for s in np.unique(made.subject))
     assert not any(n in text for n in made.node[:50])
+
+
+def test_a_method_with_a_single_task_does_not_leave_the_others_that_task_alone():
+
+    def scored(task, strong, rare):
+        draws = {name: np.full((2, 11), np.nan) for name in MEASURES["binary"]}
+        draws["auroc"][0], draws["auroc"][1] = strong, rare
+        seeds = {name: [{1: strong}, {1: rare}] for name in draws}
+        methods = (("strong", "logistic"), ("rare", "logistic"))
+        about = ("c", task, "category", "binary", methods, 100, np.arange(50))
+        return Scored(*about, draws=draws, seeds=seeds)
+
+    panels = [scored("t0", 0.8, 0.7), *(scored(f"t{i}", 0.6, np.nan) for i in range(1, 10))]
+    found = {r["recipe"]: r for r in means(panels) if (r["metric"], r["by"]) == ("auroc", "all")}
+    assert set(found) == {"strong"}
+    assert (found["strong"]["n_tasks"], found["strong"]["value"]) == (10, pytest.approx(0.62))
+    # From half of the tasks on, it takes part, and all are scored on what they share.
+    panels = [*(scored(f"t{i}", 0.8, 0.7) for i in range(5)), *panels[1:6]]
+    assert {r["n_tasks"] for r in means(panels) if r["metric"] == "auroc"} == {5}

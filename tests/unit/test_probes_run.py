@@ -202,6 +202,22 @@ def test_held_out_rows_among_those_of_train_show_in_the_ledger(root, tmp_path, m
     assert any("scaler" in (f.about or "") for f in failed)
 
 
+def test_a_subject_without_states_takes_nothing_from_the_proof(root, tmp_path):
+    """A few states that are no numbers are counted and left out; the fits of the others are still honest."""
+    states = pl.read_parquet(root / "node_embeddings/embeddings.parquet")
+    train = pl.read_parquet(root / "subject_splits/subject_splits.parquet").filter(pl.col("split") == "train")
+    gone = states["subject_id"] == train["subject_id"].sort()[0]
+    vectors = np.where(gone.to_numpy()[:, None], np.nan, np.stack(states["embedding"].to_numpy()))
+    rows = [(r[0], r[1], r[2], None, None, r[3]) for r in states.drop("embedding").iter_rows()]
+    write_embeddings(tmp_path / "states", rows, vectors)
+    (tmp_path / "out").mkdir()
+    cohorts = {"made_up": dirs(root)}
+    stats = probe_recipe("r", tmp_path / "states", cohorts, tmp_path / "out", ProbeSpec(bootstrap=5))
+    assert stats["nodes_without_features"] == gone.sum() > 0
+    findings = fits_proved("r", tmp_path / "out", {"made_up": CohortFiles(*vars(dirs(root)).values())})
+    assert [f for f in findings if f.verdict == "fail"] == []
+
+
 # --- files for other tools
 
 
@@ -280,13 +296,14 @@ def test_small_cohorts_are_listed_and_stop_nothing(root, tmp_path, run, which):
     assert [f for f in findings if f.verdict == "fail"] == []
 
 
-def test_infinite_measurements_are_missing_values(root, tmp_path):
+@pytest.mark.parametrize("value", [float("inf"), 3e38], ids=["infinite", "sentinel"])
+def test_measurements_that_are_no_numbers_stop_no_baseline(root, tmp_path, value):
     copy = _copy(root, tmp_path)
     for file in (copy / "meds_events/data").rglob("*.parquet"):
         table = pl.read_parquet(file)
         made = table.with_columns(
             pl.when(pl.int_range(pl.len()) % 7 == 0)
-            .then(pl.lit(float("inf")))
+            .then(pl.lit(value))
             .otherwise(pl.col("numeric_value"))
             .cast(pl.Float32)
             .alias("numeric_value")

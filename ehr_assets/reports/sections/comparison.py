@@ -11,6 +11,7 @@ from ehr_assets.reports.small_cells import masked
 from ehr_assets.reports.tables import Results
 
 SURE = 0.05
+OF_THESE_FITS = "Intervals and p are about these trained models; training again would give others."
 
 
 def comparison(inputs: Inputs, results: Results) -> Section:
@@ -60,7 +61,7 @@ def _of_means(inputs: Inputs, results: Results, found: pl.DataFrame, names: dict
             inputs.compared,
             "Mean over the tasks that both score; 95 % interval over 1,000 resamples of subjects that all "
             "methods "
-            f"share, so differences are paired. Corrected within: {families or 'nothing'}.",
+            f"share, so differences are paired. Corrected within: {families or 'nothing'}. {OF_THESE_FITS}",
         )
     ]
 
@@ -93,7 +94,7 @@ def _of_tasks(inputs: Inputs, results: Results, found: pl.DataFrame, names: dict
             [Head("Tasks"), Head("surely higher"), Head("surely lower")],
             [Group(None, counted)],
             inputs.compared,
-            f"Surely: p below {SURE} after correction within {families or 'nothing'}.",
+            f"Surely: p below {SURE} after correction within {families or 'nothing'}. {OF_THESE_FITS}",
         ),
         Table(
             f"Difference on each task: {results.cohort.title}",
