@@ -56,7 +56,10 @@ def _passed(passed: bool) -> Cell:
 
 def _headline(inputs: Inputs, results: Results) -> list[Block]:
     """Mean AUROC of the methods over the tasks that all of them could score, as cards, and counts of wins."""
-    methods = main_methods(inputs, results.scored_with("auroc"))
+    shown = main_methods(inputs, results.scored_with("auroc"))
+    compared = group_means(inputs, results.cohort, "all")
+    # A method that answers few tasks stands in no mean: else it would leave the others those few.
+    methods = [m for m in shown if m.key in set(compared["key"])] if compared.height else shown
     common = common_tasks(results.rows, methods) if methods else []
     if not common:
         return [
@@ -71,13 +74,15 @@ def _headline(inputs: Inputs, results: Results) -> list[Block]:
         return float(row.score(method).value)
 
     means = {m.key: float(np.mean([value(r, m) for r in common])) for m in methods}
-    if (compared := group_means(inputs, results.cohort, "all")).height:
+    if compared.height:
         # The comparison's own means, over the tasks that all methods (those not shown here too) could score.
         means |= {r["key"]: r["value"] for r in compared.iter_rows(named=True) if r["key"] in means}
         n = compared["n_tasks"].max()
     else:
         n = len(common)
     said = [f"Mean AUROC over the {n} task(s) that every method could score, of {len(results.rows)} asked."]
+    if few := [m.label for m in shown if m not in methods]:
+        said.append(f"Scored too few tasks to stand beside them: {', '.join(few)}.")
     baseline = next((m for m in methods if m.key == reference(inputs)), None)
     for method in (m for m in methods if m.kind == "recipe"):
         above = sum((r.score(method).low or 0.0) > 0.5 for r in common)
