@@ -21,7 +21,6 @@ from dagster import (
     ConfigurableResource,
     OpExecutionContext,
     PipesFileContextInjector,
-    PipesFileMessageReader,
     PreviewWarning,
     open_pipes_session,
 )
@@ -30,6 +29,7 @@ from pydantic import Field
 from ehr_assets.errors import TrainingError
 from ehr_assets.training.kept import promise
 from resources.hosts import Host, commands, environment, read_hosts, spread
+from resources.messages import WholeMessagesReader
 from resources.process_groups import own_groups
 
 # Pipes calls a preview method of its own.
@@ -99,7 +99,7 @@ class DeepSpeedLauncher(ConfigurableResource):
             open_pipes_session(
                 context=context,
                 context_injector=PipesFileContextInjector(str(folder / "context")),
-                message_reader=PipesFileMessageReader(str(folder / "messages")),
+                message_reader=WholeMessagesReader(folder / "messages"),
             ) as session,
         ):
             job_file = folder / "job.json"
