@@ -140,8 +140,12 @@ def _check_references(c: Catalog, files: Mapping[str, Path]) -> None:
                 do="Rename one of them.",
             )
     for name, cohort in c.cohorts.items():
+        file = files[f"cohorts/{name}"]
         wanted = [cohort.decision_nodes.task_set] if cohort.decision_nodes else []
-        _known(f"{files[f'cohorts/{name}']}, decision_nodes.task_set", "task set", wanted, c.task_sets)
+        _known(f"{file}, decision_nodes.task_set", "task set", wanted, c.task_sets)
+        asked = c.tasks_of(name)
+        accepted = [one.task for one in cohort.accepted_features]
+        _known(f"{file}, accepted_features", "task", accepted, [t.name for t in asked.tasks] if asked else [])
     for name, corpus in c.corpora.items():
         _known(f"{files[f'corpora/{name}']}, cohorts", "cohort", corpus.cohorts, c.cohorts)
     for name in c.recipes:

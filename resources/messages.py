@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 
-from dagster import PipesMessageReader
-from dagster._core.pipes.context import PipesMessageHandler
+from dagster import PipesMessageHandler, PipesMessageReader
 from dagster_pipes import PipesDefaultMessageWriter, PipesParams
 
 POLL_SECONDS = 0.1

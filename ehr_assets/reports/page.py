@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from ehr_assets.progress import Progress, no_progress
 from ehr_assets.reports.blocks import Figure, Section, Table, markdown
 from ehr_assets.reports.inputs import Inputs, RecipeInputs
@@ -26,9 +24,9 @@ from ehr_assets.reports.sections.summary import summary, verdict
 from ehr_assets.reports.sections.survival import survival
 from ehr_assets.reports.sections.training import training
 from ehr_assets.reports.tables import UNSCORED, Results, TaskRow, results_of
+from ehr_assets.reports.templates import HERE, environment
 from ehr_assets.reports.verdict import read_verdict
 
-HERE = Path(__file__).parent
 PAGE, NUMBERS, TABLES = "report.html", "summary.json", "tables.json"
 OF_COHORT = (
     summary,
@@ -129,17 +127,3 @@ def _summary(inputs: Inputs, results: Results) -> list[dict[str, Any]]:
         }
 
     return [row(task, recipe) for task in results.rows for recipe in inputs.recipes]
-
-
-def environment() -> jinja2.Environment:
-    """Templates of this room, with its filters."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["number"] = lambda n: f"{n:,}".replace(",", " ")
-    environment.filters["plain"] = lambda name: str(name).replace("_", " ")
-    return environment

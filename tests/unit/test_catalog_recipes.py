@@ -125,6 +125,18 @@ def test_a_recipe_with_the_name_of_a_cohort_is_refused(tmp_path):
         load_catalog(Settings(home=tmp_path, spec_dirs=(tmp_path,)))
 
 
+def test_a_feature_is_accepted_for_a_task_that_there_is(tmp_path):
+    """With a slip in the name nothing would be accepted, and nothing said of it."""
+    accepted = {"features": ["CARE//COMFORT"], "because": "the order comes before the death"}
+    load_catalog(taking({**accepted, "task": "mortality_90d"}, tmp_path))
+    with pytest.raises(SpecError, match=r"no task 'mortality_90'[\s\S]*accepted_features"):
+        load_catalog(taking({**accepted, "task": "mortality_90"}, tmp_path))
+
+
+def taking(accepted, home):
+    return Settings(home=home, overrides={"cohorts/synthetic_oncology": {"accepted_features": [accepted]}})
+
+
 def test_a_predictor_is_taken_up_where_there_is_one(tmp_path):
     hybrid = {"recipes/smb_curriculum_demo": {"continues": "smb_hybrid_demo", "jepa.mask_ratio": 1.0}}
     assert load_catalog(Settings(home=tmp_path, overrides=hybrid))

@@ -8,8 +8,6 @@ from ehr_assets.lineage.hashing import code_version
 from ehr_assets.meds.assets import meds_events_key
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
 
-SOURCES = ("profile/page.py", "profile/profile.html", "profile/profile.css", "report.css")
-
 
 def profile_key(cohort: str) -> AssetKey:
     return AssetKey([cohort, "profile"])
@@ -28,6 +26,7 @@ def profile_assets(cohort: CohortSpec) -> list[AssetsDefinition]:
                 "reports/profile/page.py",
                 "reports/profile/profile.html",
                 "reports/profile/profile.css",
+                "reports/blocks.html",
                 "reports/report.css",
             ],
             cohort.config_hash("title", "description"),

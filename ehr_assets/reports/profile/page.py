@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ehr_assets.fanout import Machine
-from ehr_assets.reports.page import HERE, environment
 from ehr_assets.reports.profile import figures
 from ehr_assets.reports.profile.tables import FEWEST, LAGS, Code, Profile, count_profile
+from ehr_assets.reports.templates import HERE, environment
 
 PAGE, NUMBERS = "profile.html", "profile.json"
 

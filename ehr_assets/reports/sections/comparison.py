@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from ehr_assets.probes.panel_scores import RULES
 from ehr_assets.reports.blocks import Block, Cell, Group, Head, Row, Section, Table, absent
 from ehr_assets.reports.inputs import Inputs
 from ehr_assets.reports.methods import methods_of
-from ehr_assets.reports.small_cells import masked
+from ehr_assets.reports.small_cells import masked, number
 from ehr_assets.reports.tables import Results
 
 SURE = 0.05
@@ -59,9 +60,9 @@ def _of_means(inputs: Inputs, results: Results, found: pl.DataFrame, names: dict
             ],
             [Group(None, rows)],
             inputs.compared,
-            "Mean over the tasks that both score; 95 % interval over 1,000 resamples of subjects that all "
-            "methods "
-            f"share, so differences are paired. Corrected within: {families or 'nothing'}. {OF_THESE_FITS}",
+            "Mean over the tasks that both score; 95 % interval over "
+            f"{number(RULES.replicates)} resamples of subjects that all methods share, so differences are "
+            f"paired. Corrected within: {families or 'nothing'}. {OF_THESE_FITS}",
         )
     ]
 
