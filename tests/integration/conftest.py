@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from ehr_assets.catalog import BUILT_IN
@@ -163,3 +164,20 @@ def mimic_installation(tmp_path_factory):
 def tcga_installation(tmp_path_factory):
     root = Path(os.environ.get("EHR_TCGA_ROOT") or "unset")
     return of_real_tables(tmp_path_factory, "tcga", "EHR_TCGA_ROOT", root, "biotab")
+
+
+def page_without_oracle(made, cohort):
+    """The report is where the run said, and has figures."""
+    report = made.path(f"{cohort}/report") / "report.html"
+    assert str(report) in made.run_said
+    page = report.read_text(encoding="utf-8")
+    assert "data:image" in page or "<svg" in page
+    assert "Oracle" not in page, "nobody knows the truth about real patients"
+
+
+def balanced_accounting(made, cohort):
+    """The rows of each raw table, all of which were accepted or quarantined."""
+    accounting = pl.read_parquet(made.path(f"{cohort}/meds_events") / "accounting.parquet")
+    assert (accounting["read"] > 0).all()
+    assert (accounting["accepted"] + accounting["quarantined"] == accounting["read"]).all()
+    return accounting

@@ -1,14 +1,11 @@
 """The whole chain on real oncology, TCGA's clinical tables. Their rows: `unit/test_cohorts_tcga.py`."""
 
 import polars as pl
+from conftest import balanced_accounting, page_without_oracle
 
 
 def test_the_chain_completes_on_real_oncology(tcga_installation):
-    report = tcga_installation.path("tcga/report") / "report.html"
-    assert str(report) in tcga_installation.run_said
-    page = report.read_text(encoding="utf-8")
-    assert "data:image" in page or "<svg" in page
-    assert "Oracle" not in page, "nobody knows the truth about real patients"
+    page_without_oracle(tcga_installation, "tcga")
     states = tcga_installation.states()
     ours = {state for name, state in states.items() if "tcga" in name}
     assert ours == {"fresh"}
@@ -25,6 +22,4 @@ def test_tasks_are_scored_on_many_cancers(tcga_installation):
 
 
 def test_every_row_read_is_accepted_or_quarantined_table_by_table(tcga_installation):
-    accounting = pl.read_parquet(tcga_installation.path("tcga/meds_events") / "accounting.parquet")
-    assert (accounting["read"] > 0).all()
-    assert (accounting["accepted"] + accounting["quarantined"] == accounting["read"]).all()
+    balanced_accounting(tcga_installation, "tcga")

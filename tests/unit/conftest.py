@@ -60,12 +60,12 @@ def only_rank():
     """This process as the only rank, and nothing of it left for other tests (or their child processes)."""
     import torch
 
-    from ehr_assets.training.start import join_ranks
+    from ehr_assets.training.start import deepspeed, join_ranks
 
     threads, before = torch.get_num_threads(), dict(os.environ)
     torch.set_num_threads(1)
     yield join_ranks()
-    torch.distributed.destroy_process_group()
+    deepspeed.comm.destroy_process_group()  # torch's own call leaves DeepSpeed its old groups
     torch.set_num_threads(threads)
     os.environ.clear()
     os.environ.update(before)

@@ -62,6 +62,7 @@ def nodes_of(
 
 
 ANCHOR = {"name": "anchor", "kind": "event", "codes": ["^ANCHOR$"]}
+TOLD = {"category": "c", "description": "d"}  # what a task must say beside its rules
 
 
 def labels_of(
@@ -73,9 +74,7 @@ def labels_of(
     spec = NodesSpec.model_validate(
         {"task_set": "t", "triggers": triggers or [ANCHOR], "follow_up": follow_up or {}}
     )
-    task_set = TaskSet.model_validate(
-        {"tasks": [{"category": "c", "description": "d", **t} for t in tasks], **settings}
-    )
+    task_set = TaskSet.model_validate({"tasks": [{**TOLD, **t} for t in tasks], **settings})
     folder.mkdir(exist_ok=True)
     meds_dir = write_meds(folder / "meds", events)
     for name in ("nodes", "labels"):

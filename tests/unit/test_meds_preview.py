@@ -5,6 +5,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from cohorts_support import SHARED
 from test_meds_omop import CONDITION, DEATH, MEASUREMENT, VISIT, omop, tables
 
 from ehr_assets.catalog import BUILT_IN
@@ -12,7 +13,6 @@ from ehr_assets.cohorts.spec import SyntheticSource, TablesSource, load_cohort
 from ehr_assets.cohorts.synthetic.simulate import simulate
 from ehr_assets.meds.preview import preview_cohort
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 SPECS = {path.stem: load_cohort(path) for path in sorted(BUILT_IN["cohorts"].glob("*.yaml"))}
 OF_TABLES = [name for name, spec in SPECS.items() if isinstance(spec.source, TablesSource)]
 SIMULATED = [name for name, spec in SPECS.items() if isinstance(spec.source, SyntheticSource)]
@@ -29,7 +29,7 @@ def real(request, tmp_path) -> Path:
     """The raw tables of a cohort: where its variable says, or the demo beside the project."""
     name = request.param
     given = os.environ.get(SPECS[name].source.root_env)
-    root = Path(given) if given else DATA / DEMOS.get(name, name)
+    root = Path(given) if given else SHARED / DEMOS.get(name, name)
     if not root.exists():
         pytest.skip(f"no raw tables of {name}: set {SPECS[name].source.root_env}")
     if root.is_dir():

@@ -5,92 +5,30 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+from compare_support import RULES, compare_into, every_kind, held_out_rows, one_row, predict_by_many
 from predictions_support import MadeUp, write
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
-from ehr_assets.errors import DatasetError
 from ehr_assets.fanout import Machine
-from ehr_assets.probes.compare import TABLES, compare
-from ehr_assets.probes.compare_audit import coverage, held_out_only
-from ehr_assets.probes.measures import MEASURES
-from ehr_assets.probes.multiplicity import benjamini_hochberg, holm, p_of_difference
-from ehr_assets.probes.panel_scores import Rules, Scored
-from ehr_assets.probes.pooling import means
+from ehr_assets.probes.compare import TABLES
+from ehr_assets.probes.multiplicity import benjamini_hochberg, holm
 from ehr_assets.probes.resample import subject_weights
-
-RULES = Rules(replicates=120)
-TASKS = {
-    "tox": ("binary", 0.3),
-    "prog": ("binary", 0.4),
-    "rare": ("binary", 0.005),
-    "death": ("time_to_event", 0.5),
-    "marker": ("regression", 0.5),
-}
-
-
-def _methods(made: MadeUp) -> dict:
-    found = {
-        "weak": made.predict("weak", "weak", 0.6),
-        "strong": made.predict("strong", "strong", 2.0, seeds=(1, 2, 3)),
-    }
-    binary = [t for t in made.tasks if made.tasks[t][0] == "binary"]
-    for probe in ("logistic", "xgboost"):
-        found["baseline"] = made.predict("base", "baseline", 0.4, probe=probe, tasks=binary)
-    found["baseline"] = made.predict("base", "baseline", 0.4, tasks=["death"])
-    made.predict("oracle", "oracle", 4.0, probe="xgboost", tasks=binary[:1])
-    found["oracle"] = made.predict("oracle", "oracle", 4.0, probe="logistic", tasks=binary[1:])
-    return found
-
-
-def _compare(made, predictions, out, **kwargs):
-    out.mkdir(parents=True)
-    stats = compare(
-        {made.cohort: made.dirs},
-        {made.cohort: {k: [v] for k, v in predictions.items()}},
-        ["weak", "strong"],
-        out,
-        RULES,
-        **kwargs,
-    )
-    return {name: pl.read_parquet(out / f"{name}.parquet") for name in TABLES}, stats
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    found = MadeUp(tmp_path_factory.mktemp("made"), TASKS)
-    found.subgroups()
-    return found
+    return every_kind(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture(scope="module")
 def predictions(made):
-    return _methods(made)
+    return predict_by_many(made)
 
 
 @pytest.fixture(scope="module")
 def compared(made, predictions, tmp_path_factory):
-    return _compare(made, predictions, tmp_path_factory.mktemp("compared") / "out")
-
-
-def _held_out(folder, task, recipe, probe, seed=1):
-    return (
-        pl.read_parquet(folder / "predictions.parquet")
-        .filter(
-            pl.col("split") == "held_out",
-            pl.col("task") == task,
-            pl.col("recipe") == recipe,
-            pl.col("probe") == probe,
-            pl.col("seed") == seed,
-        )
-        .sort("node_id")
-    )
-
-
-def _one(table, **wanted):
-    found = table.filter(*(pl.col(k).is_null() if v is None else pl.col(k) == v for k, v in wanted.items()))
-    assert found.height == 1, found
-    return found.row(0, named=True)
+    return compare_into(made, predictions, tmp_path_factory.mktemp("compared") / "out")
 
 
 def test_tables_have_their_schemas_and_no_nan(compared):
@@ -102,14 +40,14 @@ def test_tables_have_their_schemas_and_no_nan(compared):
 
 
 def test_metrics_equal_sklearn_at_the_held_out_nodes(compared, predictions):
-    metrics, rows = compared[0]["metrics"], _held_out(predictions["weak"], "tox", "weak", "logistic")
+    metrics, rows = compared[0]["metrics"], held_out_rows(predictions["weak"], "tox", "weak", "logistic")
     y, p = rows["boolean_value"].to_numpy(), rows["predicted_boolean_probability"].to_numpy()
     for name, reference in {
         "auroc": roc_auc_score(y, p),
         "auprc": average_precision_score(y, p),
         "brier": brier_score_loss(y, p.astype(float)),
     }.items():
-        row = _one(metrics, recipe="weak", task="tox", metric=name, indication=None)
+        row = one_row(metrics, recipe="weak", task="tox", metric=name, indication=None)
         assert row["value"] == pytest.approx(reference, abs=1e-9)
         assert (row["n"], row["n_positive"]) == (len(y), y.sum())
         assert row["n_subjects"] == rows["subject_id"].n_unique()
@@ -118,8 +56,8 @@ def test_metrics_equal_sklearn_at_the_held_out_nodes(compared, predictions):
 
 
 def test_differences_are_paired_and_equal_a_plain_loop(compared, made, predictions):
-    a = _held_out(predictions["weak"], "tox", "weak", "logistic")
-    b = _held_out(predictions["baseline"], "tox", "baseline", "xgboost")
+    a = held_out_rows(predictions["weak"], "tox", "weak", "logistic")
+    b = held_out_rows(predictions["baseline"], "tox", "baseline", "xgboost")
     assert a["node_id"].equals(b["node_id"])
     subjects = np.unique(made.subject[made.split == "held_out"])  # those without a label of this task too
     y, who = a["boolean_value"].to_numpy(), np.searchsorted(subjects, a["subject_id"].to_numpy())
@@ -128,7 +66,7 @@ def test_differences_are_paired_and_equal_a_plain_loop(compared, made, predictio
     for w in subject_weights(len(subjects), RULES.replicates):
         rows = np.repeat(np.arange(len(y)), w[who])
         drawn.append(roc_auc_score(y[rows], pa_[rows]) - roc_auc_score(y[rows], pb[rows]))
-    row = _one(compared[0]["differences"], task="tox", metric="auroc", recipe_a="weak", probe_b="xgboost")
+    row = one_row(compared[0]["differences"], task="tox", metric="auroc", recipe_a="weak", probe_b="xgboost")
     value = roc_auc_score(y, pa_) - roc_auc_score(y, pb)
     assert row["difference"] == pytest.approx(value, abs=1e-9)
     assert (row["ci_low"], row["ci_high"]) == pytest.approx(
@@ -143,20 +81,20 @@ def test_seeds_are_averaged_and_their_spread_is_told_apart_from_that_of_tasks(co
     for seed in (1, 2, 3):
         by_task = []
         for task in ("tox", "prog"):
-            rows = _held_out(predictions["strong"], task, "strong", "logistic", seed)
+            rows = held_out_rows(predictions["strong"], task, "strong", "logistic", seed)
             by_task.append(roc_auc_score(rows["boolean_value"], rows["predicted_boolean_probability"]))
         by_seed[seed] = by_task
     values = np.array(list(by_seed.values()))
-    row = _one(compared[0]["means"], recipe="strong", metric="auroc", by="all")
+    row = one_row(compared[0]["means"], recipe="strong", metric="auroc", by="all")
     assert row["value"] == pytest.approx(values.mean(), abs=1e-9)
     assert row["sd_seeds"] == pytest.approx(values.mean(axis=1).std(ddof=1), abs=1e-9)
     assert row["sd_tasks"] == pytest.approx(values.mean(axis=0).std(ddof=1), abs=1e-9)
     assert (row["n_seeds"], row["n_tasks"]) == (3, 2)
     assert (
-        _one(compared[0]["metrics"], recipe="strong", task="tox", metric="auroc", indication=None)["seed"]
+        one_row(compared[0]["metrics"], recipe="strong", task="tox", metric="auroc", indication=None)["seed"]
         is None
     )
-    weak = _one(compared[0]["means"], recipe="weak", metric="auroc", by="all")
+    weak = one_row(compared[0]["means"], recipe="weak", metric="auroc", by="all")
     assert (weak["n_seeds"], weak["sd_seeds"]) == (1, None)
 
 
@@ -181,33 +119,15 @@ def test_families_are_named_and_hold_what_they_say(compared):
         ("strong", "weak", "logistic"),
         *((r, "baseline", p) for r in ("weak", "strong") for p in ("xgboost", "logistic")),
     }
-    strong = _one(found, task=None, metric="auroc", recipe_a="strong", recipe_b="weak")
+    strong = one_row(found, task=None, metric="auroc", recipe_a="strong", recipe_b="weak")
     assert strong["ci_low"] > 0
     assert strong["p_adjusted"] < 0.01
 
 
 def test_only_the_pairs_that_are_asked_for(made, predictions, tmp_path):
-    tables, _ = _compare(made, predictions, tmp_path / "a", pairs=[("weak", "x")])
+    tables, _ = compare_into(made, predictions, tmp_path / "a", pairs=[("weak", "x")])
     assert not tables["differences"].filter(recipe_a="strong", recipe_b="weak").height
     assert tables["differences"].filter(recipe_a="strong", recipe_b="baseline").height
-
-
-def test_holm_and_benjamini_hochberg_equal_hand_computed_values():
-    p = [0.01, 0.04, 0.03, float("nan"), 0.005]
-    assert holm(p) == pytest.approx([0.03, 0.06, 0.06, np.nan, 0.02], nan_ok=True)
-    assert benjamini_hochberg(p) == pytest.approx([0.02, 0.04, 0.04, np.nan, 0.02], nan_ok=True)
-    assert holm([]) == benjamini_hochberg([]) == []
-
-
-def test_p_is_uniform_where_there_is_no_difference():
-    rng, below = np.random.default_rng(0), 0
-    for _ in range(400):
-        a = rng.normal(size=60)
-        draws = a[rng.integers(0, 60, (300, 60))].mean(axis=1)
-        below += p_of_difference(np.r_[a.mean(), draws]) < 0.05
-    assert 8 < below < 40  # of 400, 20 are expected
-    assert np.isnan(p_of_difference(np.r_[0.2, np.full(50, 0.2)]))
-    assert np.isnan(p_of_difference(np.r_[0.2, np.full(50, np.nan)]))
 
 
 def test_what_is_too_rare_is_listed_with_its_counts_and_not_scored(compared):
@@ -244,7 +164,7 @@ def test_the_threshold_comes_from_tuning(made, predictions, compared):
     cut = next(c for c in p if (negatives < c).mean() >= 0.9)
     held_out = rows.filter(pl.col("split") == "held_out", pl.col("boolean_value"))
     expected = (held_out["predicted_boolean_probability"].to_numpy() >= cut).mean()
-    row = _one(
+    row = one_row(
         compared[0]["metrics"], recipe="weak", task="tox", metric="sensitivity_at_spec90", indication=None
     )
     assert row["value"] == pytest.approx(expected)
@@ -253,16 +173,16 @@ def test_the_threshold_comes_from_tuning(made, predictions, compared):
 def test_subgroups_have_gaps_to_everybody_else(compared, made, predictions):
     subgroups = compared[0]["subgroups"]
     assert set(subgroups["name"]) == {"sex", "age_band", "indication"}
-    rows = _held_out(predictions["weak"], "tox", "weak", "logistic")
+    rows = held_out_rows(predictions["weak"], "tox", "weak", "logistic")
     sex = rows["subject_id"].to_numpy() % 2 == 0
     y, p = rows["boolean_value"].to_numpy(), rows["predicted_boolean_probability"].to_numpy()
     female, male = (roc_auc_score(y[at], p[at]) for at in (sex, ~sex))
-    row = _one(subgroups, recipe="weak", task="tox", name="sex", group="F")
+    row = one_row(subgroups, recipe="weak", task="tox", name="sex", group="F")
     assert row["value"] == pytest.approx(female, abs=1e-9)
     assert row["gap"] == pytest.approx(female - male, abs=1e-9)
     assert row["gap_low"] < row["gap"] < row["gap_high"]
     assert row["n"] == sex.sum()
-    other = _one(subgroups, recipe="weak", task="tox", name="sex", group="M")
+    other = one_row(subgroups, recipe="weak", task="tox", name="sex", group="M")
     assert other["gap"] == pytest.approx(-row["gap"])
     assert other["gap_low"] == pytest.approx(-row["gap_high"])
 
@@ -273,8 +193,8 @@ def test_small_subgroups_are_listed(made, predictions, tmp_path):
     names = np.where(odd.subject == somebody, "rare", "common")
     columns = {"node_id": odd.node, "name": np.full(len(odd.node), "race"), "value": names}
     write(odd.root / "decision_nodes/subgroups.parquet", columns)
-    tables, _ = _compare(odd, {"weak": odd.predict("weak", "weak", 1.0)}, tmp_path / "out")
-    row = _one(tables["subgroups"], name="race", group="rare")
+    tables, _ = compare_into(odd, {"weak": odd.predict("weak", "weak", 1.0)}, tmp_path / "out")
+    row = one_row(tables["subgroups"], name="race", group="rare")
     assert (row["n_subjects"], row["value"], row["gap"]) == (1, None, None)
 
 
@@ -308,11 +228,11 @@ def test_the_ceiling_is_the_fraction_of_the_oracles_lead(compared):
     }
     fractions = []
     for task in ("tox", "prog"):
-        row = _one(found, recipe="weak", task=task)
+        row = one_row(found, recipe="weak", task=task)
         lead = auroc["oracle", "oracle", task] - 0.5
         assert row["fraction"] == pytest.approx((auroc["weak", "logistic", task] - 0.5) / lead)
         fractions.append(row["fraction"])
-    mean = _one(found, recipe="weak", task=None)
+    mean = one_row(found, recipe="weak", task=None)
     assert mean["fraction"] == pytest.approx(np.mean(fractions))
     assert mean["ci_low"] < mean["fraction"] < mean["ci_high"]
     assert mean["n_tasks"] == 2
@@ -321,115 +241,20 @@ def test_the_ceiling_is_the_fraction_of_the_oracles_lead(compared):
 
 def test_no_ceiling_where_the_oracle_is_near_chance(made, predictions, tmp_path):
     blind = made.predict("blind", "oracle", 0.0, tasks=["tox", "prog"])
-    tables, _ = _compare(made, {**predictions, "oracle": blind}, tmp_path / "out")
+    tables, _ = compare_into(made, {**predictions, "oracle": blind}, tmp_path / "out")
     assert tables["ceiling"].is_empty()
 
 
 def test_equal_predictions_give_equal_bytes_whatever_the_workers(made, predictions, compared, tmp_path):
-    _compare(made, predictions, tmp_path / "one")
-    _compare(made, predictions, tmp_path / "two", machine=Machine(workers=2))
+    compare_into(made, predictions, tmp_path / "one")
+    compare_into(made, predictions, tmp_path / "two", machine=Machine(workers=2))
     for name in TABLES:
         one, two = ((tmp_path / x / f"{name}.parquet").read_bytes() for x in ("one", "two"))
         assert one == two, name
         assert pl.read_parquet(tmp_path / "one" / f"{name}.parquet").equals(compared[0][name])
 
 
-def test_a_method_that_leaves_nodes_out_costs_all_of_them_and_is_told(made, predictions, tmp_path):
-    few = made.predict("few", "few", 1.0, tasks=["tox"], drop=10)
-    files = [folder / "predictions.parquet" for folder in {*predictions.values(), few}]
-    assert coverage(files[:0] or [f for f in files if f.parent != few], ["made_up"]).ok
-    found = coverage(files, ["made_up"])
-    assert (found.ok, found.short) == (False, 1)
-    tables, _ = _compare(made, {**predictions, "few": few}, tmp_path / "out")
-    ns = tables["metrics"].filter(pl.col("indication").is_null(), task="tox", metric="auroc")["n"]
-    all_of_them = int((made.known["tox"] & (made.split == "held_out")).sum())
-    assert set(ns) == {all_of_them - 10}
-
-
-def test_what_is_not_held_out_is_seen_by_the_check_and_refused(made, predictions, compared, tmp_path):
-    splits = {"made_up": made.root / "subject_splits/subject_splits.parquet"}
-    write(tmp_path / "ok.parquet", {"split": ["held_out"]})
-    files = [folder / "predictions.parquet" for folder in predictions.values()]
-    assert held_out_only(tmp_path / "ok.parquet", files, splits).ok
-    write(tmp_path / "bad.parquet", {"split": ["held_out", "tuning"]})
-    assert held_out_only(tmp_path / "bad.parquet", files, splits).elsewhere == 1
-    table = pl.read_parquet(files[0])
-    moved = table.with_columns(
-        pl.when(pl.int_range(pl.len()) == pl.col("split").eq("tuning").arg_max())
-        .then(pl.lit("held_out"))
-        .otherwise("split")
-        .alias("split")
-    )
-    (tmp_path / "moved").mkdir()
-    moved.write_parquet(tmp_path / "moved/predictions.parquet")
-    assert (
-        held_out_only(tmp_path / "ok.parquet", [tmp_path / "moved/predictions.parquet"], splits).misplaced
-        == 1
-    )
-    with pytest.raises(DatasetError, match="another split"):
-        _compare(made, {"weak": tmp_path / "moved"}, tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("spoil", "said"),
-    [
-        (lambda t: pl.concat([t, t.head(1)]), "answers twice"),
-        (lambda t: t.with_columns(pl.lit("nobody").alias("node_id")), "unknown nodes"),
-        (lambda t: t.with_columns(~pl.col("boolean_value")), "different labels"),
-    ],
-)
-def test_predictions_that_do_not_belong_together_are_refused(made, predictions, tmp_path, spoil, said):
-    (tmp_path / "bad").mkdir()
-    spoil(pl.read_parquet(predictions["strong"] / "predictions.parquet")).write_parquet(
-        tmp_path / "bad/predictions.parquet"
-    )
-    with pytest.raises(DatasetError, match=said) as refused:
-        _compare(made, {"weak": predictions["weak"], "strong": tmp_path / "bad"}, tmp_path / "out")
-    assert not any(str(s) in str(refused.value) for s in made.subject)
-
-
-def test_nothing_to_compare_is_no_crash(tmp_path):
-    none = MadeUp(tmp_path / "none", {"tox": ("binary", 0.3)}, subjects=0)
-    tables, stats = _compare(none, {"weak": none.predict("weak", "weak", 1.0)}, tmp_path / "a")
-    assert (stats["panels"], stats["panels_scored"]) == (1, 0)
-    assert tables["metrics"].select("task", "value", "n").rows() == [("tox", None, 0)]
-    unanswered = MadeUp(tmp_path / "unanswered", {"tox": ("binary", 0.3)}, subjects=60)
-    tables, _ = _compare(
-        unanswered, {"weak": unanswered.predict("weak", "weak", 1.0, tasks=[])}, tmp_path / "b"
-    )
-    (row,) = tables["metrics"].rows(named=True)
-    assert (row["recipe"], row["value"]) == (None, None)
-    assert row["n"] > 20
-
-
-def test_one_subject_has_values_and_no_interval(tmp_path):
-    made = MadeUp(tmp_path / "made", {"tox": ("binary", 0.4)}, subjects=4, nodes_each=60, seed=3)
-    tables, _ = _compare(made, {"weak": made.predict("weak", "weak", 1.0)}, tmp_path / "out")
-    row = _one(tables["metrics"], metric="auroc", indication=None)
-    assert (row["n_subjects"], row["ci_low"]) == (1, None)
-    assert row["value"] is not None
-
-
 def test_tables_hold_no_subject_and_no_node(compared, made):
     text = json.dumps([t.to_dicts() for t in compared[0].values()])
     assert not any(str(s) in text for s in np.unique(made.subject))
     assert not any(n in text for n in made.node[:50])
-
-
-def test_a_method_with_a_single_task_does_not_leave_the_others_that_task_alone():
-
-    def scored(task, strong, rare):
-        draws = {name: np.full((2, 11), np.nan) for name in MEASURES["binary"]}
-        draws["auroc"][0], draws["auroc"][1] = strong, rare
-        seeds = {name: [{1: strong}, {1: rare}] for name in draws}
-        methods = (("strong", "logistic"), ("rare", "logistic"))
-        about = ("c", task, "category", "binary", methods, 100, np.arange(50))
-        return Scored(*about, draws=draws, seeds=seeds)
-
-    panels = [scored("t0", 0.8, 0.7), *(scored(f"t{i}", 0.6, np.nan) for i in range(1, 10))]
-    found = {r["recipe"]: r for r in means(panels) if (r["metric"], r["by"]) == ("auroc", "all")}
-    assert set(found) == {"strong"}
-    assert (found["strong"]["n_tasks"], found["strong"]["value"]) == (10, pytest.approx(0.62))
-    # From half of the tasks on, it takes part, and all are scored on what they share.
-    panels = [*(scored(f"t{i}", 0.8, 0.7) for i in range(5)), *panels[1:6]]
-    assert {r["n_tasks"] for r in means(panels) if r["metric"] == "auroc"} == {5}
