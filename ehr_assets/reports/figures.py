@@ -20,12 +20,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ehr_assets.reports.methods import RECIPE_COLOURS, Method, looks
+from ehr_assets.reports.methods import RECIPE_COLOURS, RECIPE_MARKERS, Method, looks
 from ehr_assets.reports.small_cells import FEWEST
 from ehr_assets.reports.tables import KNOWN, TaskRow
 from ehr_assets.training.history import phases, points, read_history, steps
 
 WIDTH = 11.0  # inches; shown about 1,050 px wide
+MOST_IN_DETAIL = 4
+"""With more training runs in a figure, the losses of single steps would hide the rest."""
 INK, MUTED, RULE = "#1f2933", "#66707a", "#d9dee3"
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -130,32 +132,40 @@ def _prevalence(row: TaskRow) -> str:
     return "few" if few else f"{row.labels['positive'] / row.known():.0%}"
 
 
-def training_curves(histories: Mapping[str, Path]) -> str | None:
-    """Loss, tuning loss and learning rate by step. histories: recipe -> its checkpoint folder."""
-    read = {name: read_history(folder) for name, folder in histories.items()}
-    read = {name: rows for name, rows in read.items() if steps(rows)}
+def training_curves(histories: Mapping[str, Sequence[Path]]) -> str | None:
+    """Loss, tuning loss and learning rate by step; seeds of a recipe look alike.
+
+    Args:
+        histories: recipe -> the checkpoint folders of its runs.
+    """
+    read = {name: [read_history(folder) for folder in folders] for name, folders in histories.items()}
+    read = {name: kept for name, runs in read.items() if (kept := [rows for rows in runs if steps(rows)])}
     if not read:
         return None
+    each_step = sum(map(len, read.values())) <= MOST_IN_DETAIL
     with plt.rc_context(cast(Any, STYLE)):
         fig, axes = plt.subplots(
-            2, 1, figsize=(WIDTH, 5.2), layout="constrained", sharex=True, height_ratios=[3, 1]
+            2, 1, figsize=(WIDTH, 5.8), layout="constrained", sharex=True, height_ratios=[3, 1]
         )
-        for i, (name, history) in enumerate(read.items()):
-            colour = RECIPE_COLOURS[i % len(RECIPE_COLOURS)]
-            step, loss = np.array(points(history, "loss")).T
-            axes[0].plot(step, loss, color=colour, lw=0.8, alpha=0.28)
-            axes[0].plot(step, smoothed(loss), color=colour, lw=1.8, label=f"{name}: train (smoothed)")
-            if tuning := points(history, "tuning_loss"):
-                x, y = np.array(tuning).T
-                look = {"mec": colour, "mfc": "white", "marker": "D", "ms": 6.5, "mew": 1.6}
-                axes[0].plot(x, y, ls=(0, (1, 2)), color=colour, lw=1, label=f"{name}: tuning", **look)
-            x, y = np.array(points(history, "lr")).T
-            axes[1].plot(x, y, color=colour, lw=1.5)
-            for phase, first in phases(history)[1:]:
-                axes[0].axvline(first, color=MUTED, lw=0.8, ls=(0, (2, 2)))
-                axes[0].text(
-                    first, 1.0, f" {phase}", transform=axes[0].get_xaxis_transform(), va="top", fontsize=9
-                )
+        handles = []
+        for i, (name, runs) in enumerate(read.items()):
+            colour, marker = (those[i % len(those)] for those in (RECIPE_COLOURS, RECIPE_MARKERS))
+            tuned = {"mec": colour, "mfc": "white", "marker": marker, "ms": 6.5, "mew": 1.4}
+            handles.append(Line2D([], [], color=colour, lw=1.8, label=name, **tuned))
+            for history in runs:
+                step, loss = np.array(points(history, "loss")).T
+                if each_step:
+                    axes[0].plot(step, loss, color=colour, lw=0.8, alpha=0.28)
+                axes[0].plot(step, smoothed(loss), color=colour, lw=1.8 if each_step else 1.2)
+                if tuning := points(history, "tuning_loss"):
+                    axes[0].plot(*np.array(tuning).T, ls=(0, (1, 2)), color=colour, lw=1, **tuned)
+                axes[1].plot(*np.array(points(history, "lr")).T, color=colour, lw=1.5)
+        for phase, first in dict.fromkeys(
+            one for runs in read.values() for history in runs for one in phases(history)[1:]
+        ):
+            axes[0].axvline(first, color=MUTED, lw=0.8, ls=(0, (2, 2)))
+            at_top = axes[0].get_xaxis_transform()
+            axes[0].text(first, 1.0, f" {phase}", transform=at_top, va="top", fontsize=9)
         axes[0].set_ylabel("loss (weighted sum of objectives)")
         axes[1].set_ylabel("learning rate")
         axes[1].set_xlabel("optimizer step")
@@ -163,7 +173,7 @@ def training_curves(histories: Mapping[str, Path]) -> str | None:
         axes[1].ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
         for ax in axes:
             ax.grid(True)
-        axes[0].legend(loc="upper right")
+        fig.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), fontsize=9.5)
         return svg_text(fig)
 
 

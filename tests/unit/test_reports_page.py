@@ -18,7 +18,7 @@ from ehr_assets.probes.frames import CohortDirs
 from ehr_assets.probes.oracle import oracle_metrics
 from ehr_assets.probes.probe import probe_recipe
 from ehr_assets.probes.spec import BaselineSpec, ProbeSpec
-from ehr_assets.reports.figures import smoothed
+from ehr_assets.reports.figures import WIDTH, smoothed, training_curves
 from ehr_assets.reports.inputs import CohortInputs, Inputs, RecipeInputs, RunInputs
 from ehr_assets.reports.page import paper_tables, write_report
 from ehr_assets.reports.paper_tables import group_means
@@ -302,6 +302,19 @@ def test_timelines_are_held_out_and_relative(root):
 def test_smoothing():
     np.testing.assert_allclose(smoothed(np.full(90, 3.0)), 3.0)
     assert len(smoothed(np.arange(3.0))) == 3
+
+
+@pytest.mark.filterwarnings("error")  # matplotlib's, that a legend left no room for the axes
+def test_eighteen_trainings_fit_into_a_figure(root):
+    """Six recipes of three seeds; a legend of every run and its tuning once covered the curves."""
+    runs = {f"Recipe {i}, with a name (M+I)": [root / "checkpoint"] * 3 for i in range(6)}
+    drawn = training_curves(runs)
+    assert drawn is not None
+    assert drawn == training_curves(runs)
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawn)
+    assert box
+    assert float(box[1]) == 72 * WIDTH
+    assert training_curves({"untrained": [root]}) is None
 
 
 def test_shipped_specs_load_and_mistakes_are_named(tmp_path):

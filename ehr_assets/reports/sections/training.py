@@ -13,14 +13,14 @@ from ehr_assets.training.history import points, read_history
 def training(inputs: Inputs) -> Section:
     blocks: list[Block] = []
     runs = [(_named(inputs, r, run), r, run) for r in inputs.recipes for run in r.runs]
-    if curves := training_curves({name: run.checkpoint for name, _, run in runs}):
+    folders = {inputs.spec.label(r.name): [run.checkpoint for run in r.runs] for r in inputs.recipes}
+    if curves := training_curves(folders):
         blocks.append(
             Figure(
                 curves,
                 "Training curves",
-                "Loss on train records (thin: each step), on tuning records (diamonds), and the learning "
-                "rate. "
-                "No label is used in training.",
+                "Loss on train records (a moving mean; pale, where runs are few: each step), on tuning "
+                "records (marks), and the learning rate; a line per seed. No label is used in training.",
                 inputs.sources(*(name for r in inputs.recipes for name in r.assets("checkpoint"))),
             )
         )
