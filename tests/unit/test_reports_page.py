@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from matplotlib.figure import Figure
 from probes_support import TASKS, make_cohort
 from reports_support import add_audit, add_flow, add_risks, add_velocity, make_comparison
 
@@ -20,8 +21,10 @@ from ehr_assets.probes.probe import probe_recipe
 from ehr_assets.probes.spec import BaselineSpec, ProbeSpec
 from ehr_assets.reports.figures import WIDTH, smoothed, training_curves
 from ehr_assets.reports.inputs import CohortInputs, Inputs, RecipeInputs, RunInputs
+from ehr_assets.reports.methods import Method
 from ehr_assets.reports.page import paper_tables, write_report
 from ehr_assets.reports.paper_tables import group_means
+from ehr_assets.reports.sections.calibration import reliability_figure
 from ehr_assets.reports.spec import SPECS, ReportSpec, load_report
 from ehr_assets.reports.timelines import pick_timelines
 from ehr_assets.reports.verdict import write_verdict
@@ -315,6 +318,39 @@ def test_eighteen_trainings_fit_into_a_figure(root):
     assert box
     assert float(box[1]) == 72 * WIDTH
     assert training_curves({"untrained": [root]}) is None
+
+
+@pytest.fixture
+def outside(monkeypatch):
+    """Figures that stick out of their frame, where the page cuts them off."""
+    save, found = Figure.savefig, []
+
+    def measured(figure, *args, **kwargs):
+        save(figure, *args, **kwargs)
+        box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+        if min(box.x0, box.y0, width - box.x1, height - box.y1) < -0.02:
+            found.append((figure.axes[0].get_title(loc="left"), box))
+
+    monkeypatch.setattr(Figure, "savefig", measured)
+    return found
+
+
+def test_nothing_is_drawn_outside_its_figure(root, tmp_path, outside):
+    _write(root, tmp_path / "out")
+    assert not outside
+
+
+@pytest.mark.parametrize("categories", range(1, 6))
+def test_calibration_has_room_for_its_words(categories, outside):
+    keys = ["a/logistic", "b/logistic"]
+    bins = [
+        {"category": f"Category {c}", "key": key, "predicted": x / (12 * c), "observed": x / (11 * c)}
+        for c in range(1, categories + 1)
+        for key in keys
+        for x in range(10)
+    ]
+    assert reliability_figure(pl.DataFrame(bins), [Method(key, key, "recipe", "") for key in keys])
+    assert not outside
 
 
 def test_shipped_specs_load_and_mistakes_are_named(tmp_path):

@@ -28,7 +28,7 @@ def calibration(inputs: Inputs, results: Results) -> Section:
         methods = [m for m in main_methods(inputs, methods_of(inputs, bins["key"].to_list())) if m.competes]
         blocks.append(
             Figure(
-                _reliability(pooled(bins), methods),
+                reliability_figure(pooled(bins), methods),
                 f"Predicted and observed risk: {results.cohort.title}",
                 "Held-out nodes of each task sorted by predicted risk and cut into bins; bins of equal "
                 "rank are averaged "
@@ -59,14 +59,19 @@ def pooled(bins: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _reliability(found: pl.DataFrame, methods: list[Method]) -> str:
+def reliability_figure(found: pl.DataFrame, methods: list[Method]) -> str:
+    """Predicted and observed risk of bins, a panel per category.
+
+    Args:
+        found: of each bin category, key (of its method), predicted, observed.
+    """
     look = looks(methods)
     names = found["category"].unique().sort().to_list()
     columns = min(3, len(names))
     lines = -(-len(names) // columns)
     with plt.rc_context(cast(Any, STYLE)):
         fig, axes = plt.subplots(
-            lines, columns, figsize=(WIDTH, 3.3 * lines + 0.5), layout="constrained", squeeze=False
+            lines, columns, figsize=(WIDTH, 3.6 * lines + 0.8), layout="constrained", squeeze=False
         )
         for ax in axes.ravel()[len(names) :]:
             ax.set_visible(False)
