@@ -132,15 +132,15 @@ def _with_ends(frame: pl.DataFrame, days: int, extension: int, rule: LabelRules)
     death, cut = pl.col("death_time"), pl.col("_cutting")
     ended = pl.col("_ending")
     if rule.death_ends:
-        ended = pl.min_horizontal(ended, death)
+        ended = _first(ended, death)
     else:
-        cut = pl.min_horizontal(cut, death)
+        cut = _first(cut, death)
     horizon = t + pl.duration(days=days, time_unit="us")
     seen = pl.col("last_time") + pl.duration(days=extension, time_unit="us")
     closed = pl.when(pl.col("_closing") <= horizon).then("_closing")
     return out.with_columns(
-        pl.min_horizontal(horizon, "_closing").alias("closes"),
-        pl.max_horizontal(seen, closed, death, t).alias("followed"),
+        _first(horizon, "_closing").alias("closes"),
+        _last(seen, closed, death, t).alias("followed"),
         cut.alias("cut"),
         pl.when((ended <= cut) | cut.is_null()).then(ended).alias("ended"),
     )
@@ -161,6 +161,17 @@ def _next(frame: pl.DataFrame, events: pl.DataFrame, name: str) -> pl.DataFrame:
     )
 
 
+def _first(*times: pl.Expr | str) -> pl.Expr:
+    """As `pl.min_horizontal`, which makes a single row of constant columns (polars 1.44): of what a join
+    finds in a cohort of one subject, for instance."""
+    return pl.concat_list(*times).list.min()
+
+
+def _last(*times: pl.Expr | str) -> pl.Expr:
+    """As `_first`, the latest."""
+    return pl.concat_list(*times).list.max()
+
+
 def _problems(buffer_hours: float, end_of_life_days: float, rule: LabelRules) -> dict[str, pl.Expr]:
     t, event, death = pl.col("prediction_time"), pl.col("event_time"), pl.col("death_time")
     value, status = pl.col("boolean_value"), pl.col("status")
@@ -169,10 +180,10 @@ def _problems(buffer_hours: float, end_of_life_days: float, rule: LabelRules) ->
     lasted = pl.col("duration_days") * _MICROSECONDS_PER_DAY
     stops = t + pl.duration(microseconds=lasted.round().cast(pl.Int64), time_unit="us")
     ended = (pl.col("ended") <= pl.col("closes")).fill_null(False)
-    until = pl.min_horizontal("followed", "cut")
+    until = _first("followed", "cut")
     complete = ended | (until >= pl.col("closes")).fill_null(False)
     waits = given if rule.regression else ~value
-    overstated = (status == CENSORED) & (stops > pl.max_horizontal(until, t))
+    overstated = (status == CENSORED) & (stops > _last(until, t))
     return {
         "inside_buffer": given & (event <= t + _span(buffer_hours)),
         "beyond_horizon": given & (event > pl.col("closes")),

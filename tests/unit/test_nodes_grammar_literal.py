@@ -5,7 +5,7 @@ import shutil
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from literal_labels import Label, Record, asks_for_death, literal_label
 from nodes_support import ANCHOR, TOLD, all_labels, at, event, labels_of
@@ -84,6 +84,13 @@ GRAMMAR = [
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
+@example(
+    rows=[  # of one subject, alive: columns of times are constant
+        event(3, at(5), "ANCHOR", 4.0, available=at(6, hours=6), section="drugs"),
+        event(3, at(2), "OTHER", 2.0, section="drugs"),
+        event(3, at(2), "ANCHOR", 2.0, section="drugs"),
+    ]
 )
 @given(rows=RECORDS)
 def test_every_rule_equals_its_literal_reading_and_passes_the_guard(tmp_path_factory, until, rows):
