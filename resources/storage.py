@@ -20,7 +20,6 @@ from dagster import (
     ConfigurableResource,
     DagsterInstance,
     DataVersion,
-    Failure,
     MaterializeResult,
     MetadataValue,
     TableColumn,
@@ -38,6 +37,7 @@ from ehr_assets.lineage.names import asset_and_partition, dataset_name
 from ehr_assets.lineage.workspace import Workspace
 from ehr_assets.progress import LogProgress, Progress
 from resources.recorded import DATASET_KEY, recorded
+from resources.retries import failing_clearly
 
 ONLY_IF_CHANGED_TAG = "ehr/only_if_changed"
 
@@ -165,14 +165,15 @@ class Datasets(ConfigurableResource):
             volatile: files that differ between equal runs (clock readings); not in the content hash.
             shown: what Dagster's pages show of it.
 
-        Every error a user can act on becomes a `Failure` without retries whose description stands alone.
+        Every error a user can act on becomes a `Failure` whose description stands alone; only what may pass
+        is tried again (`retries.py`).
         """
         key = key or context.asset_key
         partition = context.partition_key if asset_name(key) in self.partitions else None
         name = dataset_name(asset_name(key), partition)
         spec = context.assets_def.specs_by_key[key]
         code_version = spec.code_version or ""
-        try:
+        with failing_clearly(context):
             inputs, overrides = self._open_inputs(context, [dep.asset_key for dep in spec.deps], partition)
             entries = [
                 InputEntry(
@@ -212,8 +213,6 @@ class Datasets(ConfigurableResource):
                 )
                 work.discard(self.store.relative(dataset))
             return self._result(key, dataset, shown)
-        except EhrError as e:
-            raise Failure(description=str(e), allow_retries=False) from e
 
     def judge(
         self,
@@ -300,8 +299,9 @@ class Datasets(ConfigurableResource):
         except DatasetError:
             return None
         m = last.manifest
-        # A partition's settings are not in the code version, which Dagster has of the asset as a whole.
-        if partition is not None and m.config != (config or {}):
+        # Not in the code version: a partition's settings (Dagster has one of the asset as a whole), what a
+        # verdict was held against, who asked for a promotion.
+        if m.config != json.loads(json.dumps(config or {}, default=str)):
             return None
         same_inputs = {(i.asset, i.data_version) for i in m.inputs} == {
             (i.asset, i.data_version) for i in inputs
