@@ -35,9 +35,15 @@ from ehr_assets.reports.promotion.checks import promotion_checks, rollback_check
 from ehr_assets.settings import TRACKING_VARIABLE, Settings
 from ehr_assets.training.assets import training_assets
 from ehr_assets.training.checks import training_checks
+from jobs.automation import automation_sensor, with_automation
 from jobs.jobs import chain_jobs
+from jobs.notify import failure_sensor
+from jobs.retraining import Retraining, load_retraining, retraining_jobs
+from jobs.schedules import retraining_schedule
+from jobs.sensors import chosen_sensor, raw_tables_sensor
 from resources.executors import EXECUTORS
 from resources.launcher import DeepSpeedLauncher
+from resources.notifiers import notifier
 from resources.points import Points
 from resources.storage import Datasets, asset_name
 from resources.tracking import MlflowTracking
@@ -104,6 +110,9 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
         checks += rollback_checks(model)
 
     gates = _gates(checks)
+    assets = with_automation(assets, load_retraining(settings))
+    retraining = Retraining(catalog, assets)
+    chosen, *other_jobs = retraining_jobs(retraining, settings)
     resources: dict[str, Any] = {
         "datasets": Datasets(home=str(settings.home), gates=gates, partitions=_partitions(assets)),
         "launcher": DeepSpeedLauncher(hostfile=settings.hostfile, remote_shell=list(settings.remote_shell)),
@@ -111,12 +120,20 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
         "tracking": MlflowTracking(
             uri=EnvVar(TRACKING_VARIABLE) if settings.tracking_from_env else settings.mlflow_uri
         ),
+        "notifier": notifier(settings),
         **(overrides or {}),
     }
     definitions = Definitions(
         assets=assets,
         asset_checks=checks,
-        jobs=chain_jobs(catalog),
+        jobs=[*chain_jobs(catalog), retraining.job, chosen, *other_jobs],
+        schedules=[retraining_schedule(retraining, settings)],
+        sensors=[
+            raw_tables_sensor(retraining, settings),
+            chosen_sensor(retraining, chosen),
+            failure_sensor(),
+            automation_sensor(assets),
+        ],
         resources=resources,
         executor=EXECUTORS[settings.executor],
         metadata={"EHR_HOME": MetadataValue.path(str(settings.home))},

@@ -11,6 +11,9 @@ EHR_MEMORY_GB            memory that one asset may use (default 4)
 EHR_HOSTFILE             hosts that a training's processes are spread over, lines `name slots=n`, this one
                          first (default: this one alone)
 EHR_REMOTE_SHELL         the command that runs another on one of them (default: ssh -o BatchMode=yes)
+EHR_RETRAINING           JSON: what the schedule retrains and when, e.g. {"cohort": "synthetic_oncology",
+                         "cron": "0 2 * * 0", "timezone": "Europe/Berlin"} (see jobs/retraining.py)
+EHR_NOTIFY_URL           where failed runs are told: a webhook that takes JSON (default: the log alone)
 MLFLOW_TRACKING_URI      where trainings are tracked (default: SQLite under EHR_HOME)
 EHR_ALLOW_FAILED_CHECKS  a reason; lets assets start although an upstream check failed (see lineage/guards)
 """
@@ -27,6 +30,8 @@ from ehr_assets.errors import SpecError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+RETRAINING_VARIABLE = "EHR_RETRAINING"
+NOTIFY_VARIABLE = "EHR_NOTIFY_URL"
 EXECUTORS = ("in_process", "multiprocess")
 
 
@@ -41,6 +46,8 @@ class Settings:
     tracking_uri: str = ""
     hostfile: str = ""
     remote_shell: tuple[str, ...] = ("ssh", "-o", "BatchMode=yes")
+    retraining: str = ""
+    notifies: bool = False
 
     @property
     def mlflow_uri(self) -> str:
@@ -85,6 +92,8 @@ class Settings:
             env.get(TRACKING_VARIABLE, ""),
             env.get("EHR_HOSTFILE", ""),
             tuple(shlex.split(env.get("EHR_REMOTE_SHELL", ""))) or cls.remote_shell,
+            retraining=env.get(RETRAINING_VARIABLE, ""),
+            notifies=bool(env.get(NOTIFY_VARIABLE)),
         )
 
 

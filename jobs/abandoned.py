@@ -10,6 +10,7 @@ import socket
 from pathlib import Path
 
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 from ehr_assets.settings import Settings
 from resources.tracking import MlflowTracking
@@ -19,8 +20,11 @@ OPEN = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CA
 
 
 def process_tags() -> dict[str, str]:
-    """Tags that say in which process a run lives."""
-    return {PROCESS_TAG: f"{socket.gethostname()} {os.getpid()} {_started(os.getpid())}"}
+    """Tags that say in which process a run lives, and that no daemon starts it again elsewhere."""
+    return {
+        PROCESS_TAG: f"{socket.gethostname()} {os.getpid()} {_started(os.getpid())}",
+        MAX_RETRIES_TAG: "0",
+    }
 
 
 def close_dead_runs(instance: DagsterInstance, settings: Settings) -> list[str]:
