@@ -1,16 +1,17 @@
 """The sensor of raw tables: contents that changed request one run; times that changed request none."""
 
-import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 from dagster import DagsterInstance, build_sensor_context
+from dagster._core.test_utils import create_run_for_test
 
 from ehr_assets.build import build_project
 from ehr_assets.cohorts.assets import raw_tables_key
 from ehr_assets.cohorts.files import RawFile
+from ehr_assets.cohorts.watch import look
 from ehr_assets.settings import Settings
 from jobs.retraining import RETRAINING_TAG
 from jobs.runner import ASSET_JOB
@@ -89,7 +90,7 @@ def test_only_contents_count(watched, monkeypatch):
     (again,) = watched.tick().run_requests
     assert again.run_key == request.run_key, "of which Dagster makes one run"
 
-    run = watched.instance.create_run_for_job(watched.repository.get_job("retrain"), tags=request.tags)
+    run = create_run_for_test(watched.instance, "retrain", tags=dict(request.tags))
     assert "still open" in watched.tick().skip_message
     watched.instance.delete_run(run.run_id)
     watched.record()
@@ -103,24 +104,24 @@ def test_a_file_that_came_or_went_is_a_change(watched):
     watched.record()
     assert not watched.settled().run_requests
     watched.file.rename(watched.file.with_suffix(".csv.gone"))
-    said = watched.tick()
-    assert not said.run_requests
-    assert "is missing" in said.skip_message, "no run could succeed"
+    assert watched.settled().run_requests
     watched.file.with_suffix(".csv.gone").rename(watched.file)
     assert not watched.settled().run_requests
+    needed = watched.root / "hosp" / "patients.csv"
+    needed.unlink()
+    said = watched.tick()
+    assert not said.run_requests, "no run could succeed"
+    assert "is missing" in str(said.skip_message)
 
 
-def test_hashing_goes_on_where_the_last_look_had_to_stop(watched, monkeypatch):
-    watched.record()
-    monkeypatch.setattr("jobs.sensors.HASH_SECONDS", -1)
-    watched.tick()
-    before = -1
-    for _ in range(len(list(watched.root.rglob("*.csv"))) + 1):
-        found = watched.tick()
-        hashed = sum(sha is not None for _, _, sha in json.loads(watched.cursor)[COHORT].values())
-        assert hashed > before or "No raw table changed" in found.skip_message
-        before = hashed
-    assert "No raw table changed" in found.skip_message
+def test_hashing_goes_on_where_the_last_look_had_to_stop(project, watched):
+    cohort, files = project.catalog.cohorts[COHORT], {}
+    files = look(cohort, files, 0).files
+    for hashed in range(1, len(files) + 1):
+        found = look(cohort, files, -1)
+        files = found.files
+        assert sum(sha is not None for _, _, sha in files.values()) == hashed
+        assert (found.content is None) is (hashed < len(files))
 
 
 def test_raw_tables_that_cannot_be_reached_request_nothing(watched, monkeypatch):

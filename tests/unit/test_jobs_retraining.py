@@ -11,6 +11,7 @@ from dagster import (
     build_run_status_sensor_context,
     build_schedule_context,
 )
+from dagster._core.test_utils import create_run_for_test
 
 from ehr_assets.build import build_project
 from ehr_assets.errors import SpecError
@@ -101,7 +102,7 @@ def test_a_tick_requests_one_run_of_the_whole_chain(project, retraining, instanc
         assert request.tags[ONLY_IF_CHANGED_TAG] == "true"
         job = repository.get_job("retrain").get_subset(asset_selection=set(request.asset_selection))
         assert set(job.asset_layer.executable_asset_keys) == set(request.asset_selection)
-        instance.create_run_for_job(job, tags=request.tags)
+        create_run_for_test(instance, "retrain", tags=dict(request.tags))
         assert "still open" in schedule.evaluate_tick(context).skip_message
 
 
