@@ -39,6 +39,7 @@ from resources.launcher import DeepSpeedLauncher
 from resources.points import Points
 from resources.storage import Datasets, asset_name
 from resources.tracking import MlflowTracking
+from resources.withheld import withhold_values
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
         ]
         checks += [*comparison_checks(report), *verdict_checks(report), *report_checks(report)]
 
+    withhold_values([*assets, *checks])
     gates = _gates(checks)
     resources: dict[str, Any] = {
         "datasets": Datasets(home=str(settings.home), gates=gates, partitions=_partitions(assets)),

@@ -32,6 +32,7 @@ from ehr_assets.training.sinks import Log, pipes_if_launched_by_dagster
 from ehr_assets.training.start import bf16, join_ranks
 from ehr_assets.training.state import States
 from ehr_assets.training.watch import Watch
+from ehr_assets.withheld import values_withheld
 
 
 def run(job: TrainingJob, rank: int, world: int, watch: Watch) -> None:
@@ -103,6 +104,7 @@ def main(path: str) -> int:
     try:
         job.work.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(values_withheld())  # what a process prints goes into logs and errors
             stack.enter_context(sharing(job.work))
             rank, world = join_ranks(job.recipe.engine.timeout_minutes)
             pipes = stack.enter_context(pipes_if_launched_by_dagster()) if rank == 0 else None

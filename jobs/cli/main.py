@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ehr_assets.errors import EhrError
 from ehr_assets.settings import PROJECT_ROOT, Settings
+from ehr_assets.withheld import values_withheld
 from jobs.cli import cohort, corpus, recipe
 
 app = typer.Typer(
@@ -113,7 +114,8 @@ def run_command() -> None:
 
         known = e if isinstance(e, EhrError) else storage_problem(e, Settings.from_env().home)
         if known is None:
-            raise
+            with values_withheld():  # a schedule's log is a store, too
+                raise
         errors.print(f"Error: {known}", style="red", markup=False, highlight=False)
         sys.exit(1)
 
