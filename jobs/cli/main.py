@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from ehr_assets.errors import EhrError
+from ehr_assets.private import keep_private
 from ehr_assets.settings import PROJECT_ROOT, Settings
 from ehr_assets.withheld import values_withheld
 from jobs.cli import cohort, corpus, recipe
@@ -108,6 +109,7 @@ def run_command() -> None:
     # A closed terminal ends a run as Ctrl-C's neighbour SIGTERM does: in order.
     signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
+        keep_private()
         app()
     except Exception as e:
         from jobs.instance import storage_problem
