@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ehr_assets.credentials import refuse_secrets
 from ehr_assets.errors import SpecError
 from ehr_assets.yamls import parse_yaml
 
@@ -49,6 +50,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise SpecError(f"The spec is not valid YAML: {reason}.", where=f"{path}{line}", do="Mend it.") from e
     if not isinstance(data, dict):
         raise SpecError("A spec must be a mapping of keys to values.", where=str(path), do="Mend the file.")
+    refuse_secrets(data, str(path))
     return data
 
 

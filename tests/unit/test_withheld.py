@@ -9,7 +9,7 @@ from dagster import AssetCheckResult, DagsterInstance, Failure, asset, asset_che
 from ehr_assets.errors import DatasetError, RawTableError
 from ehr_assets.fanout import Crew
 from ehr_assets.withheld import WithheldError, values_withheld
-from resources.withheld import withhold_values
+from resources.confidential import keep_confidential
 
 VALUE = "Kowalczyk-70017"
 
@@ -109,7 +109,7 @@ def looks() -> AssetCheckResult:
 
 def test_dagster_keeps_no_value_of_an_asset_or_a_check_that_raised():
     definitions = [plain, refused, sound, looks]
-    withhold_values(definitions)
+    keep_confidential(definitions)
     instance = DagsterInstance.ephemeral()
     result = materialize(definitions, instance=instance, raise_on_error=False)
     failed = [e for e in result.all_events if e.is_step_failure]
@@ -131,7 +131,7 @@ def test_every_asset_and_check_of_a_project_withholds(tmp_path):
     found = build_project(Settings(home=tmp_path)).definitions
     computes = [d.node_def.compute_fn.decorated_fn for d in (*found.assets, *found.asset_checks)]
     assert len(computes) > 50
-    assert all(f.__code__.co_filename.endswith("resources/withheld.py") for f in computes)
+    assert all(f.__code__.co_filename.endswith("resources/confidential.py") for f in computes)
 
 
 def test_a_dataset_error_is_unharmed():
