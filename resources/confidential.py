@@ -56,8 +56,8 @@ def _guarded(args: tuple[Any, ...]) -> Iterator[None]:
 
 def _refuse_secrets_of(run: DagsterRun) -> None:
     do = (
-        "Give it as an environment variable (EnvVar). Dagster has stored it with the run: withdraw the secret, "
-        f"and delete the run (dagster run delete {run.run_id})."
+        "Give it as an environment variable (EnvVar). Dagster has stored it with the run: withdraw the "
+        f"secret, and delete the run (dagster run delete {run.run_id})."
     )
     try:
         refuse_secrets(run.run_config, "the run's config", do=do)
