@@ -93,7 +93,7 @@ def find_spec(name: str, folders: Iterable[Path], *, what: str, asked_by: Path |
     """The file of the spec `name` in the first folder that has it. Raises SpecError where none has."""
     folders = list(folders)
     for folder in folders:
-        if (folder / f"{name}.yaml").is_file():
+        if Path(name).name == name and (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
     raise SpecError(
