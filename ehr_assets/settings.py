@@ -12,6 +12,8 @@ EHR_HOSTFILE             hosts that a training's processes are spread over, line
                          first (default: this one alone)
 EHR_REMOTE_SHELL         the command that runs another on one of them (default: ssh -o BatchMode=yes)
 MLFLOW_TRACKING_URI      where trainings are tracked (default: SQLite under EHR_HOME)
+EHR_RAW_LINKS            follow: links in a raw root may lead out of it (cohorts/roots.py)
+EHR_SHOW_MESSAGES        1: libraries' errors keep their words, which may quote the data (withheld.py)
 EHR_ALLOW_FAILED_CHECKS  a reason; lets assets start although an upstream check failed (see lineage/guards)
 """
 

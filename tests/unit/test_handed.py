@@ -1,4 +1,4 @@
-"""What a process hands to its workers in a file is taken only if it is that file: a planted pickle is not run."""
+"""What a process hands to its workers in a file is taken only if it is that file."""
 
 import pickle
 from pathlib import Path
