@@ -37,13 +37,11 @@ DRIVER = """
 import sys
 from dagster import AssetKey
 from rich.console import Console
-from ehr_assets.errors import EhrError
-from ehr_assets.private import keep_private
+from jobs.cli.main import app
 from jobs.cli.running import run_reports
 from jobs.cli.project import Project
 from jobs.runner import run_assets
 
-keep_private()
 report, *broken = sys.argv[1:]
 run_reports(Console(), report=report)
 project = Project()
@@ -57,6 +55,8 @@ for name in broken:
     wanted = project.graph.upstream([AssetKey(name.split("/"))])
     todo = [k for k in wanted if statuses[k].state.name != "FRESH"]
     print("FINISHED", name, run_assets(project.instance, todo, say)[1])
+for command in (["status"], ["show", f"{report}/meds_events"]):
+    app(command, standalone_mode=False)
 """
 
 
