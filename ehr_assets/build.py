@@ -34,6 +34,7 @@ from ehr_assets.settings import TRACKING_VARIABLE, Settings
 from ehr_assets.training.assets import training_assets
 from ehr_assets.training.checks import training_checks
 from jobs.jobs import chain_jobs
+from resources.confidential import keep_confidential
 from resources.executors import EXECUTORS
 from resources.launcher import DeepSpeedLauncher
 from resources.points import Points
@@ -96,6 +97,7 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
         ]
         checks += [*comparison_checks(report), *verdict_checks(report), *report_checks(report)]
 
+    keep_confidential([*assets, *checks])
     gates = _gates(checks)
     resources: dict[str, Any] = {
         "datasets": Datasets(home=str(settings.home), gates=gates, partitions=_partitions(assets)),

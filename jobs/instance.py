@@ -24,6 +24,7 @@ EARLIER_CONFIGS = {
 def prepare_home(settings: Settings) -> None:
     """Creates EHR_HOME and its Dagster instance, and points DAGSTER_HOME at it for this process."""
     try:
+        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         settings.dagster_home.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as e:
         raise SpecError(
@@ -33,7 +34,7 @@ def prepare_home(settings: Settings) -> None:
         ) from None
     config = settings.dagster_home / "dagster.yaml"
     if not config.exists() or hashlib.sha256(config.read_bytes()).hexdigest() in EARLIER_CONFIGS:
-        shutil.copy(INSTANCE_CONFIG, config)
+        shutil.copyfile(INSTANCE_CONFIG, config)  # not its mode
     os.environ["EHR_HOME"] = str(settings.home)
     os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
 

@@ -6,6 +6,7 @@ mlflow refuses `file://` and is slow to import: SQLite by default, imported only
 import contextlib
 import json
 import logging
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 from dagster import ConfigurableResource, get_dagster_logger
 
 from ehr_assets.errors import TrainingError
+from ehr_assets.settings import TRACKING_VARIABLE
 
 MAX_PARAM = 500
 """MLflow's databases hold this many characters of a parameter."""
@@ -57,6 +59,11 @@ class MlflowTracking(ConfigurableResource):
             for some in _parts([Param(name, text[:MAX_PARAM]) for name, text in _flat(params)]):
                 client.log_batch(run_id, params=some)
         return run_id
+
+    def told(self, run_id: str) -> dict[str, str | None]:
+        """An open run as a training's job file names it: without an address that the environment has, too."""
+        known = os.environ.get(TRACKING_VARIABLE) == self.uri
+        return {"uri": None if known else self.uri, "run_id": run_id}
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         """Closes a run: FINISHED, FAILED or KILLED."""

@@ -22,6 +22,7 @@ from ehr_assets.lineage.hashing import combined_hash, file_sha256, git_revision,
 from ehr_assets.lineage.manifest import MANIFEST_NAME, FileEntry, InputEntry, Manifest, now
 from ehr_assets.lineage.names import asset_and_partition, launch_command
 from ehr_assets.lineage.workspace import Workspace
+from ehr_assets.paths import leads_out
 
 _verified: dict[Path, tuple] = {}
 THIS_PROCESS = f"{socket.gethostname()}-{os.getpid()}"
@@ -146,6 +147,8 @@ class DatasetStore:
     def _folder(self, kind: str, asset: str) -> Path:
         """Of an asset, or of one partition of it: without the brackets, which mean something in a glob."""
         name, partition = asset_and_partition(asset)
+        if leads_out(name) or (partition is not None and leads_out(partition)):
+            raise DatasetError("This cannot be an asset's name.", where=asset, do="Rename it.")
         return self.home / kind / name / (partition or "")
 
     def previous(self, dataset: Dataset) -> Path | None:
@@ -174,6 +177,8 @@ class DatasetStore:
         """
         path = self.home / relative
         try:
+            if leads_out(relative):
+                raise FileNotFoundError
             manifest = Manifest.read(path / MANIFEST_NAME)
         except FileNotFoundError:
             raise DatasetError(
@@ -222,6 +227,8 @@ class DatasetStore:
         for f in m.files:
             path = dataset.path / f.path
             try:
+                if leads_out(f.path):
+                    raise FileNotFoundError
                 stat = path.stat()
             except FileNotFoundError:
                 raise self._altered(dataset, f, "is missing") from None

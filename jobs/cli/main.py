@@ -10,7 +10,9 @@ import typer
 from rich.console import Console
 
 from ehr_assets.errors import EhrError
+from ehr_assets.private import keep_private
 from ehr_assets.settings import PROJECT_ROOT, Settings
+from ehr_assets.withheld import values_withheld
 from jobs.cli import cohort, corpus, recipe
 
 app = typer.Typer(
@@ -107,13 +109,15 @@ def run_command() -> None:
     # A closed terminal ends a run as Ctrl-C's neighbour SIGTERM does: in order.
     signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
+        keep_private()
         app()
     except Exception as e:
         from jobs.instance import storage_problem
 
         known = e if isinstance(e, EhrError) else storage_problem(e, Settings.from_env().home)
         if known is None:
-            raise
+            with values_withheld():  # a schedule's log is a store, too
+                raise
         errors.print(f"Error: {known}", style="red", markup=False, highlight=False)
         sys.exit(1)
 
