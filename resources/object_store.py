@@ -90,8 +90,13 @@ class S3Remote:
         return f"{self._prefix}/{name}".strip("/")
 
     def read(self, name: str) -> bytes:
+        from botocore.exceptions import IncompleteReadError, ResponseStreamingError
+
         with self._told(name):
-            return self._s3.get_object(Bucket=self.bucket, Key=self.key(name))["Body"].read()
+            for _ in range(ATTEMPTS):  # the client itself asks again only where no answer has begun
+                with contextlib.suppress(IncompleteReadError, ResponseStreamingError):
+                    return self._s3.get_object(Bucket=self.bucket, Key=self.key(name))["Body"].read()
+        raise self._error(name, "IncompleteReadError")
 
     def fetch(self, name: str, to: Path) -> None:
         with self._told(name):
