@@ -27,7 +27,7 @@ class S3Server:
     """
 
     def __init__(self) -> None:
-        from moto.server import DomainDispatcherApplication, create_backend_app
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
         from werkzeug.serving import WSGIRequestHandler, make_server
 
         class Silent(WSGIRequestHandler):
@@ -43,7 +43,7 @@ class S3Server:
         self._thread.start()
 
     def variables(self) -> dict[str, str]:
-        """What the environment must say so that clients find it. Two attempts: tests need not wait for more."""
+        """What the environment must say so that clients find it; two attempts, for tests not to wait longer."""
         return {
             "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -98,9 +98,10 @@ class Postgres:
     OWNER_PASSWORD, PASSWORD = "owner-secret", "s3cret/of:the@tests"
 
     def __init__(self) -> None:
-        self._bin = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
-        if self._bin is None:
+        installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+        if not installed:
             pytest.skip("no Postgres server is installed here (package postgresql)")
+        self._bin = installed[-1]
         # Not in pytest's own folders: a server never runs as root, and only root may enter those.
         self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
         self._as = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}

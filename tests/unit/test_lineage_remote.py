@@ -1,4 +1,4 @@
-"""Datasets on S3: what one machine commits another finds; what is half there, altered or out of reach is told."""
+"""Datasets on S3: what one machine commits another finds; what is half there, altered or away is told."""
 
 import os
 import signal
