@@ -139,6 +139,27 @@ class MlflowTracking(ConfigurableResource):
                 client.set_tag(run_id, name, value)
             return str(made.version)
 
+    def in_use(self) -> dict[str, str]:
+        """Place of a dataset → ``alias of model``: the checkpoints behind the aliases of registered models.
+
+        Raises:
+            TrainingError: the registry cannot be used.
+        """
+        file = self.uri.removeprefix("sqlite:///")
+        if file != self.uri and not Path(file).exists():
+            return {}
+        found, token, client = {}, None, self._client()
+        with _said_clearly(self.uri):
+            while True:
+                page = client.search_registered_models(page_token=token)
+                for model, alias in ((m, alias) for m in page for alias in m.aliases):
+                    version = client.get_model_version_by_alias(model.name, alias)
+                    if place := version.tags.get("dataset"):
+                        found[place] = f"{alias} of {model.name}"
+                token = page.token
+                if not token:
+                    return found
+
     def _version(self, client: Any, model: str, tags: Mapping[str, str]) -> str | None:
         """The newest version of this very dataset."""
         known = ("dataset", "data_version")

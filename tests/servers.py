@@ -43,7 +43,7 @@ class S3Server:
         self._thread.start()
 
     def variables(self) -> dict[str, str]:
-        """What the environment must say so that clients find it; two attempts, for tests not to wait longer."""
+        """What the environment must say so that clients find it; with two attempts, for tests not to wait."""
         return {
             "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET,

@@ -195,14 +195,15 @@ class DatasetStore:
     def bring(self, dataset: Dataset) -> None:
         """Sees to it that the files lie where the stages read them. Here they always do."""
 
-    def everything(self) -> list[str]:
-        """Where all lies that is kept of any dataset, whole or not, from the root."""
-        found = []
+    def everything(self) -> dict[str, bool]:
+        """Where all lies that is kept of any dataset, from the root → whether it has its manifest."""
+        found = {}
         for at, folders, _ in os.walk(self.home / "datasets"):
             own = [name for name in folders if STAMPED.fullmatch(name)]
-            found += [(Path(at) / name).relative_to(self.home).as_posix() for name in own]
+            for folder in (Path(at) / name for name in own):
+                found[folder.relative_to(self.home).as_posix()] = (folder / MANIFEST_NAME).exists()
             folders[:] = [name for name in folders if name not in own]
-        return sorted(found)
+        return found
 
     def remove(self, relative: str) -> None:
         """Removes a dataset. Its manifest goes first: if this is cut off, what is left is none."""

@@ -122,15 +122,16 @@ class RemoteDatasetStore(DatasetStore):
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def everything(self) -> list[str]:
+    def everything(self) -> dict[str, bool]:
         """Also what is in the cache alone: it is of no dataset any more."""
-        there = set()
+        found = dict.fromkeys(super().everything(), False)
         for name in self.remote.sizes("datasets"):
             parts = name.split("/")
             stamped = next((i for i, part in enumerate(parts) if STAMPED.fullmatch(part)), None)
             if stamped is not None:
-                there.add("/".join(["datasets", *parts[: stamped + 1]]))
-        return sorted(there | set(super().everything()))
+                relative = "/".join(["datasets", *parts[: stamped + 1]])
+                found[relative] = found.get(relative, False) or parts[stamped + 1 :] == [MANIFEST_NAME]
+        return found
 
     def remove(self, relative: str) -> None:
         names = [f"{relative}/{name}" for name in self.remote.sizes(relative)]
