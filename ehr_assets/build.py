@@ -100,7 +100,9 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
     keep_confidential([*assets, *checks])
     gates = _gates(checks)
     resources: dict[str, Any] = {
-        "datasets": Datasets(home=str(settings.home), gates=gates, partitions=_partitions(assets)),
+        "datasets": Datasets(
+            home=str(settings.home), remote=settings.remote, gates=gates, partitions=_partitions(assets)
+        ),
         "launcher": DeepSpeedLauncher(hostfile=settings.hostfile, remote_shell=list(settings.remote_shell)),
         # By name where it can be: Dagster shows and stores what resources are configured with.
         "tracking": MlflowTracking(
@@ -114,7 +116,7 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
         jobs=chain_jobs(catalog),
         resources=resources,
         executor=EXECUTORS[settings.executor],
-        metadata={"EHR_HOME": MetadataValue.path(str(settings.home))},
+        metadata={"EHR_HOME": MetadataValue.path(settings.where)},
     )
     return Project(settings, definitions, catalog, gates)
 

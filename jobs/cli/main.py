@@ -82,6 +82,18 @@ def show(
 
 
 @app.command()
+def collect(
+    keep: Annotated[int, typer.Option(min=1, help="Of every asset the newest so many stay.")] = 3,
+    older_than: Annotated[int, typer.Option(min=0, help="Days; what is younger stays.")] = 30,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")] = False,
+) -> None:
+    """Remove old datasets that nothing needs: no input of what is kept, nothing that is in use."""
+    from jobs.cli.collect import show_collection
+
+    show_collection(console, keep=keep, older_than=older_than, dry_run=dry_run)
+
+
+@app.command()
 def doctor() -> None:
     """Show what is installed, found and missing."""
     from jobs.cli.doctor import examine
