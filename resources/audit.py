@@ -16,11 +16,12 @@ from pathlib import Path
 from dagster import DagsterEventType, DagsterInstance
 
 from ehr_assets.lineage.audit_log import AuditLog
-from ehr_assets.lineage.hashing import git_revision, lock_hash
-from ehr_assets.lineage.manifest import Manifest
+from ehr_assets.lineage.hashing import file_sha256, git_revision, lock_hash
+from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
 from ehr_assets.lineage.names import dataset_name
 from ehr_assets.lineage.provenance import keep_run
 from ehr_assets.settings import Settings
+from resources.recorded import DATASET_KEY
 
 LAUNCHED_BY = ("dagster/schedule_name", "dagster/sensor_name", "dagster/backfill", "user")
 """Tags that say what asked for a run."""
@@ -69,7 +70,7 @@ def runs_ended(home: Path, instance: DagsterInstance) -> list[str]:
                 "run": run_id,
                 "status": found.dagster_run.status.value if found else "UNKNOWN: Dagster has no such run",
                 "ended": _time(found.end_time if found else None),
-                "made": _made(instance, run_id) if found else [],
+                **_made(home, instance, run_id),
             }
             AuditLog(home).append("run_finished", facts)
             (folder / run_id).unlink()
@@ -94,16 +95,23 @@ def check_overridden(home: Path, run_id: str, asset: str, line: str) -> None:
     AuditLog(home).append("check_overridden", {"run": run_id, "asset": asset, "override": line})
 
 
-def _made(instance: DagsterInstance, run_id: str) -> list[str]:
-    """``asset @ data version`` of what a run made or kept, in order."""
+def _made(home: Path, instance: DagsterInstance, run_id: str) -> dict[str, list[str]]:
+    """What a run made or kept, in order: ``asset @ data version``, and ``dataset sha256`` of its manifest.
+
+    Files and data version follow from one another; of what else a manifest says (overrides, settings) only
+    this hash tells whether it was edited since.
+    """
     records = instance.get_records_for_run(run_id, of_type=DagsterEventType.ASSET_MATERIALIZATION).records
-    made = []
+    made, manifests = [], []
     for record in records:
         found = record.event_log_entry.asset_materialization
-        if found:
+        if found and DATASET_KEY in found.metadata:
             name = dataset_name("/".join(found.asset_key.path), found.partition)
             made.append(f"{name} @ {(found.tags or {}).get('dagster/data_version', 'unknown')}")
-    return made
+            file = home / str(found.metadata[DATASET_KEY].value) / MANIFEST_NAME
+            if file.is_file():
+                manifests.append(f"{found.metadata[DATASET_KEY].value} {file_sha256(file)}")
+    return {"made": made, "manifests": manifests}
 
 
 def _open_runs(home: Path) -> Path:
