@@ -26,6 +26,7 @@ from ehr_assets.lineage.closure import Closure, Key, Node
 from ehr_assets.lineage.datasets import DatasetStore
 from ehr_assets.lineage.hashing import settings_hash
 from ehr_assets.lineage.provenance import read_packages, read_run
+from ehr_assets.reports.small_cells import masked
 
 FORMAT = 1
 STATEMENT = (
@@ -180,7 +181,11 @@ def _scores(store: DatasetStore, node: Node) -> list[dict[str, Any]]:
     keep = ("cohort", "task", "probe", "split", "metric", "value", "ci_low", "ci_high", "n", "n_positive")
     whole = pl.col("indication").is_null() & pl.col("subgroup").is_null()
     rows = pl.read_parquet(path).filter(whole).select(keep).sort("cohort", "task", "split", "metric", "probe")
-    return [{"asset": node.asset, **row} for row in rows.to_dicts()]
+    few = ("n", "n_positive")
+    shown = (
+        {**row, **{k: None if row[k] is None else masked(row[k]) for k in few}} for row in rows.to_dicts()
+    )
+    return [{"asset": node.asset, **row} for row in shown]
 
 
 def _shown(store: DatasetStore, node: Node) -> dict[str, Any]:

@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-BOX_W, BOX_H, LANE, GAP_X, GAP_Y, MARGIN = 232, 48, 10, 14, 44, 8
+BOX_W, BOX_H, LANE, GAP_X, GAP_Y, MARGIN = 252, 48, 10, 14, 44, 8
+NAME_SIZE = 12.5
+WIDEST = 0.64
+"""How wide a bold letter is at most, on average, in parts of its size."""
 SWEEPS = 12
 
 
@@ -59,7 +62,7 @@ def closure_svg(boxes: Sequence[Box]) -> str:
     drawn = "".join(_box(p) for layer in layers for p in layer if p.box)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}" role="img" '
-        f'aria-label="What it was made from, and its scores" class="closure">'
+        f'style="max-width: {width:.0f}px" aria-label="What it was made from, its scores" class="closure">'
         f'<g fill="none" stroke="#9aa5b1" stroke-width="1.1">{edges}</g>{drawn}</svg>'
     )
 
@@ -136,7 +139,7 @@ def _box(place: _Place) -> str:
     assert box is not None
     x, y = place.x - BOX_W / 2, _top(place)
     kind = f"{box.look}{' alarm' if box.alarm else ''}"
-    size = 12.5 if len(box.title) <= 34 else 12.5 * 34 / len(box.title)
+    size = min(NAME_SIZE, (BOX_W - 20) / (WIDEST * len(box.title)))
     title, left = escape(box.title), f"{x + 10:.1f}"
     return (
         f'<g class="{kind}"><title>{title}</title>'

@@ -98,6 +98,36 @@ def verify(
     )
 
 
+def reproduce(
+    name: Name,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Even where code or packages are not those recorded.")
+    ] = False,
+    home: Annotated[
+        Path | None, typer.Option(help="An empty directory to make it in, kept afterwards.")
+    ] = None,
+) -> None:
+    """Make a checkpoint again from its raw tables, in a place of its own, and compare content hashes."""
+    from jobs.cli.project import Project
+    from jobs.reproduce import reproduce_closure
+
+    project = Project()
+    done = reproduce_closure(project.settings, name, console, anyway=anyway, home=home)
+    for line in done.notes:
+        console.print(f"Note: {line}", markup=False, highlight=False)
+    for asset, agrees in done.agrees.items():
+        mark = "[green]=[/] the same" if agrees else "[red]≠[/] another"
+        console.print(f"{mark} content: {asset}", highlight=False)
+    if done.first:
+        raise DatasetError(
+            f"{list(done.agrees.values()).count(False)} of {len(done.agrees)} datasets came out with another "
+            f"content. The first: {done.first}.",
+            where=str(done.home),
+            do="Compare the two datasets; what was made from the first that differs differs with it.",
+        )
+    console.print(f"All {len(done.agrees)} datasets came out with the content that was recorded.")
+
+
 def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")

@@ -23,6 +23,7 @@ app.add_typer(cohort.app, name="cohort")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(lineage.app, name="lineage")
+app.command("reproduce")(lineage.reproduce)
 console = Console()
 errors = Console(stderr=True)
 
