@@ -33,6 +33,7 @@ from ehr_assets.reports.profile.checks import profile_checks
 from ehr_assets.settings import TRACKING_VARIABLE, Settings
 from ehr_assets.training.assets import training_assets
 from ehr_assets.training.checks import training_checks
+from jobs.audit import audit_sensors
 from jobs.jobs import chain_jobs
 from resources.confidential import keep_confidential
 from resources.executors import EXECUTORS
@@ -114,6 +115,7 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
         assets=assets,
         asset_checks=checks,
         jobs=chain_jobs(catalog),
+        sensors=audit_sensors(settings.home),
         resources=resources,
         executor=EXECUTORS[settings.executor],
         metadata={"EHR_HOME": MetadataValue.path(settings.where)},

@@ -10,8 +10,9 @@ from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.execution.api import execute_run
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 
-from ehr_assets.settings import PROJECT_ROOT
+from ehr_assets.settings import PROJECT_ROOT, Settings
 from jobs.abandoned import process_tags
+from resources.audit import runs_ended
 from resources.storage import ONLY_IF_CHANGED_TAG
 
 ASSET_JOB = "__ASSET_JOB"
@@ -49,5 +50,6 @@ def run_assets(
     )
     instance.add_event_listener(run.run_id, on_event)
     result = execute_run(job, run, instance)
+    runs_ended(Settings.from_env().home, instance)
     done = instance.get_run_by_id(run.run_id)
     return run.run_id, result.success and done is not None and done.status is DagsterRunStatus.SUCCESS

@@ -31,6 +31,7 @@ from ehr_assets.lineage.manifest import InputEntry, now
 from ehr_assets.lineage.names import asset_and_partition, dataset_name
 from ehr_assets.lineage.workspace import Workspace
 from ehr_assets.progress import LogProgress
+from resources.audit import check_failed, check_overridden, run_begins
 from resources.object_store import open_store
 from resources.recorded import recorded
 from resources.shown import NOTHING_MORE, Shown, result
@@ -75,6 +76,7 @@ class Datasets(ConfigurableResource):
 
     def judged(self, context: AssetCheckExecutionContext, key: AssetKey) -> Dataset:
         """The newest dataset of an asset, which a check of it is about: of the check's partition, if any."""
+        run_begins(Path(self.home), context.instance, context.op_execution_context.run_id)
         partition = context.partition_key if asset_name(key) in self.partitions else None
         return self.latest(context.instance, key, partition)
 
@@ -127,6 +129,7 @@ class Datasets(ConfigurableResource):
         spec = context.assets_def.specs_by_key[key]
         code_version = spec.code_version or ""
         try:
+            run_begins(Path(self.home), context.instance, context.run_id)
             inputs, overrides = self._open_inputs(context, [dep.asset_key for dep in spec.deps], partition)
             entries = [
                 InputEntry(
@@ -184,6 +187,8 @@ class Datasets(ConfigurableResource):
 
         `warns`: a failure is something for a person to look at, no error.
         """
+        if not passed:
+            check_failed(Path(self.home), dataset.manifest, check_name, warns=warns)
         return AssetCheckResult(
             passed=passed,
             severity=AssetCheckSeverity.WARN if warns else AssetCheckSeverity.ERROR,
@@ -204,12 +209,18 @@ class Datasets(ConfigurableResource):
             for line in require_passed_checks(context.instance, inputs[name], gates):
                 if line not in overrides:
                     overrides.append(line)
-                    context.log.warning(f"Gate overridden: {line}")
+                    self._overridden(context, line, known=line in inputs[name].manifest.overrides)
         together = list(inputs.values())
         for line in require_common_ancestry(together, self._ancestors(context.instance, together)):
             overrides.append(line)
-            context.log.warning(f"Gate overridden: {line}")
+            self._overridden(context, line)
         return inputs, overrides
+
+    def _overridden(self, context: AssetExecutionContext, line: str, *, known: bool = False) -> None:
+        """`known`: an asset further up was started regardless, and it was recorded then."""
+        context.log.warning(f"Gate overridden: {line}")
+        if not known:
+            check_overridden(Path(self.home), context.run_id, asset_name(context.asset_key), line)
 
     def _to_read(
         self, deps: list[AssetKey], partition: str | None

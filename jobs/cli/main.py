@@ -13,7 +13,7 @@ from ehr_assets.errors import EhrError
 from ehr_assets.private import keep_private
 from ehr_assets.settings import PROJECT_ROOT, Settings
 from ehr_assets.withheld import values_withheld
-from jobs.cli import cohort, corpus, recipe
+from jobs.cli import cohort, corpus, lineage, recipe
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,6 +24,8 @@ app = typer.Typer(
 app.add_typer(cohort.app, name="cohort")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(recipe.app, name="recipe")
+app.add_typer(lineage.app, name="lineage")
+app.command("reproduce")(lineage.reproduce)
 console = Console()
 errors = Console(stderr=True)
 
