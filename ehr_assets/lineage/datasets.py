@@ -1,16 +1,13 @@
 """Datasets on disk: staged aside, hashed, promoted by one rename, verified when opened.
 
 <home>/datasets/<asset key>[/<partition>]/<UTC stamp>-<hash>/   files + _manifest.json
-<home>/staging/<random>/                                        what is being written; never read by others
+<home>/staging/<random>/                                        what is being written (staging.py)
+<home>/locks/<asset key>[/<partition>].lock                     held while a version is made (locks.py)
 <home>/work/<asset key>[/<partition>]/<fingerprint>/            how far a long making is (workspace.py)
 """
 
 import contextlib
-import errno
 import os
-import shutil
-import socket
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,12 +16,13 @@ from typing import Any
 
 from ehr_assets.errors import DatasetError
 from ehr_assets.lineage.hashing import combined_hash, file_sha256, git_revision, lock_hash
+from ehr_assets.lineage.locks import making
 from ehr_assets.lineage.manifest import MANIFEST_NAME, FileEntry, InputEntry, Manifest, now
 from ehr_assets.lineage.names import asset_and_partition, launch_command
+from ehr_assets.lineage.staging import promote, staging_directory
 from ehr_assets.lineage.workspace import Workspace
 
 _verified: dict[Path, tuple] = {}
-THIS_PROCESS = f"{socket.gethostname()}-{os.getpid()}"
 
 
 @dataclass(frozen=True)
@@ -60,23 +58,14 @@ class DatasetStore:
     def __init__(self, home: Path) -> None:
         self.home = home
 
-    @contextlib.contextmanager
-    def staging(self) -> Iterator[Path]:
+    def staging(self) -> contextlib.AbstractContextManager[Path]:
         """A fresh empty directory, removed on leaving unless it was committed."""
-        path = self.home / "staging" / f"{THIS_PROCESS}-{uuid.uuid4().hex}"
-        try:
-            path.mkdir(parents=True, mode=0o700)
-            yield path
-        except OSError as e:
-            if e.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DatasetError(
-                    "The disk is full; nothing of this dataset was kept.",
-                    where=str(self.home),
-                    do="Free some space (or point EHR_HOME at another disk) and run again.",
-                ) from e
-            raise
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
+        return staging_directory(self.home)
+
+    def making(self, asset: str, run_id: str) -> contextlib.AbstractContextManager[None]:
+        """Around the making of a new version: DatasetError while another process is at it."""
+        folder = self._folder("locks", asset)
+        return making(folder.with_name(f"{folder.name}.lock"), asset, run_id)
 
     @contextlib.contextmanager
     def workspace(
@@ -130,13 +119,11 @@ class DatasetStore:
             started_at=started_at,
             committed_at=now(),
         )
-        target = self.directory(asset) / f"{manifest.committed_at:%Y%m%dT%H%M%S%fZ}-{version[:12]}"
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with (staged / MANIFEST_NAME).open("w", encoding="utf-8") as f:
             f.write(manifest.model_dump_json(indent=1))
             f.flush()
             os.fsync(f.fileno())
-        staged.rename(target)
+        target = promote(staged, self.directory(asset), manifest.committed_at, version[:12])
         return Dataset(target, manifest)
 
     def directory(self, asset: str) -> Path:
@@ -155,7 +142,7 @@ class DatasetStore:
         """
         asset = dataset.manifest.asset
         older = (p for p in self.directory(asset).iterdir() if p.is_dir() and p.name < dataset.path.name)
-        for path in sorted(older, reverse=True):  # the names begin with the time of commit
+        for path in sorted(older, reverse=True):  # names are in the order of commits (staging.py)
             relative = path.relative_to(self.home).as_posix()
             if self.problem(asset, relative, None, thorough=False):
                 continue
