@@ -49,20 +49,35 @@ def close_dead_runs(instance: DagsterInstance, settings: Settings) -> list[str]:
         if _may_track(settings.mlflow_uri):
             MlflowTracking(uri=settings.mlflow_uri).close_abandoned(run.run_id)
         closed.append(run.run_id)
+    _free_slots_of_ended_runs(instance)
     sweep_staging(settings.home)
     return closed
 
 
 def is_gone(instance: DagsterInstance, run: DagsterRun) -> bool:
     """Whether an open run has no process any more. False where that cannot be known from here."""
+    if not _has_no_process(instance, run):
+        return False
+    now = instance.get_run_by_id(run.run_id)  # it may have finished while we looked
+    return now is not None and not now.is_finished
+
+
+def _free_slots_of_ended_runs(instance: DagsterInstance) -> None:
+    """Run monitoring does, after a while by the clock: if that was set back, when it has caught up."""
+    for run_id in instance.event_log_storage.get_concurrency_run_ids():
+        run = instance.get_run_by_id(run_id)
+        if run is None or (run.is_finished and _has_no_process(instance, run)):
+            instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+
+
+def _has_no_process(instance: DagsterInstance, run: DagsterRun) -> bool:
     if tag := run.tags.get(PROCESS_TAG):
         return _is_dead(tag)
     if GRPC_INFO_TAG not in run.tags:
         return False
     server = json.loads(run.tags[GRPC_INFO_TAG])
     known = _known(server, run.run_id)
-    now = instance.get_run_by_id(run.run_id)
-    if known or now is None or now.is_finished:
+    if known:
         return False
     pid = _pid(instance, run) if server.get("host") in HERE else None
     return known is False if pid is None else not _goes_on(pid, server)

@@ -1,4 +1,4 @@
-"""A storage root whose runs are queued and launched by a real `dagster-daemon`, for tests that kill parts of it."""
+"""A storage root whose runs a real `dagster-daemon` queues and launches, for tests that kill parts of it."""
 
 import json
 import os

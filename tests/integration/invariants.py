@@ -1,4 +1,4 @@
-"""What must hold of a storage root and its Dagster instance after any fault, and after the run that mends it."""
+"""What must hold of a storage root and its Dagster instance after a fault, once somebody has tidied."""
 
 import os
 from collections.abc import Collection
@@ -14,11 +14,11 @@ from resources.recorded import recorded
 
 
 def broken_promises(home: Path, instance: DagsterInstance, keys: Collection[AssetKey]) -> list[str]:
-    """What does not hold; empty after a fault and once whoever comes next has tidied.
+    """What does not hold of these:
 
     - every directory among the datasets is committed, and its files are what its manifest says;
     - Dagster's newest record of each of `keys`, if it has any, is of such a dataset;
-    - an ended run, or an open one without a process, holds no slot of a pool, and there is none of the latter;
+    - no run without a process is open, and no run that ended holds a slot of a pool;
     - nothing is in staging but what a living process writes;
     - no process works in this storage root for a run that ended.
     """
