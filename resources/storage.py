@@ -144,6 +144,7 @@ class Datasets(ConfigurableResource):
             started = now()
             made_from = _made_from(code_version, entries, config, seed)
             with (
+                self.store.making(name, context.run_id),
                 self.store.staging() as staged,
                 self.store.workspace(name, made_from, context.log.info) as work,
             ):
