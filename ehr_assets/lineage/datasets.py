@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ehr_assets.errors import DatasetError
+from ehr_assets.errors import DatasetError, StorageError
 from ehr_assets.lineage.files import describe, file_problem, files_of
 from ehr_assets.lineage.hashing import combined_hash, git_revision, lock_hash
 from ehr_assets.lineage.locks import making
