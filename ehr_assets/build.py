@@ -30,6 +30,8 @@ from ehr_assets.reports.assets import comparison_assets, report_assets, verdict_
 from ehr_assets.reports.checks import comparison_checks, report_checks, verdict_checks
 from ehr_assets.reports.profile.assets import profile_assets
 from ehr_assets.reports.profile.checks import profile_checks
+from ehr_assets.reports.promotion.assets import promotion_assets, rollback_assets
+from ehr_assets.reports.promotion.checks import promotion_checks, rollback_checks
 from ehr_assets.settings import TRACKING_VARIABLE, Settings
 from ehr_assets.training.assets import training_assets
 from ehr_assets.training.checks import training_checks
@@ -95,8 +97,13 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
             *comparison_assets(report, catalog),
             *verdict_assets(report, catalog),
             *report_assets(report, catalog),
+            *promotion_assets(report),
         ]
         checks += [*comparison_checks(report), *verdict_checks(report), *report_checks(report)]
+        checks += promotion_checks(report.name)
+    for model in dict.fromkeys(report.candidate for report in catalog.reports.values()):
+        assets += rollback_assets(model)
+        checks += rollback_checks(model)
 
     keep_confidential([*assets, *checks])
     gates = _gates(checks)

@@ -18,11 +18,10 @@ from dagster import (
     AssetKey,
     ConfigurableResource,
     DagsterInstance,
-    Failure,
     MaterializeResult,
 )
 
-from ehr_assets.errors import DatasetError, EhrError, StorageError, StorageUnavailableError
+from ehr_assets.errors import DatasetError, EhrError, StorageError
 from ehr_assets.fanout import Machine
 from ehr_assets.lineage.ancestry import ancestors
 from ehr_assets.lineage.datasets import Dataset, DatasetStore, rebuild_hint
@@ -34,6 +33,7 @@ from ehr_assets.progress import LogProgress
 from resources.audit import check_failed, check_overridden, run_begins
 from resources.object_store import open_store
 from resources.recorded import recorded
+from resources.retries import failing_clearly
 from resources.shown import NOTHING_MORE, Shown, result
 from resources.step import Stats, Step
 
@@ -120,15 +120,15 @@ class Datasets(ConfigurableResource):
             volatile: files that differ between equal runs (clock readings); not in the content hash.
             shown: what Dagster's pages show of it.
 
-        Every error a user can act on becomes a `Failure` whose description stands alone, without retries but
-        where the storage did not answer.
+        Every error a user can act on becomes a `Failure` whose description stands alone; only what may pass
+        is tried again (`retries.py`).
         """
         key = key or context.asset_key
         partition = context.partition_key if asset_name(key) in self.partitions else None
         name = dataset_name(asset_name(key), partition)
         spec = context.assets_def.specs_by_key[key]
         code_version = spec.code_version or ""
-        try:
+        with failing_clearly(context):
             run_begins(Path(self.home), context.instance, context.run_id)
             inputs, overrides = self._open_inputs(context, [dep.asset_key for dep in spec.deps], partition)
             entries = [
@@ -170,9 +170,6 @@ class Datasets(ConfigurableResource):
                 )
                 work.discard(self.store.relative(dataset))
             return result(self.store, key, dataset, shown)
-        except EhrError as e:
-            may_pass = isinstance(e, StorageUnavailableError)
-            raise Failure(description=str(e), allow_retries=may_pass) from e
 
     def judge(
         self,
@@ -269,8 +266,9 @@ class Datasets(ConfigurableResource):
         except DatasetError:
             return None
         m = last.manifest
-        # A partition's settings are not in the code version, which Dagster has of the asset as a whole.
-        if partition is not None and m.config != (config or {}):
+        # Not in the code version: a partition's settings (Dagster has one of the asset as a whole), what a
+        # verdict was held against, who asked for a promotion.
+        if m.config != json.loads(json.dumps(config or {}, default=str)):
             return None
         same_inputs = {(i.asset, i.data_version) for i in m.inputs} == {
             (i.asset, i.data_version) for i in inputs

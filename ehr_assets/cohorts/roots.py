@@ -13,17 +13,20 @@ import pyarrow as pa
 from pyarrow import fs
 
 from ehr_assets.addresses import S3, S3_VARIABLES, is_remote, without_user
-from ehr_assets.errors import RawTableError
+from ehr_assets.errors import RawTableError, UnreachableTableError
 from ehr_assets.paths import is_inside
 
 LINKS_VARIABLE = "EHR_RAW_LINKS"
 FOLLOW = "follow"
 _CONNECT_SECONDS, _REQUEST_SECONDS, _ATTEMPTS = 5, 60, 3
+_PASSING = ("the object store does not answer", "the object store is busy")
 # What the object store's client says, and what that means.
 _STORE_SAYS = {
     "NETWORK_CONNECTION": "the object store does not answer",
     "curlCode: 28": "the object store does not answer in time",
     "ACCESS_DENIED": "the object store denies access",
+    "SLOW_DOWN": "the object store is busy",
+    "SERVICE_UNAVAILABLE": "the object store is busy",
     "HTTP status 403": "the object store denies access",
     "INVALID_ACCESS_KEY_ID": "the object store does not know the access key",
     "SIGNATURE_DOES_NOT_MATCH": "the access key and its secret do not belong together",
@@ -182,4 +185,5 @@ def unreachable(where: str, error: Exception) -> RawTableError:
     if is_remote(where):
         do = f"Check the address and the environment: {S3_VARIABLES}."
     reason = said or getattr(error, "strerror", None) or type(error).__name__
-    return RawTableError(f"The raw tables cannot be read ({reason}).", where=where, do=do)
+    kind = UnreachableTableError if reason.startswith(_PASSING) else RawTableError
+    return kind(f"The raw tables cannot be read ({reason}).", where=where, do=do)

@@ -66,6 +66,33 @@ def run(
 
 
 @app.command()
+def promote(
+    report: Annotated[str, typer.Argument(help="The report whose candidate is to be put into use.")],
+    why: Annotated[str, typer.Option(help="The reason, which is recorded.")],
+    by: Annotated[str | None, typer.Option(help="Who asks; default: you, on this machine.")] = None,
+) -> None:
+    """Put a report's candidate into use (registry alias `champion`), if its verdict allows it."""
+    from jobs.cli.promotion import promote
+
+    promote(console, report, why, by)
+
+
+@app.command()
+def rollback(
+    model: Annotated[str, typer.Argument(help="The model: the recipe's name.")],
+    why: Annotated[str, typer.Option(help="The reason, which is recorded.")],
+    by: Annotated[str | None, typer.Option(help="Who asks; default: you, on this machine.")] = None,
+    to: Annotated[
+        str, typer.Option(help="A version that was in use once, or 'none'; default: the one before.")
+    ] = "",
+) -> None:
+    """Put the version of a model back into use that was before the present one."""
+    from jobs.cli.promotion import roll_back
+
+    roll_back(console, model, why, by, to)
+
+
+@app.command()
 def status() -> None:
     """Show each asset: fresh, stale, missing or failed check, and why."""
     from jobs.cli.looking import show_status
