@@ -59,12 +59,15 @@ class Machine:
             _cluster(env),
         )
 
-    def crew(self, memory_each: int, most: int | None = None) -> "Crew":
-        """Workers for tasks of `memory_each` bytes, at most so many; with one, the work is done here."""
+    def crew(self, memory_each: int, most: int | None = None, *, gpus: bool = False) -> "Crew":
+        """Workers for tasks of `memory_each` bytes, at most so many; with one, the work is done here.
+
+        gpus: on a cluster that has any, a task gets one.
+        """
         if self.cluster and most != 1:
             from ehr_assets.fanout_ray import RayCrew
 
-            return RayCrew(self.cluster, memory_each, most)
+            return RayCrew(self.cluster, memory_each, most, gpus=gpus)
         workers = self.workers_of(memory_each)
         return Crew(workers if most is None else max(1, min(workers, most)))
 

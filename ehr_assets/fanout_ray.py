@@ -5,7 +5,9 @@ environment at the same place (docs/operations/scale_out.md).
 """
 
 import contextlib
+import logging
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -27,12 +29,15 @@ class RayCrew(Crew):
     Args:
         memory_each: bytes that a task asks of its node, beside one CPU.
         most: tasks at once, at most; by default as the cluster's settings say.
+        gpus: a task gets one, if the cluster has any.
 
     Raises:
         SpecError: there is no such cluster.
     """
 
-    def __init__(self, cluster: Cluster, memory_each: int, most: int | None = None) -> None:
+    def __init__(
+        self, cluster: Cluster, memory_each: int, most: int | None = None, *, gpus: bool = False
+    ) -> None:
         connect(cluster.address)
         import ray
 
@@ -50,16 +55,9 @@ class RayCrew(Crew):
             "scheduling_strategy": "SPREAD",
             "runtime_env": {"env_vars": ONE_THREAD},
         }
-
-    def on_gpus(self) -> "RayCrew":
-        """The same crew with a GPU for each task, if the cluster has any."""
-        import ray
-
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        if gpus:
+        if gpus and (there := int(ray.cluster_resources().get("GPU", 0))):
             self._options["num_gpus"] = 1
-            self.workers = min(self.workers, gpus)
-        return self
+            self.workers = min(self.workers, there)
 
     @property
     def here(self) -> bool:
@@ -101,13 +99,21 @@ def connect(address: str) -> None:
         return
     with _own_signals():
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, RuntimeError, ValueError) as e:
+            _knock(address)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, RuntimeError, ValueError) as e:
             raise SpecError(
                 f"There is no Ray cluster to be reached ({type(e).__name__}).",
                 where="environment variable EHR_RAY_ADDRESS",
-                do="Give the address that `ray start --head` printed, and run this on a node of that cluster.",
+                do="Give the address that `ray start --head` printed, and run this on one of its nodes.",
             ) from None
+
+
+def _knock(address: str) -> None:
+    """Ray itself would try for minutes. OSError: nobody listens there."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=20).close()
 
 
 @contextlib.contextmanager

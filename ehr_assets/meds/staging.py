@@ -4,7 +4,7 @@ Files are Arrow streams one after the other, one file per process and part: they
 must be closed in the end. A part of staged events is dealt further until what must be held at once, some
 whole subjects, is small.
 
-On a cluster a worker may be lost in the middle of a task, which is then done again elsewhere. So a stream says
+On a cluster a worker may be lost in the middle of a task, which is then done again elsewhere. A stream says
 which task it is of: of a task's streams in a part one is read, and what a lost worker began to write is not.
 That none is missing in the end is for whoever staged them to count.
 """
