@@ -1,10 +1,12 @@
 """A crew on a real Ray cluster of two nodes: order, laziness, errors, lost workers, a lost node."""
 
+import contextlib
+import os
 import signal
 import threading
-import time
 
 import pytest
+from launcher_support import wait_until
 from ray_support import NODE, ray_cluster
 from ray_tasks import Dies, die, fail, wait_for_the_gate, where
 
@@ -91,26 +93,23 @@ def test_a_node_killed_in_the_middle_takes_no_result_with_it(nodes, machine, tmp
 
     thread = threading.Thread(target=work)
     thread.start()
-    wait_until(lambda: len(list(tmp_path.glob(f"*-{lost.node_id}"))) == 2)
-    begun = {path.name.split("-")[0] for path in tmp_path.glob(f"*-{lost.node_id}")}
+    wait_until(lambda: len(list(tmp_path.glob(f"*-{lost.node_id}"))) == 2, seconds=120)
+    there = list(tmp_path.glob(f"*-{lost.node_id}"))
+    wait_until(lambda: all(path.read_text() for path in there), seconds=120)
     nodes.remove_node(lost, allow_graceful=False)
+    for path in there:  # with a machine its workers are gone at once
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(path.read_text()), signal.SIGKILL)
     (tmp_path / "gate").touch()
     thread.join(timeout=240)
     assert got == list(range(6))
-    for number in begun:
+    for number in (path.name.split("-")[0] for path in there):
         assert len(list(tmp_path.glob(f"{number}-*"))) == 2, "begun again on a node that is left"
 
 
 def test_no_cluster_at_the_address():
+    import ray
+
+    ray.shutdown()
     with pytest.raises(SpecError, match="no Ray cluster"):
-        import ray
-
-        ray.shutdown()
         RayCrew(Cluster("127.0.0.1:1"), MB)
-
-
-def wait_until(condition, seconds=120):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.1)

@@ -47,7 +47,7 @@ def wait_for_the_gate(task: Dies) -> int:
     import ray
 
     node = ray.get_runtime_context().get_node_id()
-    (task.folder / f"{task.number}-{node}").touch()
+    (task.folder / f"{task.number}-{node}").write_text(str(os.getpid()))
     until = time.monotonic() + 120
     while not (task.folder / "gate").exists() and time.monotonic() < until:
         time.sleep(0.05)
