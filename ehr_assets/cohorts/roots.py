@@ -4,7 +4,6 @@ Only bytes. Which files a spec's `file` stands for is `files.py`.
 """
 
 import os
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -13,18 +12,21 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from ehr_assets.errors import RawTableError
+from ehr_assets.addresses import S3, S3_VARIABLES, is_remote, without_user
+from ehr_assets.errors import RawTableError, UnreachableTableError
 from ehr_assets.paths import is_inside
 
-_S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/[^/?#@]+)*/*")
 LINKS_VARIABLE = "EHR_RAW_LINKS"
 FOLLOW = "follow"
 _CONNECT_SECONDS, _REQUEST_SECONDS, _ATTEMPTS = 5, 60, 3
+_PASSING = ("the object store does not answer", "the object store is busy")
 # What the object store's client says, and what that means.
 _STORE_SAYS = {
     "NETWORK_CONNECTION": "the object store does not answer",
     "curlCode: 28": "the object store does not answer in time",
     "ACCESS_DENIED": "the object store denies access",
+    "SLOW_DOWN": "the object store is busy",
+    "SERVICE_UNAVAILABLE": "the object store is busy",
     "HTTP status 403": "the object store denies access",
     "INVALID_ACCESS_KEY_ID": "the object store does not know the access key",
     "SIGNATURE_DOES_NOT_MATCH": "the access key and its secret do not belong together",
@@ -51,11 +53,10 @@ class RawRoot:
         if isinstance(root, RawRoot):
             return root
         text = str(root)
-        if "://" in text and not _S3.fullmatch(text):
-            # The address as it stands may hold a key and its secret.
+        if is_remote(text) and not S3.fullmatch(text):
             raise RawTableError(
                 "Raw tables are read from a local directory or from S3, and this is no address of either.",
-                where=re.sub(r"//.*@", "//…@", text),
+                where=without_user(text),
                 do="Give a path, or s3://bucket/prefix; credentials come from the environment, e.g. "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
             )
@@ -63,7 +64,7 @@ class RawRoot:
 
     @property
     def remote(self) -> bool:
-        return "://" in self.uri
+        return is_remote(self.uri)
 
     def exists(self) -> bool:
         """Whether there is such a directory (or anything under such a prefix)."""
@@ -181,10 +182,8 @@ def unreachable(where: str, error: Exception) -> RawTableError:
     """An error of the system or of the object store, for people (its text may quote credentials)."""
     said = next((words for sign, words in _STORE_SAYS.items() if sign in str(error)), None)
     do = "Check the path, its permissions and the disk."
-    if "://" in where:
-        do = (
-            "Check the address and the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, "
-            "and AWS_ENDPOINT_URL where the store is not Amazon's."
-        )
+    if is_remote(where):
+        do = f"Check the address and the environment: {S3_VARIABLES}."
     reason = said or getattr(error, "strerror", None) or type(error).__name__
-    return RawTableError(f"The raw tables cannot be read ({reason}).", where=where, do=do)
+    kind = UnreachableTableError if reason.startswith(_PASSING) else RawTableError
+    return kind(f"The raw tables cannot be read ({reason}).", where=where, do=do)
