@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ehr_assets.errors import EhrError
 from ehr_assets.settings import PROJECT_ROOT, Settings
-from jobs.cli import cohort, corpus, lineage, recipe
+from jobs.cli import audit, cohort, corpus, lineage, recipe
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,6 +23,7 @@ app.add_typer(cohort.app, name="cohort")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(lineage.app, name="lineage")
+app.add_typer(audit.app, name="audit")
 app.command("reproduce")(lineage.reproduce)
 console = Console()
 errors = Console(stderr=True)
