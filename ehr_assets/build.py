@@ -18,6 +18,8 @@ from ehr_assets.embeddings.assets import embedding_assets
 from ehr_assets.embeddings.checks import embedding_checks
 from ehr_assets.leakage.assets import cohort_audit_assets, recipe_audit_assets
 from ehr_assets.leakage.checks import cohort_audit_checks, recipe_audit_checks
+from ehr_assets.lineage.assets import dossier_assets
+from ehr_assets.lineage.checks import dossier_checks
 from ehr_assets.meds.assets import meds_assets
 from ehr_assets.meds.checks import meds_checks
 from ehr_assets.nodes.assets import node_assets
@@ -89,6 +91,8 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
         checks += [*training_checks(points), *embedding_checks(points, corpus)]
         checks += recipe_audit_checks(points, corpus.cohorts)
         checks += recipe_probe_checks(points, corpus)
+        assets += dossier_assets(points)
+        checks += dossier_checks(points)
     for grid in catalog.grids.values():
         assets += ablation_assets(grid)
         checks += ablation_checks(grid)

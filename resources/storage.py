@@ -28,6 +28,7 @@ from ehr_assets.lineage.datasets import Dataset, DatasetStore, rebuild_hint
 from ehr_assets.lineage.guards import DATA_VERSION_KEY, require_common_ancestry, require_passed_checks
 from ehr_assets.lineage.manifest import InputEntry, now
 from ehr_assets.lineage.names import asset_and_partition, dataset_name
+from ehr_assets.lineage.subjects import Roles, SubjectLists
 from ehr_assets.lineage.workspace import Workspace
 from ehr_assets.progress import LogProgress
 from resources.audit import check_failed, check_overridden, run_begins
@@ -38,6 +39,10 @@ from resources.shown import NOTHING_MORE, Shown, result
 from resources.step import Stats, Step
 
 ONLY_IF_CHANGED_TAG = "ehr/only_if_changed"
+
+
+Subjects = Callable[[Dataset, Mapping[str, Dataset]], Roles]
+"""Of a committed dataset and its inputs by name: whose records it was made of, in which roles."""
 
 
 def asset_name(key: AssetKey) -> str:
@@ -111,6 +116,7 @@ class Datasets(ConfigurableResource):
         seed: int | None = None,
         volatile: tuple[str, ...] = (),
         shown: Shown = NOTHING_MORE,
+        subjects: Subjects | None = None,
     ) -> MaterializeResult:
         """Runs `body` between opened gates and a committed dataset.
 
@@ -119,6 +125,7 @@ class Datasets(ConfigurableResource):
             config, seed: for the manifest. A partition whose config is another one is made anew.
             volatile: files that differ between equal runs (clock readings); not in the content hash.
             shown: what Dagster's pages show of it.
+            subjects: whose records it is made of, of assets that "who was in it?" is asked about.
 
         Every error a user can act on becomes a `Failure` whose description stands alone; only what may pass
         is tried again (`retries.py`).
@@ -140,6 +147,7 @@ class Datasets(ConfigurableResource):
             kept = self._unchanged(context, name, code_version, config, entries, overrides)
             if kept:
                 context.log.info(f"{name}: inputs, code and settings unchanged; kept.")
+                self._keep_subjects(subjects, kept, inputs)
                 return result(self.store, key, kept, shown, {"kept": True})
             started = now()
             made_from = _made_from(code_version, entries, config, seed)
@@ -150,6 +158,7 @@ class Datasets(ConfigurableResource):
             ):
                 if found := self._made_earlier(context, name, work):
                     context.log.info(f"{name}: made earlier from the same code, inputs and settings; kept.")
+                    self._keep_subjects(subjects, found, inputs)
                     return result(self.store, key, found, shown, {"kept": True})
                 progress = LogProgress(context.log)
                 machine = Machine.from_env()
@@ -169,7 +178,15 @@ class Datasets(ConfigurableResource):
                     volatile=volatile,
                 )
                 work.discard(self.store.relative(dataset))
+            self._keep_subjects(subjects, dataset, inputs)
             return result(self.store, key, dataset, shown)
+
+    def _keep_subjects(
+        self, subjects: Subjects | None, dataset: Dataset, inputs: Mapping[str, Dataset]
+    ) -> None:
+        lists, place = SubjectLists(Path(self.home)), self.store.relative(dataset)
+        if subjects is not None and not lists.has(place):
+            lists.keep(place, subjects(dataset, inputs))
 
     def judge(
         self,
