@@ -180,10 +180,10 @@ class Datasets(ConfigurableResource):
                 )
                 for d in inputs.values()
             ]
-            kept = self._unchanged(context, name, code_version, config, entries, overrides)
-            if kept:
+            last = self._unchanged(context, name, code_version, config, entries, overrides)
+            if last and entries:
                 context.log.info(f"{name}: inputs, code and settings unchanged; kept.")
-                return self._result(key, kept, shown, {"kept": True})
+                return self._result(key, last, shown, {"kept": True})
             started = now()
             made_from = _made_from(code_version, entries, config, seed)
             with (
@@ -210,9 +210,10 @@ class Datasets(ConfigurableResource):
                     overrides=overrides,
                     run_id=context.run_id,
                     volatile=volatile,
+                    unless=last,  # of what has no inputs, only its content can tell
                 )
                 work.discard(self.store.relative(dataset))
-            return self._result(key, dataset, shown)
+            return self._result(key, dataset, shown, {"kept": True} if dataset is last else None)
         except EhrError as e:
             raise Failure(description=str(e), allow_retries=False) from e
 
@@ -308,7 +309,7 @@ class Datasets(ConfigurableResource):
             (i.asset, i.data_version) for i in inputs
         }
         same = m.code_version == code_version and same_inputs and m.overrides == overrides
-        return last if same and inputs else None
+        return last if same else None
 
     def _made_earlier(self, context: AssetExecutionContext, name: str, work: Workspace) -> Dataset | None:
         """What was committed from this work folder, if it is not the newest that Dagster knows.

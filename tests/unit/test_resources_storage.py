@@ -183,6 +183,18 @@ def test_unchanged_work_is_kept_only_when_asked(chain):
     assert chain.built.count("down") == 2
 
 
+def test_what_has_no_inputs_keeps_its_dataset_if_it_comes_out_the_same(chain):
+    chain.run("up")
+    first = chain.latest(UP)
+    assert chain.run("up", tags={ONLY_IF_CHANGED_TAG: "true"}).success
+    assert chain.built == ["up", "up"], "only its content can tell"
+    assert [p.name for p in first.path.parent.iterdir()] == [first.path.name]
+    assert chain.latest(UP).path == first.path
+    chain.version = "code.2"
+    chain.run("up", tags={ONLY_IF_CHANGED_TAG: "true"})
+    assert chain.latest(UP).path != first.path, "its manifest would name the old code"
+
+
 def test_changed_content_is_not_kept(chain):
     chain.run("up", "down")
     chain.content = "other"
