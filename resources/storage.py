@@ -4,7 +4,6 @@
 function, commits, and reports to Dagster. Assets stay a few lines long.
 """
 
-import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,14 +29,14 @@ from dagster import (
 
 from ehr_assets.errors import DatasetError, EhrError
 from ehr_assets.fanout import Machine
-from ehr_assets.lineage.ancestry import ancestors
+from ehr_assets.lineage.ancestry import ancestors, names_above
 from ehr_assets.lineage.datasets import Dataset, DatasetStore, rebuild_hint
 from ehr_assets.lineage.guards import DATA_VERSION_KEY, require_common_ancestry, require_passed_checks
 from ehr_assets.lineage.manifest import InputEntry, now
 from ehr_assets.lineage.names import asset_and_partition, dataset_name
 from ehr_assets.lineage.workspace import Workspace
 from ehr_assets.progress import LogProgress, Progress
-from resources.recorded import DATASET_KEY, recorded
+from resources.recorded import DATASET_KEY, all_recorded, recorded
 
 ONLY_IF_CHANGED_TAG = "ehr/only_if_changed"
 
@@ -274,9 +273,13 @@ class Datasets(ConfigurableResource):
     def _ancestors(
         self, instance: DagsterInstance, datasets: Sequence[Dataset]
     ) -> dict[str, dict[str, InputEntry]]:
-        @functools.cache
+        # One query for all: with one for each, a chain's cost would grow with the square of its length.
+        known = all_recorded(instance, names_above(self.store, datasets))
+
         def newest(name: str) -> InputEntry | None:
-            return recorded(instance, name)
+            if name not in known:
+                known[name] = recorded(instance, name)
+            return known[name]
 
         return ancestors(self.store, datasets, newest)
 
@@ -317,8 +320,10 @@ class Datasets(ConfigurableResource):
         The run that made it died before it could say so, or other settings were tried since.
         """
         committed = work.committed()
+        if committed is None:
+            return None
         known = recorded(context.instance, name)
-        if committed is None or (known and known.dataset == committed):
+        if known and known.dataset == committed:
             return None
         try:
             return self.store.open(name, committed)
