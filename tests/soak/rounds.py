@@ -110,7 +110,7 @@ def _change(raw: Path, number: int) -> None:
     file = raw / "records.csv"
     lines = file.read_text(encoding="utf-8").splitlines()
     last = max(i for i, line in enumerate(lines) if ",MARKER," in line)
-    lines[last] = f"{lines[last].rpartition(',')[0]},{5 + number / 1000:.3f}"
+    lines[last] = f"{lines[last].rpartition(',')[0]},{5 + number / 10:.3f}"
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -333,7 +333,7 @@ def test_checks_hold_a_dataset_against_what_it_was_made_from(tmp_path):
 
 
 def test_the_cost_of_an_ancestry_does_not_grow_with_its_length(tmp_path, monkeypatch):
-    """Of questions to Dagster: a chain whose every asset asked for each one above it would cost its square."""
+    """Counted in questions to Dagster: one for each asset above would make a chain cost its square."""
     keys = [AssetKey(["c", f"a{i}"]) for i in range(9)]
     asked = []
     monkeypatch.setattr(storage, "recorded", lambda *args: asked.append(args[1]) or recorded(*args))
