@@ -47,6 +47,10 @@ class Groups:
                 return 0
             time.sleep(0.1)
 
+    def ended(self) -> int | None:
+        """The exit code of a command that is no longer there; None while all run."""
+        return next((code for process in self._running if (code := process.poll()) is not None), None)
+
     def end(self, grace: float) -> None:
         """TERM, a while, KILL. A group lives on while any process of it does, leader or not."""
         for signum, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):

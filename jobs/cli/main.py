@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ehr_assets.errors import EhrError
 from ehr_assets.settings import PROJECT_ROOT, Settings
-from jobs.cli import cohort, corpus, recipe
+from jobs.cli import cohort, corpus, recipe, ui
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.add_typer(cohort.app, name="cohort")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(recipe.app, name="recipe")
+app.add_typer(ui.app, name="ui")
 console = Console()
 errors = Console(stderr=True)
 
