@@ -17,7 +17,9 @@ SHORTEST = 12
 def accounts_file(folder: Path, group: str) -> Path:
     """Where a group's accounts lie. SpecError for a group that there is not."""
     if group not in GROUPS:
-        raise SpecError(f"There is no group '{group}'.", where="GROUP", do=f"Use one of: {', '.join(GROUPS)}.")
+        raise SpecError(
+            f"There is no group '{group}'.", where="GROUP", do=f"Use one of: {', '.join(GROUPS)}."
+        )
     return folder / f"{group}.htpasswd"
 
 
@@ -30,11 +32,15 @@ def set_account(folder: Path, group: str, name: str, password: str) -> None:
     file = accounts_file(folder, group)
     if not name or not name.isprintable() or set(name) & set(": #"):
         raise SpecError(
-            "This cannot be the name of an account.", where="NAME", do="Use letters, digits, '.', '-' and '_'."
+            "This cannot be the name of an account.",
+            where="NAME",
+            do="Use letters, digits, '.', '-' and '_'.",
         )
     if len(password) < SHORTEST:
         raise SpecError(
-            f"The password has fewer than {SHORTEST} characters.", where=f"account {name}", do="Use a longer one."
+            f"The password has fewer than {SHORTEST} characters.",
+            where=f"account {name}",
+            do="Use a longer one.",
         )
     others = [line for line in _lines(file) if line.partition(":")[0] != name]
     hashed = crypt.crypt(password, crypt.mksalt(crypt.METHOD_SHA512))

@@ -1,8 +1,9 @@
 """Dagster's webserver for auditors: read-only, and without what `--read-only` still lets through.
 
-Dagster's `--read-only` takes every permission away, but a mutation that asks for none runs all the same (two in
-1.13 write small files of the server's own; a later version may add others). Here no mutation is run at all. Nor is
-the output of processes shown: it is whatever libraries print, and nobody has checked it for rows of subjects.
+Dagster's `--read-only` takes every permission away, but a mutation that asks for none runs all the same (two
+in 1.13 write small files of the server's own; a later version may add others). Here no mutation is run at all.
+Nor is the output of processes shown: it is whatever libraries print, and nobody has checked it for rows of
+subjects.
 
     python -m jobs.uis.auditors --port 3002 --path-prefix /audit
 """
@@ -32,7 +33,7 @@ UNCHECKED_OUTPUT = "capturedLogs"
 
 
 class LooksOnly(ASTValidationRule):
-    """Refuses a document with a mutation, or with a look at what a process printed, before any of it is run."""
+    """Refuses a document with a mutation, or that asks for the output of a process, before it is run."""
 
     def enter_operation_definition(self, node: OperationDefinitionNode, *_: Any) -> None:
         if node.operation is OperationType.MUTATION:

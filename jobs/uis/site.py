@@ -62,7 +62,9 @@ def render_site(site: Site, folder: Path) -> Path:
     Accounts that lie there stay as they are.
     """
     if not PLAIN.fullmatch(str(folder)):
-        raise SpecError("nginx' configuration cannot hold this path.", where=str(folder), do="Choose another.")
+        raise SpecError(
+            "nginx' configuration cannot hold this path.", where=str(folder), do="Choose another."
+        )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     (folder / "tmp").mkdir(mode=0o700, exist_ok=True)
     access = "access_sign_on" if site.sign_on else "access_password"
@@ -79,7 +81,7 @@ def render_site(site: Site, folder: Path) -> Path:
 def render_units(
     commands: Mapping[str, Sequence[str]], environment: Mapping[str, str], folder: Path
 ) -> list[Path]:
-    """Writes a systemd unit for each command, with these variables, which hold no secret; returns their files."""
+    """Writes a systemd unit for each command; returns their files. The variables hold no secret."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = []
     for name, command in commands.items():
