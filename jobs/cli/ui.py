@@ -76,13 +76,12 @@ def render(
     mlflow: Annotated[str, typer.Option(help="The MLflow server.")] = "http://127.0.0.1:5000",
 ) -> None:
     """Write nginx' files and systemd units for a machine of your own, and start nothing."""
-    from jobs.uis.servers import server_commands, server_environment
+    from jobs.uis.servers import public_environment, server_commands
     from jobs.uis.site import Site, render_site, render_units
 
     settings = Settings.from_env()
     site = Site(listen, engineers, auditors, mlflow, server_name, certificate, key, sign_on)
     place = folder.resolve()
     render_site(site, place)
-    shown = {k: v for k, v in server_environment(settings).items() if "@" not in v}
-    render_units(server_commands(site, settings), shown, place / "systemd")
+    render_units(server_commands(site, settings), public_environment(settings), place / "systemd")
     console.print(f"Wrote {place}. Include {place}/ehr.conf in nginx' http.", soft_wrap=True, highlight=False)

@@ -1,7 +1,7 @@
 """Dagster's webserver for auditors: read-only, and without what `--read-only` still lets through.
 
-Dagster's `--read-only` takes every permission away, but a mutation that asks for none runs all the same (two
-in 1.13 write small files of the server's own; a later version may add others). Here no mutation is run at all.
+Dagster's `--read-only` takes every permission away, but a mutation that asks for none runs all the same: in
+1.13 two, which write small files of the server itself; later versions may add others. Here none is run.
 Nor is the output of processes shown: it is whatever libraries print, and nobody has checked it for rows of
 subjects.
 

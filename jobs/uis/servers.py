@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ehr_assets.errors import EhrError, SpecError
@@ -20,6 +20,7 @@ from jobs.uis.accounts import GROUPS, names
 from jobs.uis.site import Site, render_site
 from resources.process_groups import own_groups
 
+BACKEND = "MLFLOW_BACKEND_STORE_URI"
 GRACE = 10.0  # seconds that the servers have to end
 PATIENCE = 300.0  # seconds until they must answer: a cold start on a slow disk
 
@@ -66,9 +67,15 @@ def server_environment(settings: Settings) -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     if not _is_server(settings.mlflow_uri):
-        own["MLFLOW_BACKEND_STORE_URI"] = settings.mlflow_uri
+        own[BACKEND] = settings.mlflow_uri
         own["MLFLOW_DEFAULT_ARTIFACT_ROOT"] = (settings.home / "mlartifacts").as_uri()
     return own
+
+
+def public_environment(settings: Settings) -> dict[str, str]:
+    """What of it may stand in a file: not a database's address."""
+    own = server_environment(settings)
+    return {k: v for k, v in own.items() if k != BACKEND or v.startswith("sqlite:")}
 
 
 def loopback_site(settings: Settings, port: int) -> Site:
@@ -109,7 +116,8 @@ def run_uis(settings: Settings, site: Site, ready: Callable[[], None], *, daemon
     os.chdir(PROJECT_ROOT)
     env = {**os.environ, **server_environment(settings)}
     stopped = threading.Event()
-    with _signals(stopped), own_groups(list(commands.values()), env, GRACE) as groups:
+    started = [ending_with_us(command) for command in commands.values()]
+    with _signals(stopped), own_groups(started, env, GRACE) as groups:
         _wait_until_up(site, groups.ended, stopped)
         if not stopped.is_set() and groups.ended() is None:
             ready()
@@ -121,6 +129,12 @@ def run_uis(settings: Settings, site: Site, ready: Callable[[], None], *, daemon
                     where=", ".join(commands),
                     do="Mend what is named above and start again.",
                 )
+
+
+def ending_with_us(command: Sequence[str]) -> list[str]:
+    """The command, which the kernel ends (TERM) should this process be killed; as it is, without setpriv."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else list(command)
 
 
 def _wait_until_up(site: Site, ended: Callable[[], int | None], stopped: threading.Event) -> None:

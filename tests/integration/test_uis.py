@@ -10,12 +10,11 @@ import re
 import signal
 import socket
 import subprocess
-import sys
-from pathlib import Path
 from urllib.parse import quote
 
 import psutil
 import pytest
+from conftest import BIN, Installation
 from dagster import AssetKey, AssetMaterialization, DagsterInstance
 from graphql import GraphQLNonNull, Undefined, get_named_type, is_composite_type, parse, validate
 from playwright.sync_api import expect, sync_playwright
@@ -93,8 +92,11 @@ def uis(tmp_path_factory):
             set_account(ui_folder(settings), group, f"{group}-person", password)
         port, log = free_port(), home / "ui.log"
         with log.open("wb") as out:
-            command = [Path(sys.executable).with_name("ehr"), "ui", "--port", str(port), "--no-daemon"]
-            process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+            command, env = (
+                [BIN / "ehr", "ui", "--port", str(port), "--no-daemon"],
+                Installation(home, {}, {}).env,
+            )
+            process = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT)
     try:
         until_said(process, log, "Auditors:")
         yield Uis(home, process, port)
@@ -167,8 +169,17 @@ def test_an_auditor_walks_from_the_report_to_the_raw_tables(uis, page_of):
     page.get_by_role("tab", name="Overview").click()
     expect(page.get_by_text("Latest materialization", exact=True)).to_be_visible()
     page.get_by_role("button", name="Materialize").click(force=True)
-    page.locator("main, body").first.press("Enter")
     assert uis.runs() == before
+
+
+def test_the_one_control_that_dagster_leaves_auditors_does_nothing(uis, page_of):
+    page = page_of("auditors")
+    page.goto(f"{uis.url}/audit/deployment/concurrency")
+    page.get_by_role("button", name="Add pool limit").click()
+    page.get_by_placeholder("Pool", exact=True).fill("mine")
+    with page.expect_response(lambda r: "op=SetConcurrencyLimit" in r.url) as answer:
+        page.get_by_role("button", name="Add limit").click()
+    assert answer.value.status == 400
 
 
 def test_an_auditor_looks_at_a_training_in_mlflow_and_changes_nothing(uis, page_of):
