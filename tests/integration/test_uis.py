@@ -177,6 +177,7 @@ def test_the_one_control_that_dagster_leaves_auditors_does_nothing(uis, page_of)
     page.goto(f"{uis.url}/audit/deployment/concurrency")
     page.get_by_role("button", name="Add pool limit").click()
     page.get_by_placeholder("Pool", exact=True).fill("mine")
+    page.get_by_placeholder("0 - 1000").fill("1")
     with page.expect_response(lambda r: "op=SetConcurrencyLimit" in r.url) as answer:
         page.get_by_role("button", name="Add limit").click()
     assert answer.value.status == 400
