@@ -3,21 +3,29 @@
 One installation for the file. Nothing is trained: assets are recorded as made in the Dagster instance itself.
 """
 
-import base64
-import http.client
 import json
 import re
 import signal
-import socket
 import subprocess
 from urllib.parse import quote
 
 import psutil
 import pytest
 from conftest import BIN, Installation
-from dagster import AssetKey, AssetMaterialization, DagsterInstance
-from graphql import GraphQLNonNull, Undefined, get_named_type, is_composite_type, parse, validate
+from dagster import AssetKey, AssetMaterialization
 from playwright.sync_api import expect, sync_playwright
+from uis_support import (
+    MLFLOW_READ,
+    PASSWORDS,
+    PATIENCE,
+    Uis,
+    changing_controls,
+    free_port,
+    mlflow_routes,
+    mutations,
+    node,
+    until_said,
+)
 from websockets.sync.client import connect
 
 from ehr_assets.settings import Settings
@@ -26,49 +34,7 @@ from jobs.uis.accounts import set_account
 from jobs.uis.servers import ui_folder
 
 CHAIN = ("raw_tables", "subject_splits", "meds_events", "decision_nodes", "task_labels", "report")
-PASSWORDS = {"auditors": "an auditor's password", "engineers": "an engineer's password"}
-PATIENCE = 300  # seconds, for servers that start on a busy machine
 REFUSED = "Auditors look: nothing is changed from here."
-
-
-class Uis:
-    """A started `ehr ui`, and requests to it as sent: nothing tidies their paths."""
-
-    def __init__(self, home, process, port):
-        self.home, self.process, self.port = home, process, port
-        self.url = f"http://127.0.0.1:{port}"
-
-    def authorization(self, group):
-        account = f"{group}-person:{PASSWORDS[group]}".encode()
-        return {"Authorization": f"Basic {base64.b64encode(account).decode()}"}
-
-    def ask(self, group, method, path, body=None, **headers):
-        sent = {k.replace("_", "-"): v for k, v in headers.items()}
-        if group:
-            sent |= self.authorization(group)
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        try:
-            connection.request(method, path, body=body, headers=sent)
-            response = connection.getresponse()
-            return response.status, response.read().decode(errors="replace")
-        finally:
-            connection.close()
-
-    def graphql(self, group, query, operation=None, **variables):
-        body = json.dumps({"query": query, "variables": variables, "operationName": operation})
-        people = "audit" if group == "auditors" else "engineers"
-        status, said = self.ask(group, "POST", f"/{people}/graphql", body, Content_Type="application/json")
-        return status, json.loads(said)
-
-    def runs(self):
-        with DagsterInstance.from_config(str(self.home / "dagster")) as instance:
-            return [run.run_id for run in instance.get_runs()]
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -105,19 +71,6 @@ def uis(tmp_path_factory):
         process.wait(PATIENCE)
 
 
-def until_said(process, log, words):
-    """Waits until the log has the words. A started process that ends instead is an error."""
-    for _ in range(PATIENCE * 5):
-        if words in log.read_text(errors="replace"):
-            return
-        try:
-            process.wait(0.2)
-        except subprocess.TimeoutExpired:
-            continue
-        break
-    raise AssertionError(log.read_text(errors="replace"))
-
-
 @pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as playwright:
@@ -143,16 +96,6 @@ def page_of(uis, browser):
     yield opened
     for context in contexts:
         context.close()
-
-
-def node(page, name):
-    """An asset in the picture of a lineage."""
-    return page.locator("foreignObject").filter(has_text=re.compile(rf"\b{name}\b")).last
-
-
-def changing_controls(page):
-    words = re.compile("materialize|launch|wipe|delete|execute|terminate|edit|report", re.IGNORECASE)
-    return page.get_by_role("button").filter(has_text=words)
 
 
 def test_an_auditor_walks_from_the_report_to_the_raw_tables(uis, page_of):
@@ -206,27 +149,6 @@ def test_an_engineer_launches(uis, page_of):
     assert len(uis.runs()) == 1
 
 
-def mutations():
-    """A valid document for each mutation that Dagster's schema has, by its name."""
-    from dagster_graphql.schema import create_schema
-
-    schema = create_schema().graphql_schema
-    documents = {}
-    for name, field in schema.mutation_type.fields.items():
-        needed = {
-            arg: given.type
-            for arg, given in field.args.items()
-            if isinstance(given.type, GraphQLNonNull) and given.default_value is Undefined
-        }
-        declared = ", ".join(f"${arg}: {kind}" for arg, kind in needed.items())
-        passed = ", ".join(f"{arg}: ${arg}" for arg in needed)
-        selection = "{ __typename }" if is_composite_type(get_named_type(field.type)) else ""
-        call = name + (f"({passed})" if passed else "")
-        documents[name] = f"mutation M{f'({declared})' if declared else ''} {{ {call} {selection} }}"
-        assert validate(schema, parse(documents[name])) == [], name
-    return documents
-
-
 def test_every_mutation_of_dagster_is_refused_to_auditors(uis):
     documents = mutations()
     assert len(documents) >= 40
@@ -264,33 +186,6 @@ def test_nothing_is_changed_through_the_socket_either(uis):
             assert (said["id"], said["type"]) == (name, "error")
     status, said = uis.graphql("auditors", '{ capturedLogs(logKey: ["a"]) { stdout } }')
     assert (status, said["data"]) == (400, None)
-
-
-def mlflow_routes():
-    """Every method and path that MLflow's server answers to, with 1 for what varies in paths."""
-    from mlflow.server import app
-    from mlflow.server.fastapi_app import app as outer
-
-    found = {(m, rule.rule) for rule in app.url_map.iter_rules() for m in rule.methods or ()}
-    found |= {(m, route.path) for route in outer.routes for m in getattr(route, "methods", None) or ()}
-    return {(m, re.sub(r"<[^>]+>|\{[^}]+\}", "1", path)) for m, path in found if m not in ("HEAD", "OPTIONS")}
-
-
-MLFLOW_READ = {
-    *("GET /", "GET /health", "GET /version", "GET /static-files/1", "POST /graphql"),
-    "GET 3.0/mlflow/server-info",
-    *(f"GET 2.0/mlflow/experiments/{name}" for name in ("get", "get-by-name", "search")),
-    *(f"POST 2.0/mlflow/{name}" for name in ("experiments/search", "experiments/search-datasets")),
-    *("GET 2.0/mlflow/runs/get", "POST 2.0/mlflow/runs/search", "POST 2.0/mlflow/logged-models/search"),
-    *(f"GET 2.0/mlflow/metrics/get-history{name}" for name in ("", "-bulk", "-bulk-interval")),
-    *(
-        f"GET 2.0/mlflow/registered-models/{name}"
-        for name in ("get", "search", "alias", "get-latest-versions")
-    ),
-    "POST 2.0/mlflow/registered-models/get-latest-versions",
-    *("GET 2.0/mlflow/model-versions/get", "GET 2.0/mlflow/model-versions/search"),
-    "GET 2.0/mlflow/logged-models/1",
-}
 
 
 def test_auditors_reach_the_routes_of_mlflow_that_read_and_no_other(uis):
