@@ -1,5 +1,7 @@
 """What Dagster has recorded of datasets: the newest materialization of an asset, or of a partition of it."""
 
+from collections.abc import Sequence
+
 from dagster import AssetKey, AssetMaterialization, AssetRecordsFilter, DagsterInstance
 
 from ehr_assets.lineage.manifest import InputEntry
@@ -20,6 +22,14 @@ def newest_materialization(
     which = AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
     records = instance.fetch_materializations(which, limit=1).records
     return records[0].asset_materialization if records else None
+
+
+def newest_materializations(
+    instance: DagsterInstance, keys: Sequence[AssetKey]
+) -> dict[AssetKey, AssetMaterialization]:
+    """The newest of each asset, of whatever partition, in one question: a database may be far away."""
+    found = instance.event_log_storage.get_latest_materialization_events(keys)
+    return {key: e.asset_materialization for key, e in found.items() if e and e.asset_materialization}
 
 
 def recorded(instance: DagsterInstance, name: str) -> InputEntry | None:
