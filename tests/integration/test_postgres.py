@@ -44,6 +44,7 @@ class Run:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        assert self.process.stdout is not None
         self.said: list[str] = []
         while "working\n" not in self.said:
             line = self.process.stdout.readline()
