@@ -1,6 +1,6 @@
 """What Dagster has recorded of datasets: the newest materialization of an asset, or of a partition of it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from dagster import AssetKey, AssetMaterialization, AssetRecordsFilter, DagsterInstance
 
@@ -24,6 +24,14 @@ def newest_materialization(
     return records[0].asset_materialization if records else None
 
 
+def newest_materializations(
+    instance: DagsterInstance, keys: Sequence[AssetKey]
+) -> dict[AssetKey, AssetMaterialization]:
+    """The newest of each asset, of whatever partition, in one question: a database may be far away."""
+    found = instance.event_log_storage.get_latest_materialization_events(keys)
+    return {key: e.asset_materialization for key, e in found.items() if e and e.asset_materialization}
+
+
 def recorded(instance: DagsterInstance, name: str) -> InputEntry | None:
     """The newest dataset of this name (`lineage/names.py`) that Dagster knows."""
     return _entry(name, newest_materialization(instance, *asset_and_partition(name)))
@@ -32,12 +40,9 @@ def recorded(instance: DagsterInstance, name: str) -> InputEntry | None:
 def all_recorded(instance: DagsterInstance, names: Collection[str]) -> dict[str, InputEntry | None]:
     """As `recorded`, of many; those of assets without partitions in one query."""
     keys = {name: AssetKey(name.split("/")) for name in names if asset_and_partition(name)[1] is None}
-    events = instance.get_latest_materialization_events(list(keys.values())) if keys else {}
-    found = {name: recorded(instance, name) for name in names if name not in keys}
-    for name, key in keys.items():
-        event = events.get(key)
-        found[name] = _entry(name, event.asset_materialization if event else None)
-    return found
+    newest = newest_materializations(instance, list(keys.values())) if keys else {}
+    found = {name: _entry(name, newest.get(key)) for name, key in keys.items()}
+    return found | {name: recorded(instance, name) for name in names if name not in keys}
 
 
 def _entry(name: str, found: AssetMaterialization | None) -> InputEntry | None:

@@ -56,7 +56,7 @@ def names_above(store: DatasetStore, datasets: Iterable[Dataset]) -> set[str]:
             continue
         seen.add(dataset)
         try:
-            inputs = Manifest.read(store.home / dataset / MANIFEST_NAME).inputs
+            inputs = store.manifest(dataset).inputs
         except (FileNotFoundError, ValueError):
             continue
         todo += [(entry.asset, entry.dataset) for entry in inputs]
