@@ -34,7 +34,7 @@ from ehr_assets.settings import TRACKING_VARIABLE, Settings
 from ehr_assets.training.assets import training_assets
 from ehr_assets.training.checks import training_checks
 from jobs.jobs import chain_jobs
-from resources.executors import EXECUTORS
+from resources.executors import executor_of
 from resources.launcher import DeepSpeedLauncher
 from resources.points import Points
 from resources.storage import Datasets, asset_name
@@ -99,7 +99,12 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
     gates = _gates(checks)
     resources: dict[str, Any] = {
         "datasets": Datasets(home=str(settings.home), gates=gates, partitions=_partitions(assets)),
-        "launcher": DeepSpeedLauncher(hostfile=settings.hostfile, remote_shell=list(settings.remote_shell)),
+        "launcher": DeepSpeedLauncher(
+            hostfile=settings.hostfile,
+            ray_address=settings.ray_address if settings.train_on_ray else "",
+            slots=settings.host_slots,
+            remote_shell=list(settings.remote_shell),
+        ),
         # By name where it can be: Dagster shows and stores what resources are configured with.
         "tracking": MlflowTracking(
             uri=EnvVar(TRACKING_VARIABLE) if settings.tracking_from_env else settings.mlflow_uri
@@ -111,7 +116,7 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
         asset_checks=checks,
         jobs=chain_jobs(catalog),
         resources=resources,
-        executor=EXECUTORS[settings.executor],
+        executor=executor_of(settings),
         metadata={"EHR_HOME": MetadataValue.path(str(settings.home))},
     )
     return Project(settings, definitions, catalog, gates)

@@ -5,9 +5,13 @@ EHR_SPECS                further spec directories (os.pathsep-separated), each w
                          corpora/, recipes/, grids/ and reports/ folders of YAML files; the recipes of
                          paper size are such a directory: ehr_assets/paper
 EHR_OVERRIDES            JSON: {"<kind>/<spec>": {"dotted.key": value}}, laid over the YAML files
-EHR_EXECUTOR             in_process (default) or multiprocess
+EHR_EXECUTOR             in_process (default), multiprocess, or ray: each step a job on EHR_RAY_ADDRESS
 EHR_WORKERS              processes that one asset may fan out over (default: all cores; see fanout.py)
 EHR_MEMORY_GB            memory that one asset may use (default 4)
+EHR_RAY_ADDRESS          a Ray cluster, HOST:PORT of its head; the shards of an asset are worked off there
+EHR_RAY_TASKS            how many of them at once (default: one per CPU of the cluster; see fanout.py)
+EHR_HOSTS                ray: that cluster's nodes take a training's processes (default: see EHR_HOSTFILE)
+EHR_HOST_SLOTS           how many one node takes (default: one per GPU, or one)
 EHR_HOSTFILE             hosts that a training's processes are spread over, lines `name slots=n`, this one
                          first (default: this one alone)
 EHR_REMOTE_SHELL         the command that runs another on one of them (default: ssh -o BatchMode=yes)
@@ -27,7 +31,7 @@ from ehr_assets.errors import SpecError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
-EXECUTORS = ("in_process", "multiprocess")
+EXECUTORS = ("in_process", "multiprocess", "ray")
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,9 @@ class Settings:
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     executor: str = "in_process"
     tracking_uri: str = ""
+    ray_address: str = ""
+    train_on_ray: bool = False
+    host_slots: int = 0
     hostfile: str = ""
     remote_shell: tuple[str, ...] = ("ssh", "-o", "BatchMode=yes")
 
@@ -71,6 +78,7 @@ class Settings:
                 where="environment variable EHR_EXECUTOR",
                 do=f"Use one of: {', '.join(EXECUTORS)}.",
             )
+        ray = _ray(env, executor)
         dirs = tuple(Path(p).resolve() for p in env.get("EHR_SPECS", "").split(os.pathsep) if p)
         for d in dirs:
             if not d.is_dir():
@@ -78,14 +86,39 @@ class Settings:
                     "The spec directory does not exist.", where=f"EHR_SPECS: {d}", do="Create it."
                 )
         return cls(
-            Path(home).resolve(),
-            dirs,
-            _overrides(env.get("EHR_OVERRIDES", "")),
-            executor,
-            env.get(TRACKING_VARIABLE, ""),
-            env.get("EHR_HOSTFILE", ""),
-            tuple(shlex.split(env.get("EHR_REMOTE_SHELL", ""))) or cls.remote_shell,
+            home=Path(home).resolve(),
+            spec_dirs=dirs,
+            overrides=_overrides(env.get("EHR_OVERRIDES", "")),
+            executor=executor,
+            tracking_uri=env.get(TRACKING_VARIABLE, ""),
+            hostfile=env.get("EHR_HOSTFILE", ""),
+            remote_shell=tuple(shlex.split(env.get("EHR_REMOTE_SHELL", ""))) or cls.remote_shell,
+            **ray,
         )
+
+
+def _ray(env: Mapping[str, str], executor: str) -> dict[str, Any]:
+    """What is said of a Ray cluster. SpecError: it is asked for, but not said where it is."""
+    address, hosts, slots = (env.get(f"EHR_{name}", "") for name in ("RAY_ADDRESS", "HOSTS", "HOST_SLOTS"))
+    if hosts not in ("", "ray"):
+        raise SpecError(
+            f"'{hosts}' does not say where training runs.",
+            where="environment variable EHR_HOSTS",
+            do="Set it to ray, or leave it out and name hosts in EHR_HOSTFILE.",
+        )
+    if slots and (not slots.isdecimal() or int(slots) < 1):
+        raise SpecError(
+            "EHR_HOST_SLOTS must be a positive whole number.",
+            where="environment variable EHR_HOST_SLOTS",
+            do="Set it to the processes that one node takes, or leave it out.",
+        )
+    if not address and "ray" in (executor, hosts):
+        raise SpecError(
+            "A Ray cluster is asked for, but not said where it is.",
+            where="environment variable EHR_RAY_ADDRESS",
+            do="Set it to HOST:PORT of the cluster's head, as `ray start --head` prints it.",
+        )
+    return {"ray_address": address, "train_on_ray": hosts == "ray", "host_slots": int(slots or 0)}
 
 
 def _overrides(text: str) -> Mapping[str, Mapping[str, Any]]:

@@ -12,6 +12,7 @@ from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from ehr_assets.settings import PROJECT_ROOT
 from jobs.abandoned import process_tags
+from jobs.following import follow
 from resources.storage import ONLY_IF_CHANGED_TAG
 
 ASSET_JOB = "__ASSET_JOB"
@@ -30,7 +31,7 @@ def run_assets(
 
     Args:
         partition: the one to make, of partitioned assets.
-        on_event: called with every event log entry as it is stored.
+        on_event: called with every event log entry, when it is stored or (from other machines) soon after.
         only_if_changed: an asset whose inputs, code and settings turn out unchanged keeps its dataset.
 
     Returns:
@@ -47,7 +48,8 @@ def run_assets(
         job_code_origin=job.get_python_origin(),
         asset_selection=frozenset(keys),
     )
-    instance.add_event_listener(run.run_id, on_event)
-    result = execute_run(job, run, instance)
+    definition = job.get_definition()
+    with follow(instance, run.run_id, on_event, elsewhere=definition.executor_def.name == "ray"):
+        result = execute_run(job, run, instance)
     done = instance.get_run_by_id(run.run_id)
     return run.run_id, result.success and done is not None and done.status is DagsterRunStatus.SUCCESS
