@@ -116,7 +116,7 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
         asset_checks=checks,
         jobs=chain_jobs(catalog),
         resources=resources,
-        executor=executor_of(settings),
+        executor=executor_of(settings, assets),
         metadata={"EHR_HOME": MetadataValue.path(str(settings.home))},
     )
     return Project(settings, definitions, catalog, gates)

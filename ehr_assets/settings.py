@@ -5,7 +5,8 @@ EHR_SPECS                further spec directories (os.pathsep-separated), each w
                          corpora/, recipes/, grids/ and reports/ folders of YAML files; the recipes of
                          paper size are such a directory: ehr_assets/paper
 EHR_OVERRIDES            JSON: {"<kind>/<spec>": {"dotted.key": value}}, laid over the YAML files
-EHR_EXECUTOR             in_process (default), multiprocess, or ray: each step a job on EHR_RAY_ADDRESS
+EHR_EXECUTOR             in_process (default), multiprocess, ray (each step a job on EHR_RAY_ADDRESS), or
+                         kubernetes (each step a pod)
 EHR_WORKERS              processes that one asset may fan out over (default: all cores; see fanout.py)
 EHR_MEMORY_GB            memory that one asset may use (default 4)
 EHR_RAY_ADDRESS          a Ray cluster, HOST:PORT of its head; the shards of an asset are worked off there
@@ -31,7 +32,7 @@ from ehr_assets.errors import SpecError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
-EXECUTORS = ("in_process", "multiprocess", "ray")
+EXECUTORS = ("in_process", "multiprocess", "ray", "kubernetes")
 
 
 @dataclass(frozen=True)

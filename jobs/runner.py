@@ -49,7 +49,9 @@ def run_assets(
         asset_selection=frozenset(keys),
     )
     definition = job.get_definition()
-    with follow(instance, run.run_id, on_event, elsewhere=definition.executor_def.name == "ray"):
+    with follow(
+        instance, run.run_id, on_event, elsewhere=definition.executor_def.name in ("ray", "kubernetes")
+    ):
         result = execute_run(job, run, instance)
     done = instance.get_run_by_id(run.run_id)
     return run.run_id, result.success and done is not None and done.status is DagsterRunStatus.SUCCESS

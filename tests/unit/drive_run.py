@@ -1,6 +1,6 @@
 """Materializes assets as `ehr` does, in a process of its own: `drive_run.py ASSET...`.
 
-The last line of its output is JSON: whether the run succeeded, each asset's data version, what was told of it.
+The last line of its output is JSON: whether the run succeeded, the data versions, what was told of the run.
 """
 
 import json
@@ -24,4 +24,10 @@ if __name__ == "__main__":
         versions[name] = made.tags["dagster/data_version"] if made and made.tags else None
     kinds = sorted({e.dagster_event.event_type_value for e in told if e.dagster_event})
     where = sorted({e.user_message for e in told if "Ray job" in e.user_message})
-    print(json.dumps({"success": success, "versions": versions, "told": kinds, "where": where}))
+    failed = [
+        str(e.dagster_event.event_specific_data)
+        for e in told
+        if e.dagster_event and e.dagster_event.is_failure
+    ]
+    said = {"success": success, "versions": versions, "told": kinds, "where": where, "failed": failed}
+    print(json.dumps(said))
