@@ -3,11 +3,14 @@
 A run made here lies in the same instance as those launched from the UI, and looks the same there.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 
 from dagster import AssetKey, DagsterInstance, DagsterRunStatus, EventLogEntry
+from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.execution.api import execute_run
+from dagster._core.origin import get_python_environment_entry_point
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from ehr_assets.settings import PROJECT_ROOT
@@ -37,7 +40,12 @@ def run_assets(
     Returns:
         The run id, and whether the run succeeded.
     """
-    repository = ReconstructableRepository.for_module("ehr_assets.definitions", "defs", str(PROJECT_ROOT))
+    repository = ReconstructableRepository(
+        ModuleCodePointer("ehr_assets.definitions", "defs", str(PROJECT_ROOT)),
+        executable_path=sys.executable,
+        # How another machine runs a step: `dagster` alone need not be found there.
+        entry_point=get_python_environment_entry_point(sys.executable),
+    )
     job = repository.get_reconstructable_job(ASSET_JOB).get_subset(asset_selection=frozenset(keys))
     run = instance.create_run_for_job(
         job_def=job.get_definition(),
