@@ -40,7 +40,7 @@ from ehr_assets.training.checks import training_checks
 from jobs.audit import audit_sensors
 from jobs.jobs import chain_jobs
 from resources.confidential import keep_confidential
-from resources.executors import EXECUTORS
+from resources.executors import executor_of
 from resources.launcher import DeepSpeedLauncher
 from resources.points import Points
 from resources.storage import Datasets, asset_name
@@ -115,7 +115,12 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
         "datasets": Datasets(
             home=str(settings.home), remote=settings.remote, gates=gates, partitions=_partitions(assets)
         ),
-        "launcher": DeepSpeedLauncher(hostfile=settings.hostfile, remote_shell=list(settings.remote_shell)),
+        "launcher": DeepSpeedLauncher(
+            hostfile=settings.hostfile,
+            ray_address=settings.ray_address if settings.train_on_ray else "",
+            slots=settings.host_slots,
+            remote_shell=list(settings.remote_shell),
+        ),
         # By name where it can be: Dagster shows and stores what resources are configured with.
         "tracking": MlflowTracking(
             uri=EnvVar(TRACKING_VARIABLE) if settings.tracking_from_env else settings.mlflow_uri
@@ -128,7 +133,7 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
         jobs=chain_jobs(catalog),
         sensors=audit_sensors(settings.home),
         resources=resources,
-        executor=EXECUTORS[settings.executor],
+        executor=executor_of(settings, assets),
         metadata={"EHR_HOME": MetadataValue.path(settings.where)},
     )
     return Project(settings, definitions, catalog, gates)
