@@ -20,6 +20,9 @@ EHR_HOST_SLOTS           how many one node takes (default: one per GPU, or one)
 EHR_HOSTFILE             hosts that a training's processes are spread over, lines `name slots=n`, this one
                          first (default: this one alone)
 EHR_REMOTE_SHELL         the command that runs another on one of them (default: ssh -o BatchMode=yes)
+EHR_RETRAINING           JSON: what the schedule retrains and when, e.g. {"cohort": "synthetic_oncology",
+                         "cron": "0 2 * * 0", "timezone": "Europe/Berlin"} (see jobs/retraining.py)
+EHR_NOTIFY_URL           where failed runs are told: a webhook that takes JSON (default: the log alone)
 MLFLOW_TRACKING_URI      where trainings are tracked (default: SQLite under EHR_HOME)
 EHR_RAW_LINKS            follow: links in a raw root may lead out of it (cohorts/roots.py)
 EHR_SHOW_MESSAGES        1: libraries' errors keep their words, which may quote the data (withheld.py)
@@ -42,8 +45,13 @@ from ehr_assets.errors import SpecError
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 POSTGRES_VARIABLE = "EHR_POSTGRES_URL"
+RETRAINING_VARIABLE = "EHR_RETRAINING"
+NOTIFY_VARIABLE = "EHR_NOTIFY_URL"
 EXECUTORS = ("in_process", "multiprocess", "ray", "kubernetes")
-STORED = ("EHR_HOME", "EHR_SPECS", "EHR_HOSTFILE", "EHR_REMOTE_SHELL", "EHR_ALLOW_FAILED_CHECKS")
+STORED = (
+    *("EHR_HOME", "EHR_SPECS", "EHR_HOSTFILE", "EHR_REMOTE_SHELL", "EHR_ALLOW_FAILED_CHECKS"),
+    RETRAINING_VARIABLE,
+)
 """Their values are shown, and kept in manifests and in Dagster's stores."""
 
 
@@ -69,6 +77,8 @@ class Settings:
     remote_shell: tuple[str, ...] = ("ssh", "-o", "BatchMode=yes")
     remote: str = ""
     postgres: bool = False
+    retraining: str = ""
+    notifies: bool = False
 
     @property
     def where(self) -> str:
@@ -118,6 +128,8 @@ class Settings:
             remote_shell=tuple(shlex.split(env.get("EHR_REMOTE_SHELL", ""))) or cls.remote_shell,
             remote=remote,
             postgres=bool(env.get(POSTGRES_VARIABLE)),
+            retraining=env.get(RETRAINING_VARIABLE, ""),
+            notifies=bool(env.get(NOTIFY_VARIABLE)),
             **ray,
         )
 
