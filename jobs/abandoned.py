@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
-from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster._core.storage.tags import GRPC_INFO_TAG, MAX_RETRIES_TAG
 
 from ehr_assets.lineage.staging import sweep_staging
 from ehr_assets.settings import Settings
@@ -28,8 +28,11 @@ _STARTED = re.compile(r"^Started process for run \(pid: (\d+)\)")
 
 
 def process_tags() -> dict[str, str]:
-    """Tags that say in which process a run lives."""
-    return {PROCESS_TAG: f"{socket.gethostname()} {os.getpid()} {_started(os.getpid())}"}
+    """Tags that say in which process a run lives, and that no daemon starts it again elsewhere."""
+    return {
+        PROCESS_TAG: f"{socket.gethostname()} {os.getpid()} {_started(os.getpid())}",
+        MAX_RETRIES_TAG: "0",
+    }
 
 
 def close_dead_runs(instance: DagsterInstance, settings: Settings) -> list[str]:

@@ -77,11 +77,12 @@ def all_manifests(home: Path) -> Iterator[tuple[str, Manifest]]:
             continue
 
 
-def closure_of(store: DatasetStore, dataset: str) -> Closure:
+def closure_of(store: DatasetStore, dataset: str, known: list[tuple[str, Manifest]] | None = None) -> Closure:
     """The closure of a dataset, with the scores of its own recipe and what those were made from.
 
     Args:
         dataset: its path below the storage root.
+        known: `all_manifests`, where it is asked of many.
 
     Raises:
         DatasetError: there is no committed dataset.
@@ -94,7 +95,7 @@ def closure_of(store: DatasetStore, dataset: str) -> Closure:
             where=str(store.home / dataset),
             do="Name an asset (`ehr status` lists them), a data version or a dataset's directory.",
         ) from e
-    known = list(all_manifests(store.home))
+    known = list(all_manifests(store.home)) if known is None else known
     own = (root.asset, root.data_version)
     found: dict[Key, Node] = {}
     _upward(store, [_entry(dataset, root)], "made_from", found, known)

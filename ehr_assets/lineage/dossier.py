@@ -12,6 +12,7 @@ packages            lock hash → name==version, null where it was not kept
 runs                run → the overrides of specs it ran with, null where they were not kept
 shown_in            verdicts and reports it reached
 subjects            how many it was fitted on, and the hash of their ids; never an id
+conditions          of every training, what its rounding depends on: processes, threads, device
 """
 
 import json
@@ -83,6 +84,7 @@ def dossier(
         "runs": {run: r and {"overrides": r.overrides, "specs": r.specs} for run, r in records.items()},
         "shown_in": [_shown(store, n) for n in closure.shown_in],
         "subjects": [row for n in closure.nodes if (row := _fitted_on(store, n))],
+        "conditions": {n.asset: found for n in closure.nodes if (found := training_conditions(store, n))},
     }
 
 
@@ -203,6 +205,15 @@ def _fitted_on(store: DatasetStore, node: Node) -> dict[str, Any] | None:
     found = json.loads(file.read_text(encoding="utf-8"))
     wanted = ("split", "n_subjects", "subjects_sha256")
     return {"asset": node.asset, **{k: found.get(k) for k in wanted}}
+
+
+def training_conditions(store: DatasetStore, node: Node) -> dict[str, Any]:
+    """What a training's rounding depended on besides its recipe, as it wrote it down; else empty.
+
+    Equal inputs, code and settings give equal weights only under equal conditions.
+    """
+    file = store.home / node.dataset / "resume" / "state.json"
+    return json.loads(file.read_text(encoding="utf-8")).get("conditions", {}) if file.is_file() else {}
 
 
 def moment(seconds: float | None) -> str | None:
