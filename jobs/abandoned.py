@@ -78,12 +78,14 @@ def _has_no_process(instance: DagsterInstance, run: DagsterRun) -> bool:
         return _is_dead(tag)
     if GRPC_INFO_TAG not in run.tags:
         return False
+    pid = _pid(instance, run)
+    if pid is None:
+        return False  # about to start; if it never does, run monitoring's start timeout closes it
     server = json.loads(run.tags[GRPC_INFO_TAG])
     known = _known(server, run.run_id)
-    if known:
-        return False
-    pid = _pid(instance, run) if server.get("host") in HERE else None
-    return known is False if pid is None else not _goes_on(pid, server)
+    if known or server.get("host") not in HERE:
+        return known is False
+    return not _goes_on(pid, server)
 
 
 def _is_dead(tag: str) -> bool:
