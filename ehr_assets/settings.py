@@ -29,12 +29,15 @@ from pathlib import Path
 from typing import Any
 
 from ehr_assets.addresses import S3, S3_VARIABLES, bucket_and_prefix, is_remote, without_user
+from ehr_assets.credentials import refuse_secrets
 from ehr_assets.errors import SpecError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 POSTGRES_VARIABLE = "EHR_POSTGRES_URL"
 EXECUTORS = ("in_process", "multiprocess")
+STORED = ("EHR_HOME", "EHR_SPECS", "EHR_HOSTFILE", "EHR_REMOTE_SHELL", "EHR_ALLOW_FAILED_CHECKS")
+"""Their values are shown, and kept in manifests and in Dagster's stores."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ class Settings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> "Settings":
+        for name in STORED:
+            refuse_secrets(env.get(name, ""), f"environment variable {name}", do="Give it by other means.")
         given = env.get("EHR_HOME") or str(PROJECT_ROOT / ".ehr")
         home, remote = (_cache_of(given, env), given.rstrip("/")) if is_remote(given) else (Path(given), "")
         executor = env.get("EHR_EXECUTOR", "in_process")
@@ -128,4 +133,5 @@ def _overrides(text: str) -> Mapping[str, Mapping[str, Any]]:
         raise SpecError(f"The overrides are not JSON: {e.msg}.", where="EHR_OVERRIDES", do=hint) from None
     if not isinstance(data, dict) or not all(isinstance(v, dict) for v in data.values()):
         raise SpecError("The overrides must map spec names to mappings.", where="EHR_OVERRIDES", do=hint)
+    refuse_secrets(data, "EHR_OVERRIDES")
     return data

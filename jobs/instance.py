@@ -27,6 +27,7 @@ SEAL = "# As the ehr command put it together: "
 EARLIER_CONFIGS = {
     "8876847e26ba2d8c1bdc4e348cc3da6211898a752c2882545f19f970265f42c5",
     "28a35eeede5c2b1a2c38e3086418151814ab3d249bdaf6e595d51f076fdf9a8f",
+    "eafb3503e2bdb885f210ac3f6e3d8250b405bcce19de517b8761444f32c734c0",
 }
 """sha256 of what `infra/dagster.yaml` was before. A copy that is one of them was edited by nobody."""
 
@@ -34,6 +35,7 @@ EARLIER_CONFIGS = {
 def prepare_home(settings: Settings) -> None:
     """Creates EHR_HOME and its Dagster instance, and points DAGSTER_HOME at it for this process."""
     try:
+        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         settings.dagster_home.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as e:
         raise SpecError(

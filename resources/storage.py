@@ -18,11 +18,10 @@ from dagster import (
     AssetKey,
     ConfigurableResource,
     DagsterInstance,
-    Failure,
     MaterializeResult,
 )
 
-from ehr_assets.errors import DatasetError, EhrError, StorageError, StorageUnavailableError
+from ehr_assets.errors import DatasetError, EhrError, StorageError
 from ehr_assets.fanout import Machine
 from ehr_assets.lineage.ancestry import ancestors
 from ehr_assets.lineage.datasets import Dataset, DatasetStore, rebuild_hint
@@ -31,8 +30,10 @@ from ehr_assets.lineage.manifest import InputEntry, now
 from ehr_assets.lineage.names import asset_and_partition, dataset_name
 from ehr_assets.lineage.workspace import Workspace
 from ehr_assets.progress import LogProgress
+from resources.audit import check_failed, check_overridden, run_begins
 from resources.object_store import open_store
 from resources.recorded import recorded
+from resources.retries import failing_clearly
 from resources.shown import NOTHING_MORE, Shown, result
 from resources.step import Stats, Step
 
@@ -75,6 +76,7 @@ class Datasets(ConfigurableResource):
 
     def judged(self, context: AssetCheckExecutionContext, key: AssetKey) -> Dataset:
         """The newest dataset of an asset, which a check of it is about: of the check's partition, if any."""
+        run_begins(Path(self.home), context.instance, context.op_execution_context.run_id)
         partition = context.partition_key if asset_name(key) in self.partitions else None
         return self.latest(context.instance, key, partition)
 
@@ -118,15 +120,16 @@ class Datasets(ConfigurableResource):
             volatile: files that differ between equal runs (clock readings); not in the content hash.
             shown: what Dagster's pages show of it.
 
-        Every error a user can act on becomes a `Failure` whose description stands alone, without retries but
-        where the storage did not answer.
+        Every error a user can act on becomes a `Failure` whose description stands alone; only what may pass
+        is tried again (`retries.py`).
         """
         key = key or context.asset_key
         partition = context.partition_key if asset_name(key) in self.partitions else None
         name = dataset_name(asset_name(key), partition)
         spec = context.assets_def.specs_by_key[key]
         code_version = spec.code_version or ""
-        try:
+        with failing_clearly(context):
+            run_begins(Path(self.home), context.instance, context.run_id)
             inputs, overrides = self._open_inputs(context, [dep.asset_key for dep in spec.deps], partition)
             entries = [
                 InputEntry(
@@ -141,6 +144,7 @@ class Datasets(ConfigurableResource):
             started = now()
             made_from = _made_from(code_version, entries, config, seed)
             with (
+                self.store.making(name, context.run_id),
                 self.store.staging() as staged,
                 self.store.workspace(name, made_from, context.log.info) as work,
             ):
@@ -166,9 +170,6 @@ class Datasets(ConfigurableResource):
                 )
                 work.discard(self.store.relative(dataset))
             return result(self.store, key, dataset, shown)
-        except EhrError as e:
-            may_pass = isinstance(e, StorageUnavailableError)
-            raise Failure(description=str(e), allow_retries=may_pass) from e
 
     def judge(
         self,
@@ -184,6 +185,8 @@ class Datasets(ConfigurableResource):
 
         `warns`: a failure is something for a person to look at, no error.
         """
+        if not passed:
+            check_failed(Path(self.home), dataset.manifest, check_name, warns=warns)
         return AssetCheckResult(
             passed=passed,
             severity=AssetCheckSeverity.WARN if warns else AssetCheckSeverity.ERROR,
@@ -204,12 +207,18 @@ class Datasets(ConfigurableResource):
             for line in require_passed_checks(context.instance, inputs[name], gates):
                 if line not in overrides:
                     overrides.append(line)
-                    context.log.warning(f"Gate overridden: {line}")
+                    self._overridden(context, line, known=line in inputs[name].manifest.overrides)
         together = list(inputs.values())
         for line in require_common_ancestry(together, self._ancestors(context.instance, together)):
             overrides.append(line)
-            context.log.warning(f"Gate overridden: {line}")
+            self._overridden(context, line)
         return inputs, overrides
+
+    def _overridden(self, context: AssetExecutionContext, line: str, *, known: bool = False) -> None:
+        """`known`: an asset further up was started regardless, and it was recorded then."""
+        context.log.warning(f"Gate overridden: {line}")
+        if not known:
+            check_overridden(Path(self.home), context.run_id, asset_name(context.asset_key), line)
 
     def _to_read(
         self, deps: list[AssetKey], partition: str | None
@@ -257,8 +266,9 @@ class Datasets(ConfigurableResource):
         except DatasetError:
             return None
         m = last.manifest
-        # A partition's settings are not in the code version, which Dagster has of the asset as a whole.
-        if partition is not None and m.config != (config or {}):
+        # Not in the code version: a partition's settings (Dagster has one of the asset as a whole), what a
+        # verdict was held against, who asked for a promotion.
+        if m.config != json.loads(json.dumps(config or {}, default=str)):
             return None
         same_inputs = {(i.asset, i.data_version) for i in m.inputs} == {
             (i.asset, i.data_version) for i in inputs

@@ -6,6 +6,7 @@ mlflow refuses `file://` and is slow to import: SQLite by default, imported only
 import contextlib
 import json
 import logging
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,8 @@ from urllib.parse import unquote
 
 from dagster import ConfigurableResource, get_dagster_logger
 
-from ehr_assets.errors import TrainingError
+from ehr_assets.errors import TrackingError, TrainingError
+from ehr_assets.settings import TRACKING_VARIABLE
 
 MAX_PARAM = 500
 """MLflow's databases hold this many characters of a parameter."""
@@ -26,6 +28,8 @@ RUN_FILE = "mlflow_run_id"
 """In a training's work folder: the MLflow run that it was last told to."""
 CANDIDATE = "candidate"
 """The alias of the newest version of a model."""
+CHAMPION = "champion"
+"""The alias of the version of a model that is in use: moved by promotions and rollbacks alone."""
 POINTER = "checkpoint"
 """The artifact of a run that says where the checkpoint lies, where a server takes no path of ours."""
 
@@ -58,6 +62,11 @@ class MlflowTracking(ConfigurableResource):
             for some in _parts([Param(name, text[:MAX_PARAM]) for name, text in _flat(params)]):
                 client.log_batch(run_id, params=some)
         return run_id
+
+    def told(self, run_id: str) -> dict[str, str | None]:
+        """An open run as a training's job file names it: without an address that the environment has, too."""
+        known = os.environ.get(TRACKING_VARIABLE) == self.uri
+        return {"uri": None if known else self.uri, "run_id": run_id}
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         """Closes a run: FINISHED, FAILED or KILLED."""
@@ -121,7 +130,7 @@ class MlflowTracking(ConfigurableResource):
             tags: with `dataset` and `data_version`, by which the version is known again.
 
         Raises:
-            TrainingError: the registry cannot be used.
+            TrackingError: the registry cannot be used.
         """
         with _said_clearly(self.uri):
             client = self._client()
@@ -159,6 +168,27 @@ class MlflowTracking(ConfigurableResource):
                 token = page.token
                 if not token:
                     return found
+
+    def alias(self, model: str, alias: str) -> str | None:
+        """The version of a model that has this alias; None where none has. Raises TrackingError."""
+        with _said_clearly(self.uri):
+            found = (m for m in self._client().search_registered_models(f"name='{model}'") if m.name == model)
+            version = next((m.aliases.get(alias) for m in found), None)
+            return None if version is None else str(version)
+
+    def move_alias(self, model: str, alias: str, version: str | None) -> None:
+        """Gives an alias to a version of a model, or takes it off the model. Raises TrackingError."""
+        with _said_clearly(self.uri):
+            client = self._client()
+            if version is None:
+                client.delete_registered_model_alias(model, alias)
+            else:
+                client.set_registered_model_alias(model, alias, version)
+
+    def versions(self, model: str) -> dict[str, dict[str, str]]:
+        """Version → its tags, of a model, the newest first. Raises TrackingError."""
+        with _said_clearly(self.uri):
+            return {str(v.version): dict(v.tags) for v in _versions(self._client(), model)}
 
     def _version(self, client: Any, model: str, tags: Mapping[str, str]) -> str | None:
         """The newest version of this very dataset."""
@@ -212,7 +242,7 @@ def _said_clearly(uri: str) -> Iterator[None]:
         raise
     except Exception as e:
         shown = without_credentials(uri)
-        raise TrainingError(
+        raise TrackingError(
             f"The MLflow tracking store cannot be used: {type(e).__name__}.",
             where=shown,
             do="Check that it is reachable and of this MLflow's version (`mlflow db upgrade URI`).",

@@ -13,14 +13,20 @@ import pyarrow as pa
 from pyarrow import fs
 
 from ehr_assets.addresses import S3, S3_VARIABLES, is_remote, without_user
-from ehr_assets.errors import RawTableError
+from ehr_assets.errors import RawTableError, UnreachableTableError
+from ehr_assets.paths import is_inside
 
+LINKS_VARIABLE = "EHR_RAW_LINKS"
+FOLLOW = "follow"
 _CONNECT_SECONDS, _REQUEST_SECONDS, _ATTEMPTS = 5, 60, 3
+_PASSING = ("the object store does not answer", "the object store is busy")
 # What the object store's client says, and what that means.
 _STORE_SAYS = {
     "NETWORK_CONNECTION": "the object store does not answer",
     "curlCode: 28": "the object store does not answer in time",
     "ACCESS_DENIED": "the object store denies access",
+    "SLOW_DOWN": "the object store is busy",
+    "SERVICE_UNAVAILABLE": "the object store is busy",
     "HTTP status 403": "the object store denies access",
     "INVALID_ACCESS_KEY_ID": "the object store does not know the access key",
     "SIGNATURE_DOES_NOT_MATCH": "the access key and its secret do not belong together",
@@ -78,7 +84,8 @@ class RawRoot:
     def sizes(self, folder: str = "", *, recursive: bool = False) -> dict[str, int]:
         """Files in a folder (relative to the root) and their sizes, sorted; empty if there is none."""
         if not self.remote:
-            return _local_sizes(Path(self.uri), folder, recursive=recursive)
+            self.refuse_link_out(folder)
+            return _local_sizes(self, folder, recursive=recursive)
         filesystem, base = self._opened
         selector = fs.FileSelector(f"{base}/{folder}".rstrip("/"), recursive=recursive, allow_not_found=True)
         try:
@@ -92,6 +99,7 @@ class RawRoot:
 
     def size(self, path: str) -> int | None:
         """Bytes of one file; None if there is none."""
+        self.refuse_link_out(path)
         filesystem, base = self._opened
         try:
             info = filesystem.get_file_info(f"{base}/{path}")
@@ -101,8 +109,23 @@ class RawRoot:
 
     def open(self, path: str) -> pa.NativeFile:
         """The bytes of a file, seekable. OSError as the system gives it."""
+        self.refuse_link_out(path)
         filesystem, base = self._opened
         return filesystem.open_input_file(f"{base}/{path}")
+
+    def refuse_link_out(self, path: str) -> None:
+        """Raises RawTableError where a path, when links are followed, is not below a local root.
+
+        A delivery of tables could otherwise name any file of this machine. EHR_RAW_LINKS=follow allows it.
+        """
+        if self.remote or os.environ.get(LINKS_VARIABLE) == FOLLOW:
+            return
+        if not is_inside(Path(self.uri), Path(self.uri) / path):
+            raise RawTableError(
+                "A link leads out of the root of the raw tables.",
+                where=self.where(path),
+                do=f"Put the file or folder itself there, or set {LINKS_VARIABLE}={FOLLOW} if it is meant.",
+            )
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
@@ -126,8 +149,9 @@ class RawRoot:
         return {"uri": self.uri}
 
 
-def _local_sizes(base: Path, folder: str, *, recursive: bool) -> dict[str, int]:
+def _local_sizes(root: RawRoot, folder: str, *, recursive: bool) -> dict[str, int]:
     """Files and sizes; a folder that links lead to again (above all one around itself) is entered once."""
+    base = Path(root.uri)
     found: dict[str, int] = {}
     entered: set[tuple[int, int]] = set()
     try:
@@ -138,6 +162,7 @@ def _local_sizes(base: Path, folder: str, *, recursive: bool) -> dict[str, int]:
                 folders.clear()
                 continue
             entered.add((status.st_dev, status.st_ino))
+            root.refuse_link_out(here.relative_to(base).as_posix())
             folders[:] = sorted(folders) if recursive else []
             for path in (here / name for name in files):
                 if path.is_file():  # not a pipe, nor a link into nowhere
@@ -160,4 +185,5 @@ def unreachable(where: str, error: Exception) -> RawTableError:
     if is_remote(where):
         do = f"Check the address and the environment: {S3_VARIABLES}."
     reason = said or getattr(error, "strerror", None) or type(error).__name__
-    return RawTableError(f"The raw tables cannot be read ({reason}).", where=where, do=do)
+    kind = UnreachableTableError if reason.startswith(_PASSING) else RawTableError
+    return kind(f"The raw tables cannot be read ({reason}).", where=where, do=do)

@@ -1,7 +1,8 @@
 """Datasets on disk: staged aside, hashed, promoted by one rename, verified when opened.
 
 <home>/datasets/<asset key>[/<partition>]/<UTC stamp>-<hash>/   files + _manifest.json
-<home>/staging/<random>/                                        what is being written; never read by others
+<home>/staging/<random>/                                        what is being written (staging.py)
+<home>/locks/<asset key>[/<partition>].lock                     held while a version is made (locks.py)
 <home>/work/<asset key>[/<partition>]/<fingerprint>/            how far a long making is (workspace.py)
 """
 
@@ -10,8 +11,6 @@ import errno
 import os
 import re
 import shutil
-import socket
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,11 +20,13 @@ from typing import Any
 from ehr_assets.errors import DatasetError, StorageError
 from ehr_assets.lineage.files import describe, file_problem, files_of
 from ehr_assets.lineage.hashing import combined_hash, git_revision, lock_hash
+from ehr_assets.lineage.locks import making
 from ehr_assets.lineage.manifest import MANIFEST_NAME, FileEntry, InputEntry, Manifest, now
 from ehr_assets.lineage.names import asset_and_partition, launch_command
+from ehr_assets.lineage.staging import next_name, staging_directory
 from ehr_assets.lineage.workspace import Workspace
+from ehr_assets.paths import leads_out
 
-THIS_PROCESS = f"{socket.gethostname()}-{os.getpid()}"
 STAMPED = re.compile(r"\d{8}T\d{12}Z-[0-9a-f]{12}")
 """What the folder of one dataset is called."""
 
@@ -56,23 +57,14 @@ class DatasetStore:
     def __init__(self, home: Path) -> None:
         self.home = home
 
-    @contextlib.contextmanager
-    def staging(self) -> Iterator[Path]:
+    def staging(self) -> contextlib.AbstractContextManager[Path]:
         """A fresh empty directory, removed on leaving unless it was committed."""
-        path = self.home / "staging" / f"{THIS_PROCESS}-{uuid.uuid4().hex}"
-        try:
-            path.mkdir(parents=True, mode=0o700)
-            yield path
-        except OSError as e:
-            if e.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DatasetError(
-                    "The disk is full; nothing of this dataset was kept.",
-                    where=str(self.home),
-                    do="Free some space (or point EHR_HOME at another disk) and run again.",
-                ) from e
-            raise
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
+        return staging_directory(self.home)
+
+    def making(self, asset: str, run_id: str) -> contextlib.AbstractContextManager[None]:
+        """Around the making of a new version: DatasetError while another process is at it."""
+        folder = self._folder("locks", asset)
+        return making(folder.with_name(f"{folder.name}.lock"), asset, run_id)
 
     @contextlib.contextmanager
     def workspace(
@@ -126,19 +118,22 @@ class DatasetStore:
             started_at=started_at,
             committed_at=now(),
         )
-        target = self.directory(asset) / f"{manifest.committed_at:%Y%m%dT%H%M%S%fZ}-{version[:12]}"
         with (staged / MANIFEST_NAME).open("w", encoding="utf-8") as f:
             f.write(manifest.model_dump_json(indent=1))
             f.flush()
             os.fsync(f.fileno())
-        dataset = Dataset(target, manifest)
-        self._promote(staged, dataset)
-        return dataset
+        return Dataset(self._promote(staged, manifest), manifest)
 
-    def _promote(self, staged: Path, dataset: Dataset) -> None:
-        """Makes a finished folder the dataset that others see."""
-        dataset.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        staged.rename(dataset.path)
+    def _promote(self, staged: Path, manifest: Manifest) -> Path:
+        """Makes a finished folder the dataset that others see; where it lies then."""
+        folder = self.directory(manifest.asset)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        while True:
+            try:
+                return staged.rename(folder / next_name(self.versions(manifest.asset), manifest))
+            except OSError as e:
+                if e.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise  # otherwise another process was quicker
 
     def directory(self, asset: str) -> Path:
         """Where all versions of an asset lie, or of one partition of it (`names.py`)."""
@@ -147,6 +142,8 @@ class DatasetStore:
     def _folder(self, kind: str, asset: str) -> Path:
         """Of an asset, or of one partition of it: without the brackets, which mean something in a glob."""
         name, partition = asset_and_partition(asset)
+        if leads_out(name) or (partition is not None and leads_out(partition)):
+            raise DatasetError("This cannot be an asset's name.", where=asset, do="Rename it.")
         return self.home / kind / name / (partition or "")
 
     def previous(self, dataset: Dataset) -> Path | None:
@@ -156,7 +153,7 @@ class DatasetStore:
         """
         asset = dataset.manifest.asset
         older = (name for name in self.versions(asset) if name < dataset.path.name)
-        for name in sorted(older, reverse=True):  # the names begin with the time of commit
+        for name in sorted(older, reverse=True):  # names are in the order of commits (staging.py)
             path = self.directory(asset) / name
             relative = path.relative_to(self.home).as_posix()
             if self.problem(asset, relative, None, thorough=False):
@@ -218,6 +215,8 @@ class DatasetStore:
         """
         where = f"{asset}: {self.where(relative)}"
         try:
+            if leads_out(relative):
+                raise FileNotFoundError
             manifest = self.manifest(relative)
         except FileNotFoundError:
             raise DatasetError(
@@ -267,7 +266,7 @@ class DatasetStore:
         """Compares every file with the manifest; files unchanged since last time are not read again."""
         m = dataset.manifest
         for f in m.files:
-            if wrong := file_problem(dataset.path / f.path, f):
+            if wrong := "is missing" if leads_out(f.path) else file_problem(dataset.path / f.path, f):
                 raise self.altered(dataset, f, wrong)
         listed = {f.path for f in m.files}
         for name, path in files_of(dataset.path).items():

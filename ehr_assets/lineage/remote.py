@@ -8,15 +8,15 @@ file against the manifest before it gets its name there.
 """
 
 import contextlib
-import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-from ehr_assets.lineage.datasets import STAMPED, THIS_PROCESS, Dataset, DatasetStore, file_problem
+from ehr_assets.lineage.datasets import STAMPED, Dataset, DatasetStore
+from ehr_assets.lineage.files import file_problem
 from ehr_assets.lineage.manifest import MANIFEST_NAME, FileEntry, Manifest
+from ehr_assets.lineage.staging import next_name, staging_directory
 
 AT_ONCE = 4
 """Files of a dataset that are on their way at a time."""
@@ -70,13 +70,14 @@ class RemoteDatasetStore(DatasetStore):
     def where(self, relative: str) -> str:
         return f"{self.remote.address}/{relative}"
 
-    def _promote(self, staged: Path, dataset: Dataset) -> None:
-        relative = self.relative(dataset)
+    def _promote(self, staged: Path, manifest: Manifest) -> Path:
+        target = self.directory(manifest.asset) / next_name(self.versions(manifest.asset), manifest)
+        relative = target.relative_to(self.home).as_posix()
         with _several() as pool:
-            names = [f.path for f in dataset.manifest.files]
-            list(pool.map(lambda name: self.remote.put(staged / name, f"{relative}/{name}"), names))
+            list(pool.map(lambda f: self.remote.put(staged / f.path, f"{relative}/{f.path}"), manifest.files))
         self.remote.put(staged / MANIFEST_NAME, f"{relative}/{MANIFEST_NAME}")
-        super()._promote(staged, dataset)
+        _name(staged, target)
+        return target
 
     def versions(self, asset: str) -> list[str]:
         return self.remote.folders(self.directory(asset).relative_to(self.home).as_posix())
@@ -115,12 +116,8 @@ class RemoteDatasetStore(DatasetStore):
     @contextlib.contextmanager
     def _aside(self) -> Iterator[Path]:
         """A file to write before it gets its name: another process may be reading the dataset's folder."""
-        folder = self.home / "staging" / f"{THIS_PROCESS}-{uuid.uuid4().hex}"
-        folder.mkdir(parents=True, mode=0o700)
-        try:
+        with staging_directory(self.home) as folder:
             yield folder / "file"
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def everything(self) -> dict[str, bool]:
         """Also what is in the cache alone: it is of no dataset any more."""

@@ -69,7 +69,7 @@ def training_assets(points: Points, on: CorpusSpec) -> list[AssetsDefinition]:
                     "out_dir": str(step.out),
                     "work_dir": str(work),
                     "start_from": str(step.inputs[asset_name(continued[0])].path) if continued else None,
-                    "tracking": {"uri": tracking.uri, "run_id": run_id},
+                    "tracking": tracking.told(run_id),
                     "facts": card_facts(inputs, step.run_id, revision, code),
                 }
                 stats = launcher.train(context, job, num_processes=recipe.engine.num_processes)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ehr_assets.errors import StorageError
+from ehr_assets.private import open_to_others
 from ehr_assets.settings import PROJECT_ROOT, Settings
 
 PACKAGES = (
@@ -82,6 +83,7 @@ def _storage() -> list[Finding]:
         *([_object_store(settings.remote)] if settings.remote else []),
         (os.access(nearest, os.W_OK), name, str(home) + ("" if home.exists() else " (not made yet)")),
         (free > 2 or None, "free space there", f"{free:.0f} GB"),
+        _private(home),
     ]
 
 
@@ -93,6 +95,12 @@ def _object_store(address: str) -> Finding:
     except StorageError as e:
         return False, "EHR_HOME", f"{address}: {e.what}"
     return True, "EHR_HOME", address + ("" if found else " (no datasets yet)")
+
+
+def _private(home: Path) -> Finding:
+    if open_to_others(home):
+        return None, "who may read it", f"others, too: chmod -R go= {home}"
+    return True, "who may read it", "its owner alone"
 
 
 def _mimic() -> Finding:
