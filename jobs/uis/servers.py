@@ -83,7 +83,8 @@ def loopback_site(settings: Settings, port: int) -> Site:
     engineers, auditors, mlflow = _free_ports(3)
     tracked = settings.mlflow_uri if _is_server(settings.mlflow_uri) else f"http://127.0.0.1:{mlflow}"
     user = getpass.getuser() if os.geteuid() == 0 else ""
-    return Site(f"127.0.0.1:{port}", engineers, auditors, tracked.rstrip("/"), user=user)
+    pages = str(settings.home / "datasets")
+    return Site(f"127.0.0.1:{port}", engineers, auditors, tracked.rstrip("/"), pages=pages, user=user)
 
 
 def ui_folder(settings: Settings) -> Path:

@@ -262,6 +262,44 @@ def test_a_page_elsewhere_cannot_use_somebodys_account(uis, group):
     assert uis.ask(group, "POST", path, body, Content_Type="text/plain")[0] == 403
 
 
+def test_pages_of_datasets_are_shown_and_no_other_file_is(uis):
+    """What the metadata of an asset calls `dataset`, behind the path of one's group, is its page."""
+    secret, version = "only for engineers", "20260101T000000000000Z-0123456789ab"
+    folder = uis.home / "datasets" / "synthetic_oncology"
+    for kind, page in {
+        "report": "report.html",
+        "meds_events": "report.html",
+        "dossier": "lineage.html",
+    }.items():
+        (folder / kind / version).mkdir(parents=True)
+        (folder / kind / version / page).write_text(secret if kind == "meds_events" else f"the {kind}")
+    (folder / "report" / version / "metrics.parquet").write_text(secret)
+    (folder / "report" / "linked").mkdir()
+    (folder / "report" / "linked" / "report.html").symlink_to(
+        folder / "meds_events" / version / "report.html"
+    )
+    path = "/audit/datasets/synthetic_oncology"
+    for kind in ("report", "dossier"):
+        assert uis.ask("auditors", "GET", f"{path}/{kind}/{version}") == (200, f"the {kind}")
+        assert uis.ask(None, "GET", f"{path}/{kind}/{version}")[0] == 401
+        assert uis.ask("auditors", "POST", f"{path}/{kind}/{version}")[0] == 403
+    assert uis.ask("auditors", "GET", f"{path}/report/linked")[0] == 403
+    assert uis.ask("auditors", "GET", f"{path}/report/gone")[0] == 404
+    for other in (
+        *(
+            f"meds_events/{version}",
+            f"report/{version}/metrics.parquet",
+            f"report/{version}%2fmetrics.parquet",
+        ),
+        *(
+            f"report/..%2fmeds_events/{version}",
+            f"report/../meds_events/{version}",
+            f"report/{version}/report.html",
+        ),
+    ):
+        assert secret not in uis.ask("auditors", "GET", f"{path}/{other}")[1]
+
+
 def test_nobody_comes_in_without_an_account(uis):
     for path in ("/audit/", "/audit/graphql", "/engineers/", "/engineers/graphql", "/engineers/mlflow/"):
         assert uis.ask(None, "GET", path)[0] == 401
