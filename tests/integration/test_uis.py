@@ -6,69 +6,30 @@ One installation for the file. Nothing is trained: assets are recorded as made i
 import json
 import re
 import signal
-import subprocess
 from urllib.parse import quote
 
 import psutil
 import pytest
-from conftest import BIN, Installation
-from dagster import AssetKey, AssetMaterialization
 from playwright.sync_api import expect, sync_playwright
 from uis_support import (
     MLFLOW_READ,
     PASSWORDS,
     PATIENCE,
-    Uis,
     changing_controls,
-    free_port,
     mlflow_routes,
     mutations,
     node,
-    until_said,
+    started_uis,
 )
 from websockets.sync.client import connect
 
-from ehr_assets.settings import Settings
-from jobs.instance import open_instance
-from jobs.uis.accounts import set_account
-from jobs.uis.servers import ui_folder
-
-CHAIN = ("raw_tables", "subject_splits", "meds_events", "decision_nodes", "task_labels", "report")
 REFUSED = "Auditors look: nothing is changed from here."
 
 
 @pytest.fixture(scope="module")
 def uis(tmp_path_factory):
-    from mlflow import MlflowClient
-
-    home = tmp_path_factory.mktemp("uis") / "home"
-    settings = Settings(home)
-    with pytest.MonkeyPatch.context() as patch:  # opening an instance points this process at it
-        patch.setenv("EHR_HOME", str(home))
-        patch.setenv("DAGSTER_HOME", str(home / "dagster"))
-        with open_instance(settings) as instance:
-            for name in CHAIN:
-                made = AssetMaterialization(AssetKey(["synthetic_oncology", name]), metadata={"rows": 80})
-                instance.report_runless_asset_event(made)
-        client = MlflowClient(settings.mlflow_uri, registry_uri=settings.mlflow_uri)
-        run = client.create_run(client.create_experiment("ehr-assets"), run_name="a training")
-        client.create_registered_model("smb_sft_demo")
-        client.create_model_version("smb_sft_demo", home.as_uri(), run.info.run_id)
-        for group, password in PASSWORDS.items():
-            set_account(ui_folder(settings), group, f"{group}-person", password)
-        port, log = free_port(), home / "ui.log"
-        with log.open("wb") as out:
-            command, env = (
-                [BIN / "ehr", "ui", "--port", str(port), "--no-daemon"],
-                Installation(home, {}, {}).env,
-            )
-            process = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT)
-    try:
-        until_said(process, log, "Auditors:")
-        yield Uis(home, process, port)
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(PATIENCE)
+    with started_uis(tmp_path_factory.mktemp("uis") / "home") as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
