@@ -69,7 +69,8 @@ def test_an_auditor_walks_from_the_report_to_the_raw_tables(uis, page_of):
         page.wait_for_url(re.compile(f"/audit/assets/synthetic_oncology/{name}"))
         controls = changing_controls(page)
         expect(controls.first).to_be_visible()
-        assert all(control.is_disabled() for control in controls.all())
+        for control in controls.all():
+            expect(control).to_be_disabled()
     page.get_by_role("tab", name="Overview").click()
     expect(page.get_by_text("Latest materialization", exact=True)).to_be_visible()
     page.get_by_role("button", name="Materialize").click(force=True)
@@ -93,8 +94,9 @@ def test_an_auditor_looks_at_a_training_in_mlflow_and_changes_nothing(uis, page_
     page.get_by_role("link", name="a training").click()
     expect(page.get_by_text("About this run")).to_be_visible()
     page.goto(f"{uis.url}/audit/mlflow/#/models")
+    page.get_by_role("dialog").wait_for()  # an announcement
+    page.keyboard.press("Escape")
     page.get_by_role("link", name="smb_sft_demo").wait_for()
-    page.keyboard.press("Escape")  # an announcement
     page.get_by_role("button", name="Create Model").first.click()
     page.get_by_role("dialog").locator("input").first.fill("mine")
     with page.expect_response(re.compile("registered-models/create")) as answer:
