@@ -78,7 +78,7 @@ def all_manifests(home: Path) -> Iterator[tuple[str, Manifest]]:
 
 
 def closure_of(store: DatasetStore, dataset: str, known: list[tuple[str, Manifest]] | None = None) -> Closure:
-    """The closure of a dataset, with the scores of its own recipe and what those were made from.
+    """The closure of a dataset; of a checkpoint, with its own scores and what those were made from.
 
     Args:
         dataset: its path below the storage root.
@@ -166,10 +166,10 @@ def _descendants(own: Key, known: list[tuple[str, Manifest]]) -> list[tuple[str,
 
 
 def _of_the_same(root: str, other: str) -> bool:
-    """Whether an asset belongs to the same recipe, and the same partition of it."""
+    """Whether an asset is of the recipe of a checkpoint, and of the same partition of it."""
     (name, partition), (other_name, other_partition) = asset_and_partition(root), asset_and_partition(other)
     same = other_name.rpartition("/")[0] == name.rpartition("/")[0] and other_partition == partition
-    return same and other_name.rpartition("/")[2] != DOSSIER
+    return name.endswith("/checkpoint") and same and other_name.rpartition("/")[2] != DOSSIER
 
 
 def _in_order(found: Mapping[Key, Node]) -> list[Node]:
