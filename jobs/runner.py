@@ -3,7 +3,9 @@
 A run made here lies in the same instance as those launched from the UI, and looks the same there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from dagster import AssetKey, DagsterInstance, DagsterRunStatus, EventLogEntry
 from dagster._core.definitions.reconstruct import ReconstructableRepository
@@ -16,6 +18,7 @@ from resources.audit import runs_ended
 from resources.storage import ONLY_IF_CHANGED_TAG
 
 ASSET_JOB = "__ASSET_JOB"
+NO_CONFIG: Mapping[AssetKey, Mapping[str, Any]] = MappingProxyType({})
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -26,12 +29,14 @@ def run_assets(
     *,
     partition: str | None = None,
     only_if_changed: bool = True,
+    config: Mapping[AssetKey, Mapping[str, Any]] = NO_CONFIG,
 ) -> tuple[str, bool]:
     """Materializes `keys` with their checks in one run, in this process.
 
     Args:
         partition: the one to make, of partitioned assets.
         on_event: called with every event log entry as it is stored.
+        config: of assets that take some.
         only_if_changed: an asset whose inputs, code and settings turn out unchanged keeps its dataset.
 
     Returns:
@@ -41,7 +46,7 @@ def run_assets(
     job = repository.get_reconstructable_job(ASSET_JOB).get_subset(asset_selection=frozenset(keys))
     run = instance.create_run_for_job(
         job_def=job.get_definition(),
-        run_config=QUIET,
+        run_config={**QUIET, "ops": {"__".join(k.path): {"config": dict(c)} for k, c in config.items()}},
         tags=process_tags()
         | ({ONLY_IF_CHANGED_TAG: "true"} if only_if_changed else {})
         | ({PARTITION_NAME_TAG: partition} if partition else {}),

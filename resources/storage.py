@@ -7,7 +7,6 @@ function, commits, and reports to Dagster. Assets stay a few lines long.
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,10 @@ from dagster import (
     AssetKey,
     ConfigurableResource,
     DagsterInstance,
-    DataVersion,
-    Failure,
     MaterializeResult,
-    MetadataValue,
-    TableColumn,
-    TableColumnLineage,
-    TableSchema,
 )
 
-from ehr_assets.errors import DatasetError, EhrError
+from ehr_assets.errors import DatasetError, EhrError, StorageError
 from ehr_assets.fanout import Machine
 from ehr_assets.lineage.ancestry import ancestors
 from ehr_assets.lineage.datasets import Dataset, DatasetStore, rebuild_hint
@@ -37,61 +30,19 @@ from ehr_assets.lineage.manifest import InputEntry, now
 from ehr_assets.lineage.names import asset_and_partition, dataset_name
 from ehr_assets.lineage.subjects import Roles, SubjectLists
 from ehr_assets.lineage.workspace import Workspace
-from ehr_assets.progress import LogProgress, Progress
+from ehr_assets.progress import LogProgress
 from resources.audit import check_failed, check_overridden, run_begins
-from resources.recorded import DATASET_KEY, recorded
+from resources.object_store import open_store
+from resources.recorded import recorded
+from resources.retries import failing_clearly
+from resources.shown import NOTHING_MORE, Shown, result
+from resources.step import Stats, Step
 
 ONLY_IF_CHANGED_TAG = "ehr/only_if_changed"
 
 
-@dataclass
-class Step:
-    """What a stage's body gets: where to write, its verified inputs, what it may use, where to report.
-
-    `work`: for what takes long, a folder that outlives this process until the dataset is committed; the next
-    run with the same code, inputs and settings finds it again.
-
-    `inputs` by asset; those of which every partition is read, by asset and partition (`lineage/names.py`).
-    """
-
-    out: Path
-    work: Workspace
-    inputs: Mapping[str, Dataset]
-    progress: Progress
-    log: Any
-    run_id: str
-    overrides: Sequence[str]
-    machine: Machine
-
-
-Stats = dict[str, Any]
-"""What a stage's body gives back for the manifest: counts and scores, never a raw value."""
-
-
 Subjects = Callable[[Dataset, Mapping[str, Dataset]], Roles]
 """Of a committed dataset and its inputs by name: whose records it was made of, in which roles."""
-
-
-def _nothing_more(dataset: Dataset) -> Mapping[str, Any]:
-    return {}
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What Dagster's pages show of a dataset beside its stats, when it is made and when it is kept.
-
-    Args:
-        schema_of: the first table of this name (or folder) gives the column schema.
-        column_lineage: of that table.
-        more: metadata read off the dataset, pictures for instance.
-    """
-
-    schema_of: str | None = None
-    column_lineage: TableColumnLineage | None = None
-    more: Callable[[Dataset], Mapping[str, Any]] = _nothing_more
-
-
-NOTHING_MORE = Shown()
 
 
 def asset_name(key: AssetKey) -> str:
@@ -102,19 +53,21 @@ class Datasets(ConfigurableResource):
     """The dataset store, and the gates between assets.
 
     Args:
-        home: storage root (`EHR_HOME`).
+        home: storage root (`EHR_HOME`), or the cache of the one on an object store.
+        remote: that object store's address.
         gates: the blocking checks of every asset, by asset key.
         partitions: of the assets that have any, by asset key. Such an asset reads the same partition of
             another one; an asset without partitions reads them all.
     """
 
     home: str
+    remote: str = ""
     gates: dict[str, list[str]]
     partitions: dict[str, list[str]] = {}  # noqa: RUF012 (pydantic copies it)
 
     @property
     def store(self) -> DatasetStore:
-        return DatasetStore(Path(self.home))
+        return open_store(Path(self.home), self.remote)
 
     def latest(self, instance: DagsterInstance, key: AssetKey, partition: str | None = None) -> Dataset:
         """The dataset of the newest materialization that Dagster knows, verified."""
@@ -174,14 +127,15 @@ class Datasets(ConfigurableResource):
             shown: what Dagster's pages show of it.
             subjects: whose records it is made of, of assets that "who was in it?" is asked about.
 
-        Every error a user can act on becomes a `Failure` without retries whose description stands alone.
+        Every error a user can act on becomes a `Failure` whose description stands alone; only what may pass
+        is tried again (`retries.py`).
         """
         key = key or context.asset_key
         partition = context.partition_key if asset_name(key) in self.partitions else None
         name = dataset_name(asset_name(key), partition)
         spec = context.assets_def.specs_by_key[key]
         code_version = spec.code_version or ""
-        try:
+        with failing_clearly(context):
             run_begins(Path(self.home), context.instance, context.run_id)
             inputs, overrides = self._open_inputs(context, [dep.asset_key for dep in spec.deps], partition)
             entries = [
@@ -194,17 +148,18 @@ class Datasets(ConfigurableResource):
             if kept:
                 context.log.info(f"{name}: inputs, code and settings unchanged; kept.")
                 self._keep_subjects(subjects, kept, inputs)
-                return self._result(key, kept, shown, {"kept": True})
+                return result(self.store, key, kept, shown, {"kept": True})
             started = now()
             made_from = _made_from(code_version, entries, config, seed)
             with (
+                self.store.making(name, context.run_id),
                 self.store.staging() as staged,
                 self.store.workspace(name, made_from, context.log.info) as work,
             ):
                 if found := self._made_earlier(context, name, work):
                     context.log.info(f"{name}: made earlier from the same code, inputs and settings; kept.")
                     self._keep_subjects(subjects, found, inputs)
-                    return self._result(key, found, shown, {"kept": True})
+                    return result(self.store, key, found, shown, {"kept": True})
                 progress = LogProgress(context.log)
                 machine = Machine.from_env()
                 step = Step(staged, work, inputs, progress, context.log, context.run_id, overrides, machine)
@@ -224,9 +179,7 @@ class Datasets(ConfigurableResource):
                 )
                 work.discard(self.store.relative(dataset))
             self._keep_subjects(subjects, dataset, inputs)
-            return self._result(key, dataset, shown)
-        except EhrError as e:
-            raise Failure(description=str(e), allow_retries=False) from e
+            return result(self.store, key, dataset, shown)
 
     def _keep_subjects(
         self, subjects: Subjects | None, dataset: Dataset, inputs: Mapping[str, Dataset]
@@ -325,11 +278,14 @@ class Datasets(ConfigurableResource):
         asset, partition = asset_and_partition(name)
         try:
             last = self.latest(context.instance, AssetKey(asset.split("/")), partition)
+        except StorageError:  # not the dataset's fault: nothing is made anew for it
+            raise
         except DatasetError:
             return None
         m = last.manifest
-        # A partition's settings are not in the code version, which Dagster has of the asset as a whole.
-        if partition is not None and m.config != (config or {}):
+        # Not in the code version: a partition's settings (Dagster has one of the asset as a whole), what a
+        # verdict was held against, who asked for a promotion.
+        if m.config != json.loads(json.dumps(config or {}, default=str)):
             return None
         same_inputs = {(i.asset, i.data_version) for i in m.inputs} == {
             (i.asset, i.data_version) for i in inputs
@@ -348,6 +304,8 @@ class Datasets(ConfigurableResource):
             return None
         try:
             return self.store.open(name, committed)
+        except StorageError:  # not the dataset's fault: nothing is made anew for it
+            raise
         except DatasetError:
             return None
 
@@ -361,32 +319,6 @@ class Datasets(ConfigurableResource):
             if "No space left on device" in str(e):
                 raise OSError(28, "No space left on device") from e
             raise
-
-    def _result(
-        self, key: AssetKey, dataset: Dataset, shown: Shown, also: Mapping[str, Any] | None = None
-    ) -> MaterializeResult:
-        m = dataset.manifest
-        metadata: dict[str, Any] = {
-            DATASET_KEY: MetadataValue.text(self.store.relative(dataset)),
-            "path": MetadataValue.path(str(dataset.path)),
-            "bytes": m.total_bytes,
-            "files": len(m.files),
-            **{k: v for k, v in m.stats.items() if isinstance(v, int | float | str | bool)},
-            **shown.more(dataset),
-            **(also or {}),
-        }
-        if m.row_counts:
-            metadata["dagster/row_count"] = sum(m.row_counts.values())
-        table = shown.schema_of and next(
-            (s for n, s in m.schemas.items() if n.startswith(shown.schema_of)), None
-        )
-        if table:
-            metadata["dagster/column_schema"] = TableSchema([TableColumn(n, t) for n, t in table.items()])
-        if shown.column_lineage:
-            metadata["dagster/column_lineage"] = shown.column_lineage
-        if m.overrides:
-            metadata["overrides"] = MetadataValue.md("\n".join(f"- {line}" for line in m.overrides))
-        return MaterializeResult(asset_key=key, data_version=DataVersion(m.data_version), metadata=metadata)
 
 
 def _made_from(
