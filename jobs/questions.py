@@ -40,7 +40,7 @@ class UsedSubject:
 
 def models_with_subject(store: DatasetStore, cohort: str, subject: int) -> list[UsedSubject]:
     """Every model that there is, or of which a list is left, and what it did with a subject."""
-    lists, known = SubjectLists(store.home), list(all_manifests(store.home))
+    lists, known = SubjectLists(store.home), list(all_manifests(store))
     answers = []
     for path, manifest in _models(known):
         roles, way, unknown = set(), [], []
@@ -96,7 +96,7 @@ def models_with_code(store: DatasetStore, version: str) -> list[UsedCode]:
         raise SpecError(
             f"A version has at least {LETTERS} letters here.", where=version, do="Give more of it."
         )
-    known = list(all_manifests(store.home))
+    known = list(all_manifests(store))
     answers = []
     for path, manifest in _models(known):
         hits = [n for n in closure_of(store, path, known).nodes if _made_by(n, version)]

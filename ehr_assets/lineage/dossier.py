@@ -23,9 +23,10 @@ from typing import Any
 
 import polars as pl
 
-from ehr_assets.lineage.closure import Closure, Key, Node
+from ehr_assets.lineage.closure import Closure, Key, Node, file_of
 from ehr_assets.lineage.datasets import DatasetStore
 from ehr_assets.lineage.hashing import settings_hash
+from ehr_assets.lineage.names import asset_and_partition
 from ehr_assets.lineage.provenance import read_packages, read_run
 from ehr_assets.reports.small_cells import masked
 
@@ -147,8 +148,7 @@ def _raw_files(store: DatasetStore, node: Node) -> list[dict[str, Any]]:
     if not node.asset.endswith(f"/{RAW}") or node.manifest is None:
         return []
     cohort = node.asset.removesuffix(f"/{RAW}")
-    listed = store.home / node.dataset / "inventory.json"
-    if listed.is_file():
+    if listed := file_of(store, node, "inventory.json"):
         entries = json.loads(listed.read_text(encoding="utf-8"))
     else:
         entries = [
@@ -173,12 +173,8 @@ def _rows(node: Node) -> dict[str, Any] | None:
 
 
 def _scores(store: DatasetStore, node: Node) -> list[dict[str, Any]]:
-    path = store.home / node.dataset / "metrics.parquet"
-    if (
-        node.side != "scores"
-        or not node.asset.partition("[")[0].endswith("/probe_metrics")
-        or not path.is_file()
-    ):
+    path = file_of(store, node, "metrics.parquet") if node.side == "scores" else None
+    if path is None or not asset_and_partition(node.asset)[0].endswith("/probe_metrics"):
         return []
     keep = ("cohort", "task", "probe", "split", "metric", "value", "ci_low", "ci_high", "n", "n_positive")
     whole = pl.col("indication").is_null() & pl.col("subgroup").is_null()
@@ -191,16 +187,16 @@ def _scores(store: DatasetStore, node: Node) -> list[dict[str, Any]]:
 
 
 def _shown(store: DatasetStore, node: Node) -> dict[str, Any]:
-    file, judged = store.home / node.dataset / "verdict.json", {}
-    if file.is_file():
+    judged = {}
+    if file := file_of(store, node, "verdict.json"):
         found = json.loads(file.read_text(encoding="utf-8"))
         judged = {k: found.get(k) for k in ("recipe", "may_be_promoted", "reasons")}
     return {"asset": node.asset, "data_version": node.data_version, "dataset": node.dataset, **judged}
 
 
 def _fitted_on(store: DatasetStore, node: Node) -> dict[str, Any] | None:
-    file = store.home / node.dataset / "fitted_on.json"
-    if node.manifest is None or not file.is_file():
+    file = file_of(store, node, "fitted_on.json")
+    if file is None:
         return None
     found = json.loads(file.read_text(encoding="utf-8"))
     wanted = ("split", "n_subjects", "subjects_sha256")
@@ -212,8 +208,8 @@ def training_conditions(store: DatasetStore, node: Node) -> dict[str, Any]:
 
     Equal inputs, code and settings give equal weights only under equal conditions.
     """
-    file = store.home / node.dataset / "resume" / "state.json"
-    return json.loads(file.read_text(encoding="utf-8")).get("conditions", {}) if file.is_file() else {}
+    file = file_of(store, node, "resume/state.json")
+    return json.loads(file.read_text(encoding="utf-8")).get("conditions", {}) if file else {}
 
 
 def moment(seconds: float | None) -> str | None:

@@ -61,12 +61,12 @@ def subject(
     cohort: Annotated[str, typer.Option(help="The cohort that the id is of.")],
 ) -> None:
     """Tell which models used a subject. The id is asked for, or read from a pipe; it is kept nowhere."""
-    from ehr_assets.lineage.datasets import DatasetStore
     from jobs.questions import models_with_subject
+    from resources.object_store import open_store
 
     settings = Settings.from_env()
     number = _subject_id(settings, cohort)
-    answers = models_with_subject(DatasetStore(settings.home), cohort, number)
+    answers = models_with_subject(open_store(settings.home, settings.remote), cohort, number)
     facts = {"asked": "subject", "cohort": cohort, "models": len(answers)}
     AuditLog(settings.home).append("looked_up", facts)
     table = Table("model", "what it did with the subject", box=None, pad_edge=False)
@@ -88,11 +88,11 @@ def code(
     version: Annotated[str, typer.Argument(help="A code version, a part of one, or a git revision.")],
 ) -> None:
     """Tell which models were made, or scored, by some version of the code."""
-    from ehr_assets.lineage.datasets import DatasetStore
     from jobs.questions import models_with_code
+    from resources.object_store import open_store
 
     settings = Settings.from_env()
-    answers = models_with_code(DatasetStore(settings.home), version)
+    answers = models_with_code(open_store(settings.home, settings.remote), version)
     AuditLog(settings.home).append("looked_up", {"asked": "code", "version": version, "models": len(answers)})
     for a in answers:
         console.print(a.model, markup=False, highlight=False)

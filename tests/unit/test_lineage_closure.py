@@ -47,6 +47,10 @@ def test_a_closure_goes_back_to_the_raw_tables_and_on_to_its_own_scores(made):
         assert all(order.index(i.asset) < order.index(node.asset) for i in found.inputs(node))
 
 
+def test_what_is_no_checkpoint_has_no_scores(made):
+    assert [n.side for n in closure(made, "c/meds_events").nodes] == ["made_from", "made_from", "itself"]
+
+
 def test_only_the_newest_scores_and_those_of_this_very_checkpoint(made):
     first = made.make("demo/checkpoint", "x/token_corpus", content="trained again")
     assert [n.side for n in closure(made).nodes if n.asset.startswith("demo/")] == ["itself"]
