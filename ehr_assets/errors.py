@@ -60,6 +60,14 @@ class DatasetError(EhrError):
     """A dataset that is missing, half-written or altered, or that could not be written."""
 
 
+class StorageError(DatasetError):
+    """A store of datasets that refuses: wrong credentials, no such bucket."""
+
+
+class StorageUnavailableError(StorageError, TransientError):
+    """A store that does not answer, or not now: the same may succeed a little later."""
+
+
 class GateRefusedError(EhrError):
     """An asset refused to start because an upstream check failed or was never run."""
 

@@ -24,6 +24,7 @@ from ehr_assets.meds.reading import (
     subjects_in,
     train_subjects,
 )
+from ehr_assets.model_folders import AsksForCodeError, load_tokenizer
 from ehr_assets.progress import Progress, no_progress
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
@@ -100,7 +101,7 @@ def train_tokenizer(
         for file in split_files(meds_dirs[cohort], "train")
     ]
     total = sum(count_rows(meds_dirs[cohort], "train") for cohort in spec.cohorts)
-    with Crew(crew_size(machine, len(tasks), total)) as crew:
+    with crew_of(machine, len(tasks), total) as crew:
         for found_in_file in crew.map(_count_pieces, tasks):
             counts.add(found_in_file)
             progress("pieces of train subjects", len(counts.of), len(counts.of))
@@ -115,9 +116,9 @@ def train_tokenizer(
     }
 
 
-def crew_size(machine: Machine, tasks: int, events: int) -> int:
+def crew_of(machine: Machine, tasks: int, events: int) -> Crew:
     """Workers for so many files of so many events together: one where starting others costs more."""
-    return min(machine.workers_of(WORKER_BYTES), tasks) if tasks > 1 and events > ALONE_EVENTS else 1
+    return machine.crew(WORKER_BYTES, tasks if tasks > 1 and events > ALONE_EVENTS else 1)
 
 
 def _count_pieces(task: tuple[CorpusSpec, Path, Path]) -> dict[str, int]:
@@ -196,14 +197,12 @@ def _save(tokenizer: Tokenizer, out_dir: Path) -> None:
 
 
 def _adopt(settings: FolderTokenizer, out_dir: Path) -> int:
-    from transformers import AutoTokenizer
-
     where = f"tokenizer.path: {settings.path}"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(settings.path, trust_remote_code=False)
+        tokenizer = load_tokenizer(settings.path)
     except Exception as e:  # what a broken folder makes transformers raise has no type in common
         raise SpecError(
-            f"The tokenizer cannot be loaded: {type(e).__name__}.",
+            f"The tokenizer cannot be loaded: {e if isinstance(e, AsksForCodeError) else type(e).__name__}.",
             where=where,
             do="Give a folder that holds tokenizer.json and tokenizer_config.json.",
         ) from e

@@ -36,6 +36,7 @@ ACTIONS = (
     "collected",
     "exported",
     "looked_up",
+    "reproduced",
     TORN,
 )
 BEGINNING = "0" * 64
