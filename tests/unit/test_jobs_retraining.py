@@ -87,7 +87,7 @@ def test_nothing_starts_by_itself_unasked(project):
     (schedule,) = repository.schedule_defs
     assert schedule.default_status is DefaultScheduleStatus.STOPPED
     running = {s.name for s in repository.sensor_defs if s.default_status is DefaultSensorStatus.RUNNING}
-    assert running == {"retraining_chosen", "failed_runs"}
+    assert running == {"audit_log", "failed_runs", "retraining_chosen"}, "none asks for anything by itself"
     assert {s.name for s in repository.sensor_defs} - running == {"raw_tables_changed", "automation"}
 
 
