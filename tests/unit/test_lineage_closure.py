@@ -156,6 +156,20 @@ def test_the_page_is_one_file_and_says_the_same(made):
     assert "claims compliance with no law" in page
 
 
+def test_what_the_audit_log_tells_of_it_is_in_the_dossier(made):
+    log = AuditLog(made.store.home)
+    for asset in ("demo/checkpoint", "other/checkpoint"):
+        facts = {
+            "model": asset,
+            "reason": "better <than> before",
+            "checkpoint": made.made[asset].data_version,
+        }
+        log.append("promoted", facts)
+    d = the_dossier(made)
+    assert [a["facts"]["model"] for a in d["acts"]] == ["demo/checkpoint"]
+    assert "better &lt;than&gt; before" in dossier_page(d)
+
+
 def test_equal_contents_give_an_equal_document_whatever_run_made_them(made, tmp_path):
     other = MadeUp(tmp_path / "other").chain()
     one, two = the_dossier(made), the_dossier(other)
