@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dagster_aws.s3 import S3Resource
 
 ATTEMPTS = 6
-"""Of every request, with growing waits between, half a minute in all; AWS_MAX_ATTEMPTS says otherwise."""
+"""So often a request is repeated, with growing waits: half a minute in all. AWS_MAX_ATTEMPTS changes it."""
 MOST_IN_ONE_REQUEST = 1000
 """S3 deletes so many objects at once."""
 PARTS_AT_ONCE = 2

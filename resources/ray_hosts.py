@@ -55,7 +55,10 @@ class NodePart:
         return ray.util.get_node_ip_address(), free_port(), found
 
     def start(self, command: list[str], also: Mapping[str, str]) -> None:
-        self._groups = Groups([command], {**self._env, **also}, self._lines.append)
+        # Ray kills the children of a worker that ends: a shell. Its own child, the launcher, lives to see its
+        # standard input close, and ends the ranks, which nobody else would do.
+        shell = ["sh", "-c", '"$@"; exit $?', "sh"]
+        self._groups = Groups([[*shell, *command]], {**self._env, **also}, self._lines.append)
         self._groups.start()
 
     def state(self) -> tuple[int | None, list[str]]:

@@ -4,7 +4,6 @@
 function, commits, and reports to Dagster. Assets stay a few lines long.
 """
 
-import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from dagster import (
 
 from ehr_assets.errors import DatasetError, EhrError, StorageError
 from ehr_assets.fanout import Machine
-from ehr_assets.lineage.ancestry import ancestors
+from ehr_assets.lineage.ancestry import ancestors, names_above
 from ehr_assets.lineage.datasets import Dataset, DatasetStore, rebuild_hint
 from ehr_assets.lineage.guards import DATA_VERSION_KEY, require_common_ancestry, require_passed_checks
 from ehr_assets.lineage.manifest import InputEntry, now
@@ -33,7 +32,7 @@ from ehr_assets.lineage.workspace import Workspace
 from ehr_assets.progress import LogProgress
 from resources.audit import check_failed, check_overridden, run_begins
 from resources.object_store import open_store
-from resources.recorded import recorded
+from resources.recorded import all_recorded, recorded
 from resources.retries import failing_clearly
 from resources.shown import NOTHING_MORE, Shown, result
 from resources.step import Stats, Step
@@ -144,11 +143,11 @@ class Datasets(ConfigurableResource):
                 )
                 for d in inputs.values()
             ]
-            kept = self._unchanged(context, name, code_version, config, entries, overrides)
-            if kept:
+            last = self._unchanged(context, name, code_version, config, entries, overrides)
+            if last and entries:
                 context.log.info(f"{name}: inputs, code and settings unchanged; kept.")
-                self._keep_subjects(subjects, kept, inputs)
-                return result(self.store, key, kept, shown, {"kept": True})
+                self._keep_subjects(subjects, last, inputs)
+                return result(self.store, key, last, shown, {"kept": True})
             started = now()
             made_from = _made_from(code_version, entries, config, seed)
             with (
@@ -176,10 +175,11 @@ class Datasets(ConfigurableResource):
                     overrides=overrides,
                     run_id=context.run_id,
                     volatile=volatile,
+                    unless=last,  # of what has no inputs, only its content can tell
                 )
                 work.discard(self.store.relative(dataset))
             self._keep_subjects(subjects, dataset, inputs)
-            return result(self.store, key, dataset, shown)
+            return result(self.store, key, dataset, shown, {"kept": True} if dataset is last else None)
 
     def _keep_subjects(
         self, subjects: Subjects | None, dataset: Dataset, inputs: Mapping[str, Dataset]
@@ -253,9 +253,13 @@ class Datasets(ConfigurableResource):
     def _ancestors(
         self, instance: DagsterInstance, datasets: Sequence[Dataset]
     ) -> dict[str, dict[str, InputEntry]]:
-        @functools.cache
+        # One query for all: with one for each, a chain's cost would grow with the square of its length.
+        known = all_recorded(instance, names_above(self.store, datasets))
+
         def newest(name: str) -> InputEntry | None:
-            return recorded(instance, name)
+            if name not in known:
+                known[name] = recorded(instance, name)
+            return known[name]
 
         return ancestors(self.store, datasets, newest)
 
@@ -291,7 +295,7 @@ class Datasets(ConfigurableResource):
             (i.asset, i.data_version) for i in inputs
         }
         same = m.code_version == code_version and same_inputs and m.overrides == overrides
-        return last if same and inputs else None
+        return last if same else None
 
     def _made_earlier(self, context: AssetExecutionContext, name: str, work: Workspace) -> Dataset | None:
         """What was committed from this work folder, if it is not the newest that Dagster knows.
@@ -299,8 +303,10 @@ class Datasets(ConfigurableResource):
         The run that made it died before it could say so, or other settings were tried since.
         """
         committed = work.committed()
+        if committed is None:
+            return None
         known = recorded(context.instance, name)
-        if committed is None or (known and known.dataset == committed):
+        if known and known.dataset == committed:
             return None
         try:
             return self.store.open(name, committed)

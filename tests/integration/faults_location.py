@@ -34,13 +34,17 @@ SOURCE, HELD, END, CREWED, LARGE = (
 GATES = {"faults/source": ["good"], "faults/held": ["whole"]}
 HALF = "half of it\n" * 1000
 LARGE_BYTES = 64 << 20
+PATIENCE = 180.0
 
 
 def hold(who: str) -> None:
     """Says that this process has come so far, and waits."""
     folder = Path(os.environ["EHR_FAULTS"])
     (folder / f"{who}-{os.getpid()}").touch()
+    until = time.monotonic() + PATIENCE
     while not (folder / "go").exists():
+        if time.monotonic() > until:
+            raise TimeoutError(f"{who} was never let go")
         time.sleep(0.02)
 
 

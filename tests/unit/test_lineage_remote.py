@@ -12,6 +12,7 @@ import pytest
 from ehr_assets.errors import DatasetError, SpecError, StorageError, StorageUnavailableError
 from ehr_assets.lineage.manifest import MANIFEST_NAME, now
 from ehr_assets.settings import Settings
+from jobs.cli import doctor
 from resources.object_store import open_store
 from tests.servers import SECRET
 
@@ -65,6 +66,27 @@ def test_an_empty_cache_knows_the_state_without_fetching_the_files(s3, machines)
     assert [Path(p).name for p in cached(there)] == [MANIFEST_NAME]
     assert there.problem("c/thing", relative, made.data_version, thorough=True) is None
     assert len(cached(there)) == 4
+
+
+def test_an_object_that_goes_in_parts_arrives_whole(machines):
+    here, there = machines
+    content = bytes(range(256)) * 40_000  # more than boto3 sends at once
+    with here.staging() as staged:
+        (staged / "large").write_bytes(content)
+        made = here.commit(staged, asset="c/large", code_version="v.1", started_at=now())
+    assert (there.open("c/large", here.relative(made)).path / "large").read_bytes() == content
+
+
+def test_the_doctor_says_whether_the_store_answers(s3, tmp_path, monkeypatch):
+    monkeypatch.setenv("EHR_CACHE", str(tmp_path))
+    for home, ok, said in (
+        (HOME, True, "no datasets yet"),
+        ("s3://nobodys-bucket/x", False, "no such bucket"),
+    ):
+        monkeypatch.setenv("EHR_HOME", home)
+        (finding,) = (f for f in doctor._storage() if f[1] == "EHR_HOME")
+        assert finding[0] is ok
+        assert said in finding[2]
 
 
 def test_the_version_before_is_found_from_an_empty_cache(machines):

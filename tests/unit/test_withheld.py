@@ -8,7 +8,7 @@ from dagster import AssetCheckResult, DagsterInstance, Failure, asset, asset_che
 
 from ehr_assets.errors import DatasetError, RawTableError
 from ehr_assets.fanout import Crew
-from ehr_assets.withheld import WithheldError, values_withheld
+from ehr_assets.withheld import WithheldError, values_withheld, without_values
 from resources.confidential import keep_confidential
 
 VALUE = "Kowalczyk-70017"
@@ -51,6 +51,21 @@ def test_errors_that_quote_no_value_keep_their_words():
         open("/nowhere/at/all")  # noqa: PTH123, SIM115
 
     assert "No such file or directory: '/nowhere/at/all'" in told(gone)
+
+
+def test_errors_of_connections_keep_their_words_and_those_of_tasks_do_not():
+    from botocore.exceptions import ClientError
+    from psycopg2 import DataError, OperationalError
+    from ray.exceptions import NodeDiedError, RayTaskError
+
+    kept = [
+        ClientError({"Error": {"Code": "503"}}, "PutObject"),
+        OperationalError("no route"),
+        NodeDiedError("n"),
+    ]
+    assert [without_values(e) for e in kept] == kept
+    for e in (DataError(VALUE), RayTaskError("f", VALUE, ValueError(VALUE))):
+        assert VALUE not in str(without_values(e))
 
 
 def test_errors_of_one_another_come_to_an_end():
