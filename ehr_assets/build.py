@@ -18,6 +18,8 @@ from ehr_assets.embeddings.assets import embedding_assets
 from ehr_assets.embeddings.checks import embedding_checks
 from ehr_assets.leakage.assets import cohort_audit_assets, recipe_audit_assets
 from ehr_assets.leakage.checks import cohort_audit_checks, recipe_audit_checks
+from ehr_assets.lineage.assets import dossier_assets
+from ehr_assets.lineage.checks import dossier_checks
 from ehr_assets.meds.assets import meds_assets
 from ehr_assets.meds.checks import meds_checks
 from ehr_assets.nodes.assets import node_assets
@@ -30,12 +32,22 @@ from ehr_assets.reports.assets import comparison_assets, report_assets, verdict_
 from ehr_assets.reports.checks import comparison_checks, report_checks, verdict_checks
 from ehr_assets.reports.profile.assets import profile_assets
 from ehr_assets.reports.profile.checks import profile_checks
+from ehr_assets.reports.promotion.assets import promotion_assets, rollback_assets
+from ehr_assets.reports.promotion.checks import promotion_checks, rollback_checks
 from ehr_assets.settings import TRACKING_VARIABLE, Settings
 from ehr_assets.training.assets import training_assets
 from ehr_assets.training.checks import training_checks
+from jobs.audit import audit_sensors
+from jobs.automation import automation_sensor, with_automation
 from jobs.jobs import chain_jobs
+from jobs.notify import failure_sensor
+from jobs.retraining import Retraining, load_retraining, retraining_jobs
+from jobs.schedules import retraining_schedule
+from jobs.sensors import chosen_sensor, raw_tables_sensor
+from resources.confidential import keep_confidential
 from resources.executors import executor_of
 from resources.launcher import DeepSpeedLauncher
+from resources.notifiers import notifier
 from resources.points import Points
 from resources.storage import Datasets, asset_name
 from resources.tracking import MlflowTracking
@@ -85,6 +97,8 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
         checks += [*training_checks(points), *embedding_checks(points, corpus)]
         checks += recipe_audit_checks(points, corpus.cohorts)
         checks += recipe_probe_checks(points, corpus)
+        assets += dossier_assets(points)
+        checks += dossier_checks(points)
     for grid in catalog.grids.values():
         assets += ablation_assets(grid)
         checks += ablation_checks(grid)
@@ -93,12 +107,23 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
             *comparison_assets(report, catalog),
             *verdict_assets(report, catalog),
             *report_assets(report, catalog),
+            *promotion_assets(report),
         ]
         checks += [*comparison_checks(report), *verdict_checks(report), *report_checks(report)]
+        checks += promotion_checks(report.name)
+    for model in dict.fromkeys(report.candidate for report in catalog.reports.values()):
+        assets += rollback_assets(model)
+        checks += rollback_checks(model)
 
     gates = _gates(checks)
+    assets = with_automation(assets, load_retraining(settings))
+    keep_confidential([*assets, *checks])
+    retraining = Retraining(catalog, assets)
+    chosen, *other_jobs = retraining_jobs(retraining, settings)
     resources: dict[str, Any] = {
-        "datasets": Datasets(home=str(settings.home), gates=gates, partitions=_partitions(assets)),
+        "datasets": Datasets(
+            home=str(settings.home), remote=settings.remote, gates=gates, partitions=_partitions(assets)
+        ),
         "launcher": DeepSpeedLauncher(
             hostfile=settings.hostfile,
             ray_address=settings.ray_address if settings.train_on_ray else "",
@@ -109,15 +134,24 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
         "tracking": MlflowTracking(
             uri=EnvVar(TRACKING_VARIABLE) if settings.tracking_from_env else settings.mlflow_uri
         ),
+        "notifier": notifier(settings),
         **(overrides or {}),
     }
     definitions = Definitions(
         assets=assets,
         asset_checks=checks,
-        jobs=chain_jobs(catalog),
+        jobs=[*chain_jobs(catalog), retraining.job, chosen, *other_jobs],
+        schedules=[retraining_schedule(retraining, settings)],
+        sensors=[
+            raw_tables_sensor(retraining, settings),
+            chosen_sensor(retraining, chosen),
+            failure_sensor(),
+            automation_sensor(assets),
+            *audit_sensors(settings.home),
+        ],
         resources=resources,
         executor=executor_of(settings, assets),
-        metadata={"EHR_HOME": MetadataValue.path(str(settings.home))},
+        metadata={"EHR_HOME": MetadataValue.path(settings.where)},
     )
     return Project(settings, definitions, catalog, gates)
 

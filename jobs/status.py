@@ -8,16 +8,15 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from dagster import AssetKey, DagsterInstance, Definitions
+from dagster import AssetKey, AssetMaterialization, DagsterInstance, Definitions
 
 from ehr_assets.errors import DatasetError
 from ehr_assets.lineage.datasets import DatasetStore, rebuild_hint
 from ehr_assets.lineage.guards import failing_checks
 from ehr_assets.lineage.hashing import settings_hash
-from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
 from ehr_assets.lineage.names import asset_and_partition, dataset_name
 from resources.points import SETTINGS_KEY
-from resources.recorded import DATASET_KEY, newest_materialization
+from resources.recorded import DATASET_KEY, newest_materialization, newest_materializations
 from resources.storage import asset_name
 
 CODE_VERSION_TAG = "dagster/code_version"
@@ -116,9 +115,13 @@ def asset_statuses(
         thorough: the assets whose files are compared with their manifest byte by byte; else by size.
     """
     statuses: dict[AssetKey, AssetStatus] = {}
+    newest = newest_materializations(instance, graph.order)
 
     def status_of(key: AssetKey, partition: str | None) -> AssetStatus:
-        status = _own_status(instance, key, partition, graph, store, statuses, key in thorough)
+        found = newest.get(key)
+        if found is not None and partition is not None:
+            found = newest_materialization(instance, asset_name(key), partition)
+        status = _own_status(found, key, partition, graph, store, statuses, key in thorough)
         if key in (changed_sources or {}) and status.state is not State.MISSING:
             status.state = State.STALE
             status.reasons.insert(0, (changed_sources or {})[key])
@@ -152,7 +155,7 @@ def _together(key: AssetKey, partitions: Mapping[str, AssetStatus]) -> AssetStat
 
 
 def _own_status(
-    instance: DagsterInstance,
+    found: AssetMaterialization | None,
     key: AssetKey,
     partition: str | None,
     graph: Graph,
@@ -161,7 +164,6 @@ def _own_status(
     thorough: bool,
 ) -> AssetStatus:
     name = dataset_name(asset_name(key), partition)
-    found = newest_materialization(instance, asset_name(key), partition)
     if found is None or DATASET_KEY not in found.metadata:
         return AssetStatus(key, State.MISSING, ["never materialized"], partition=partition)
     dataset = str(found.metadata[DATASET_KEY].value)
@@ -169,7 +171,7 @@ def _own_status(
     version = tags.get(DATA_VERSION_TAG)
     if problem := store.problem(name, dataset, version, thorough=thorough):
         return AssetStatus(key, State.MISSING, [problem], partition=partition)
-    manifest = Manifest.read(store.home / dataset / MANIFEST_NAME)
+    manifest = store.manifest(dataset)
     reasons = _code_reasons(tags.get(CODE_VERSION_TAG), graph.code_versions[key])
     if partition is not None and settings_hash(manifest.config) != graph.settings[key].get(partition):
         reasons.append("its spec changed")

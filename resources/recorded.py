@@ -1,5 +1,7 @@
 """What Dagster has recorded of datasets: the newest materialization of an asset, or of a partition of it."""
 
+from collections.abc import Collection, Sequence
+
 from dagster import AssetKey, AssetMaterialization, AssetRecordsFilter, DagsterInstance
 
 from ehr_assets.lineage.manifest import InputEntry
@@ -22,9 +24,28 @@ def newest_materialization(
     return records[0].asset_materialization if records else None
 
 
+def newest_materializations(
+    instance: DagsterInstance, keys: Sequence[AssetKey]
+) -> dict[AssetKey, AssetMaterialization]:
+    """The newest of each asset, of whatever partition, in one question: a database may be far away."""
+    found = instance.event_log_storage.get_latest_materialization_events(keys)
+    return {key: e.asset_materialization for key, e in found.items() if e and e.asset_materialization}
+
+
 def recorded(instance: DagsterInstance, name: str) -> InputEntry | None:
     """The newest dataset of this name (`lineage/names.py`) that Dagster knows."""
-    found = newest_materialization(instance, *asset_and_partition(name))
+    return _entry(name, newest_materialization(instance, *asset_and_partition(name)))
+
+
+def all_recorded(instance: DagsterInstance, names: Collection[str]) -> dict[str, InputEntry | None]:
+    """As `recorded`, of many; those of assets without partitions in one query."""
+    keys = {name: AssetKey(name.split("/")) for name in names if asset_and_partition(name)[1] is None}
+    newest = newest_materializations(instance, list(keys.values())) if keys else {}
+    found = {name: _entry(name, newest.get(key)) for name, key in keys.items()}
+    return found | {name: recorded(instance, name) for name in names if name not in keys}
+
+
+def _entry(name: str, found: AssetMaterialization | None) -> InputEntry | None:
     version = (found.tags or {}).get("dagster/data_version") if found else None
     if found is None or version is None or DATASET_KEY not in found.metadata:
         return None

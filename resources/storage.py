@@ -4,10 +4,8 @@
 function, commits, and reports to Dagster. Assets stay a few lines long.
 """
 
-import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,73 +17,31 @@ from dagster import (
     AssetKey,
     ConfigurableResource,
     DagsterInstance,
-    DataVersion,
-    Failure,
     MaterializeResult,
-    MetadataValue,
-    TableColumn,
-    TableColumnLineage,
-    TableSchema,
 )
 
-from ehr_assets.errors import DatasetError, EhrError
+from ehr_assets.errors import DatasetError, EhrError, StorageError
 from ehr_assets.fanout import Machine
-from ehr_assets.lineage.ancestry import ancestors
+from ehr_assets.lineage.ancestry import ancestors, names_above
 from ehr_assets.lineage.datasets import Dataset, DatasetStore, rebuild_hint
 from ehr_assets.lineage.guards import DATA_VERSION_KEY, require_common_ancestry, require_passed_checks
 from ehr_assets.lineage.manifest import InputEntry, now
 from ehr_assets.lineage.names import asset_and_partition, dataset_name
+from ehr_assets.lineage.subjects import Roles, SubjectLists
 from ehr_assets.lineage.workspace import Workspace
-from ehr_assets.progress import LogProgress, Progress
-from resources.recorded import DATASET_KEY, recorded
+from ehr_assets.progress import LogProgress
+from resources.audit import check_failed, check_overridden, run_begins
+from resources.object_store import open_store
+from resources.recorded import all_recorded, recorded
+from resources.retries import failing_clearly
+from resources.shown import NOTHING_MORE, Shown, result
+from resources.step import Stats, Step
 
 ONLY_IF_CHANGED_TAG = "ehr/only_if_changed"
 
 
-@dataclass
-class Step:
-    """What a stage's body gets: where to write, its verified inputs, what it may use, where to report.
-
-    `work`: for what takes long, a folder that outlives this process until the dataset is committed; the next
-    run with the same code, inputs and settings finds it again.
-
-    `inputs` by asset; those of which every partition is read, by asset and partition (`lineage/names.py`).
-    """
-
-    out: Path
-    work: Workspace
-    inputs: Mapping[str, Dataset]
-    progress: Progress
-    log: Any
-    run_id: str
-    overrides: Sequence[str]
-    machine: Machine
-
-
-Stats = dict[str, Any]
-"""What a stage's body gives back for the manifest: counts and scores, never a raw value."""
-
-
-def _nothing_more(dataset: Dataset) -> Mapping[str, Any]:
-    return {}
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What Dagster's pages show of a dataset beside its stats, when it is made and when it is kept.
-
-    Args:
-        schema_of: the first table of this name (or folder) gives the column schema.
-        column_lineage: of that table.
-        more: metadata read off the dataset, pictures for instance.
-    """
-
-    schema_of: str | None = None
-    column_lineage: TableColumnLineage | None = None
-    more: Callable[[Dataset], Mapping[str, Any]] = _nothing_more
-
-
-NOTHING_MORE = Shown()
+Subjects = Callable[[Dataset, Mapping[str, Dataset]], Roles]
+"""Of a committed dataset and its inputs by name: whose records it was made of, in which roles."""
 
 
 def asset_name(key: AssetKey) -> str:
@@ -96,19 +52,21 @@ class Datasets(ConfigurableResource):
     """The dataset store, and the gates between assets.
 
     Args:
-        home: storage root (`EHR_HOME`).
+        home: storage root (`EHR_HOME`), or the cache of the one on an object store.
+        remote: that object store's address.
         gates: the blocking checks of every asset, by asset key.
         partitions: of the assets that have any, by asset key. Such an asset reads the same partition of
             another one; an asset without partitions reads them all.
     """
 
     home: str
+    remote: str = ""
     gates: dict[str, list[str]]
     partitions: dict[str, list[str]] = {}  # noqa: RUF012 (pydantic copies it)
 
     @property
     def store(self) -> DatasetStore:
-        return DatasetStore(Path(self.home))
+        return open_store(Path(self.home), self.remote)
 
     def latest(self, instance: DagsterInstance, key: AssetKey, partition: str | None = None) -> Dataset:
         """The dataset of the newest materialization that Dagster knows, verified."""
@@ -122,6 +80,7 @@ class Datasets(ConfigurableResource):
 
     def judged(self, context: AssetCheckExecutionContext, key: AssetKey) -> Dataset:
         """The newest dataset of an asset, which a check of it is about: of the check's partition, if any."""
+        run_begins(Path(self.home), context.instance, context.op_execution_context.run_id)
         partition = context.partition_key if asset_name(key) in self.partitions else None
         return self.latest(context.instance, key, partition)
 
@@ -156,6 +115,7 @@ class Datasets(ConfigurableResource):
         seed: int | None = None,
         volatile: tuple[str, ...] = (),
         shown: Shown = NOTHING_MORE,
+        subjects: Subjects | None = None,
     ) -> MaterializeResult:
         """Runs `body` between opened gates and a committed dataset.
 
@@ -164,15 +124,18 @@ class Datasets(ConfigurableResource):
             config, seed: for the manifest. A partition whose config is another one is made anew.
             volatile: files that differ between equal runs (clock readings); not in the content hash.
             shown: what Dagster's pages show of it.
+            subjects: whose records it is made of, of assets that "who was in it?" is asked about.
 
-        Every error a user can act on becomes a `Failure` without retries whose description stands alone.
+        Every error a user can act on becomes a `Failure` whose description stands alone; only what may pass
+        is tried again (`retries.py`).
         """
         key = key or context.asset_key
         partition = context.partition_key if asset_name(key) in self.partitions else None
         name = dataset_name(asset_name(key), partition)
         spec = context.assets_def.specs_by_key[key]
         code_version = spec.code_version or ""
-        try:
+        with failing_clearly(context):
+            run_begins(Path(self.home), context.instance, context.run_id)
             inputs, overrides = self._open_inputs(context, [dep.asset_key for dep in spec.deps], partition)
             entries = [
                 InputEntry(
@@ -180,19 +143,22 @@ class Datasets(ConfigurableResource):
                 )
                 for d in inputs.values()
             ]
-            kept = self._unchanged(context, name, code_version, config, entries, overrides)
-            if kept:
+            last = self._unchanged(context, name, code_version, config, entries, overrides)
+            if last and entries:
                 context.log.info(f"{name}: inputs, code and settings unchanged; kept.")
-                return self._result(key, kept, shown, {"kept": True})
+                self._keep_subjects(subjects, last, inputs)
+                return result(self.store, key, last, shown, {"kept": True})
             started = now()
             made_from = _made_from(code_version, entries, config, seed)
             with (
+                self.store.making(name, context.run_id),
                 self.store.staging() as staged,
                 self.store.workspace(name, made_from, context.log.info) as work,
             ):
                 if found := self._made_earlier(context, name, work):
                     context.log.info(f"{name}: made earlier from the same code, inputs and settings; kept.")
-                    return self._result(key, found, shown, {"kept": True})
+                    self._keep_subjects(subjects, found, inputs)
+                    return result(self.store, key, found, shown, {"kept": True})
                 progress = LogProgress(context.log)
                 machine = Machine.from_env()
                 step = Step(staged, work, inputs, progress, context.log, context.run_id, overrides, machine)
@@ -209,11 +175,18 @@ class Datasets(ConfigurableResource):
                     overrides=overrides,
                     run_id=context.run_id,
                     volatile=volatile,
+                    unless=last,  # of what has no inputs, only its content can tell
                 )
                 work.discard(self.store.relative(dataset))
-            return self._result(key, dataset, shown)
-        except EhrError as e:
-            raise Failure(description=str(e), allow_retries=False) from e
+            self._keep_subjects(subjects, dataset, inputs)
+            return result(self.store, key, dataset, shown, {"kept": True} if dataset is last else None)
+
+    def _keep_subjects(
+        self, subjects: Subjects | None, dataset: Dataset, inputs: Mapping[str, Dataset]
+    ) -> None:
+        lists, place = SubjectLists(Path(self.home)), self.store.relative(dataset)
+        if subjects is not None and not lists.has(place):
+            lists.keep(place, subjects(dataset, inputs))
 
     def judge(
         self,
@@ -229,6 +202,8 @@ class Datasets(ConfigurableResource):
 
         `warns`: a failure is something for a person to look at, no error.
         """
+        if not passed:
+            check_failed(Path(self.home), dataset.manifest, check_name, warns=warns)
         return AssetCheckResult(
             passed=passed,
             severity=AssetCheckSeverity.WARN if warns else AssetCheckSeverity.ERROR,
@@ -249,12 +224,18 @@ class Datasets(ConfigurableResource):
             for line in require_passed_checks(context.instance, inputs[name], gates):
                 if line not in overrides:
                     overrides.append(line)
-                    context.log.warning(f"Gate overridden: {line}")
+                    self._overridden(context, line, known=line in inputs[name].manifest.overrides)
         together = list(inputs.values())
         for line in require_common_ancestry(together, self._ancestors(context.instance, together)):
             overrides.append(line)
-            context.log.warning(f"Gate overridden: {line}")
+            self._overridden(context, line)
         return inputs, overrides
+
+    def _overridden(self, context: AssetExecutionContext, line: str, *, known: bool = False) -> None:
+        """`known`: an asset further up was started regardless, and it was recorded then."""
+        context.log.warning(f"Gate overridden: {line}")
+        if not known:
+            check_overridden(Path(self.home), context.run_id, asset_name(context.asset_key), line)
 
     def _to_read(
         self, deps: list[AssetKey], partition: str | None
@@ -272,9 +253,13 @@ class Datasets(ConfigurableResource):
     def _ancestors(
         self, instance: DagsterInstance, datasets: Sequence[Dataset]
     ) -> dict[str, dict[str, InputEntry]]:
-        @functools.cache
+        # One query for all: with one for each, a chain's cost would grow with the square of its length.
+        known = all_recorded(instance, names_above(self.store, datasets))
+
         def newest(name: str) -> InputEntry | None:
-            return recorded(instance, name)
+            if name not in known:
+                known[name] = recorded(instance, name)
+            return known[name]
 
         return ancestors(self.store, datasets, newest)
 
@@ -297,17 +282,20 @@ class Datasets(ConfigurableResource):
         asset, partition = asset_and_partition(name)
         try:
             last = self.latest(context.instance, AssetKey(asset.split("/")), partition)
+        except StorageError:  # not the dataset's fault: nothing is made anew for it
+            raise
         except DatasetError:
             return None
         m = last.manifest
-        # A partition's settings are not in the code version, which Dagster has of the asset as a whole.
-        if partition is not None and m.config != (config or {}):
+        # Not in the code version: a partition's settings (Dagster has one of the asset as a whole), what a
+        # verdict was held against, who asked for a promotion.
+        if m.config != json.loads(json.dumps(config or {}, default=str)):
             return None
         same_inputs = {(i.asset, i.data_version) for i in m.inputs} == {
             (i.asset, i.data_version) for i in inputs
         }
         same = m.code_version == code_version and same_inputs and m.overrides == overrides
-        return last if same and inputs else None
+        return last if same else None
 
     def _made_earlier(self, context: AssetExecutionContext, name: str, work: Workspace) -> Dataset | None:
         """What was committed from this work folder, if it is not the newest that Dagster knows.
@@ -315,11 +303,15 @@ class Datasets(ConfigurableResource):
         The run that made it died before it could say so, or other settings were tried since.
         """
         committed = work.committed()
+        if committed is None:
+            return None
         known = recorded(context.instance, name)
-        if committed is None or (known and known.dataset == committed):
+        if known and known.dataset == committed:
             return None
         try:
             return self.store.open(name, committed)
+        except StorageError:  # not the dataset's fault: nothing is made anew for it
+            raise
         except DatasetError:
             return None
 
@@ -333,32 +325,6 @@ class Datasets(ConfigurableResource):
             if "No space left on device" in str(e):
                 raise OSError(28, "No space left on device") from e
             raise
-
-    def _result(
-        self, key: AssetKey, dataset: Dataset, shown: Shown, also: Mapping[str, Any] | None = None
-    ) -> MaterializeResult:
-        m = dataset.manifest
-        metadata: dict[str, Any] = {
-            DATASET_KEY: MetadataValue.text(self.store.relative(dataset)),
-            "path": MetadataValue.path(str(dataset.path)),
-            "bytes": m.total_bytes,
-            "files": len(m.files),
-            **{k: v for k, v in m.stats.items() if isinstance(v, int | float | str | bool)},
-            **shown.more(dataset),
-            **(also or {}),
-        }
-        if m.row_counts:
-            metadata["dagster/row_count"] = sum(m.row_counts.values())
-        table = shown.schema_of and next(
-            (s for n, s in m.schemas.items() if n.startswith(shown.schema_of)), None
-        )
-        if table:
-            metadata["dagster/column_schema"] = TableSchema([TableColumn(n, t) for n, t in table.items()])
-        if shown.column_lineage:
-            metadata["dagster/column_lineage"] = shown.column_lineage
-        if m.overrides:
-            metadata["overrides"] = MetadataValue.md("\n".join(f"- {line}" for line in m.overrides))
-        return MaterializeResult(asset_key=key, data_version=DataVersion(m.data_version), metadata=metadata)
 
 
 def _made_from(

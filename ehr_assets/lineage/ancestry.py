@@ -7,7 +7,7 @@ one deal of subjects and splits dealt anew, a checkpoint of one vocabulary and a
 from collections.abc import Callable, Iterable
 
 from ehr_assets.lineage.datasets import Dataset, DatasetStore
-from ehr_assets.lineage.manifest import MANIFEST_NAME, InputEntry, Manifest
+from ehr_assets.lineage.manifest import InputEntry
 
 Newest = Callable[[str], InputEntry | None]
 
@@ -38,9 +38,28 @@ def ancestors(
             entry = last
         known[entry.data_version] = entry
         try:
-            todo += Manifest.read(store.home / entry.dataset / MANIFEST_NAME).inputs
+            todo += store.manifest(entry.dataset).inputs
         except (FileNotFoundError, ValueError):
             continue
+    return found
+
+
+def names_above(store: DatasetStore, datasets: Iterable[Dataset]) -> set[str]:
+    """The names of the datasets and of all they were made from, as their own manifests tell it."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    todo = [(d.manifest.asset, store.relative(d)) for d in datasets]
+    while todo:
+        name, dataset = todo.pop()
+        found.add(name)
+        if dataset in seen:
+            continue
+        seen.add(dataset)
+        try:
+            inputs = store.manifest(dataset).inputs
+        except (FileNotFoundError, ValueError):
+            continue
+        todo += [(entry.asset, entry.dataset) for entry in inputs]
     return found
 
 

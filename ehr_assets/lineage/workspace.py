@@ -8,7 +8,6 @@ would make the same dataset: its name is the hash of all that decides about the 
 
 import contextlib
 import fcntl
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from ehr_assets.errors import DatasetError
+from ehr_assets.lineage.locks import take
 
 LOCK = "lock"
 SHARED = "processes"
@@ -86,22 +86,15 @@ class Workspace:
         found = self.path.parent.iterdir() if self.path.parent.is_dir() else ()
         return sorted(p for p in found if p.is_dir() and p != self.path and (p / LOCK).exists())
 
-    def _locked(self, file: Path) -> IO[str] | None:
-        """The locked file; None if it was another's by then, and removed."""
-        handle = file.open("a", encoding="utf-8")
+    def _locked(self, file: Path) -> IO[str]:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return take(file)
         except BlockingIOError:
-            handle.close()
             raise DatasetError(
                 "Another run is making the same dataset right now.",
                 where=f"{self._asset}: {self.path}",
                 do="Wait for it, or cancel it; then run again: what it has reached is kept.",
             ) from None
-        if file.exists() and os.fstat(handle.fileno()).st_ino == file.stat().st_ino:
-            return handle
-        handle.close()
-        return None
 
     def _wait_for_processes(self) -> None:
         until = time.monotonic() + PATIENCE_SECONDS
@@ -125,3 +118,15 @@ def sharing(folder: Path) -> Iterator[None]:
     with (folder / SHARED).open("a", encoding="utf-8") as handle:
         fcntl.flock(handle, fcntl.LOCK_SH)
         yield
+
+
+def remove_abandoned(folder: Path) -> bool:
+    """Removes a work folder for good, unless a process has it; whether it did."""
+    try:
+        with (folder / LOCK).open("a", encoding="utf-8") as lock, (folder / SHARED).open("a") as shared:
+            for handle in (lock, shared):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    return True

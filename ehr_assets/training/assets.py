@@ -1,5 +1,6 @@
 """Dagster assets of this room: `<recipe>/checkpoint`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ehr_assets.errors import TrainingError
 from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version, git_revision
 from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
+from ehr_assets.lineage.subjects import TRAINED, TUNED, Roles
 from ehr_assets.nodes.assets import decision_nodes_key
 from ehr_assets.training.examine import require_usable
 from ehr_assets.training.history import VOLATILE
@@ -19,6 +21,7 @@ from ehr_assets.training.tags import card_facts, run_tags, version_tags
 from resources.launcher import DeepSpeedLauncher
 from resources.points import Points
 from resources.recorded import DATASET_KEY
+from resources.shown import ADDRESS_KEY
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
 from resources.tracking import MlflowTracking
 
@@ -52,6 +55,14 @@ def training_assets(points: Points, on: CorpusSpec) -> list[AssetsDefinition]:
     ) -> MaterializeResult:
         recipe = points.at(context)
 
+        def trained_on(_: Dataset, inputs: Mapping[str, Dataset]) -> Roles:
+            from ehr_assets.corpora.reader import TokenCorpus
+            from ehr_assets.training.examples import Examples, trained_subjects
+
+            tokens = TokenCorpus(inputs[asset_name(corpus)].path)
+            tuning = Examples(tokens, "tuning", recipe.data, 1)
+            return {TRAINED: trained_subjects(tokens, recipe), TUNED: tuning.subject_ids(tuning.rows)}
+
         def build(step: Step) -> Stats:
             require_usable(recipe, step.inputs[asset_name(tokenizer)].path)
             inputs = {name: d.data_version for name, d in step.inputs.items()}
@@ -68,7 +79,7 @@ def training_assets(points: Points, on: CorpusSpec) -> list[AssetsDefinition]:
                     "out_dir": str(step.out),
                     "work_dir": str(work),
                     "start_from": str(step.inputs[asset_name(continued[0])].path) if continued else None,
-                    "tracking": {"uri": tracking.uri, "run_id": run_id},
+                    "tracking": tracking.told(run_id),
                     "facts": card_facts(inputs, step.run_id, revision, code),
                 }
                 stats = launcher.train(context, job, num_processes=recipe.engine.num_processes)
@@ -81,6 +92,7 @@ def training_assets(points: Points, on: CorpusSpec) -> list[AssetsDefinition]:
             seed=recipe.seed,
             volatile=VOLATILE,
             shown=Shown(more=_curves),
+            subjects=trained_on,
         )
         return registered(context, tracking, recipe, result)
 
@@ -97,7 +109,9 @@ def registered(
     manifest = Manifest.read(folder / MANIFEST_NAME)
     run_id = str(manifest.stats["mlflow_run_id"])
     try:
-        version = tracking.register(recipe.name, run_id, folder, version_tags(recipe, manifest, dataset))
+        tags = version_tags(recipe, manifest, dataset)
+        address = str(shown.get(ADDRESS_KEY, ""))
+        version = tracking.register(recipe.name, run_id, folder, tags, address)
         said = f"{recipe.name}/{version}"
     except TrainingError as e:
         context.log.warning(f"The checkpoint is committed, but was not registered. {e}")

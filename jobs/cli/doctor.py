@@ -9,6 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ehr_assets.errors import StorageError
+from ehr_assets.private import open_to_others
 from ehr_assets.settings import PROJECT_ROOT, Settings
 
 PACKAGES = (
@@ -73,13 +75,32 @@ def _accelerator() -> Finding:
 
 
 def _storage() -> list[Finding]:
-    home = Settings.from_env().home
+    settings = Settings.from_env()
+    home, name = settings.home, "cache of EHR_HOME" if settings.remote else "EHR_HOME"
     nearest = next(p for p in [home, *home.parents] if p.exists())
     free = shutil.disk_usage(nearest).free / 1e9
     return [
-        (os.access(nearest, os.W_OK), "EHR_HOME", str(home) + ("" if home.exists() else " (not made yet)")),
+        *([_object_store(settings.remote)] if settings.remote else []),
+        (os.access(nearest, os.W_OK), name, str(home) + ("" if home.exists() else " (not made yet)")),
         (free > 2 or None, "free space there", f"{free:.0f} GB"),
+        _private(home),
     ]
+
+
+def _object_store(address: str) -> Finding:
+    from resources.object_store import S3Remote
+
+    try:
+        found = S3Remote(address).folders("datasets")
+    except StorageError as e:
+        return False, "EHR_HOME", f"{address}: {e.what}"
+    return True, "EHR_HOME", address + ("" if found else " (no datasets yet)")
+
+
+def _private(home: Path) -> Finding:
+    if open_to_others(home):
+        return None, "who may read it", f"others, too: chmod -R go= {home}"
+    return True, "who may read it", "its owner alone"
 
 
 def _mimic() -> Finding:

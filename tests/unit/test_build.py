@@ -23,6 +23,7 @@ from resources.points import SETTINGS_KEY, Points
 HEAVY = [
     *("torch", "transformers", "peft", "deepspeed", "great_expectations", "mlflow"),
     *("sklearn", "xgboost", "lifelines", "ray"),
+    *("boto3", "psycopg2", "dagster_aws", "dagster_postgres", "dagster_ray"),
 ]
 ROOMS = ["cohorts", "meds", "nodes", "corpora", "models", "training", "embeddings", "probes", "reports"]
 SNAPSHOT = Path(__file__).parent / "asset_graph.json"

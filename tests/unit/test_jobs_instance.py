@@ -4,9 +4,11 @@ import errno
 import hashlib
 import sqlite3
 
+import psycopg2
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from ehr_assets.errors import StorageUnavailableError
 from ehr_assets.settings import Settings
 from jobs import instance
 from jobs.instance import INSTANCE_CONFIG, prepare_home, storage_problem
@@ -32,6 +34,14 @@ def test_a_full_disk_is_one_clear_error(tmp_path, error):
     assert problem is not None
     assert str(tmp_path) in problem.where
     assert "Free space" in problem.do
+
+
+def test_a_database_that_does_not_answer_is_one_clear_error_without_its_password(tmp_path):
+    password = "postgresql://dagster:secret@db/dagster"
+    error = raised(OperationalError(password, {}, Exception()), psycopg2.OperationalError(password))
+    problem = storage_problem(error, tmp_path)
+    assert isinstance(problem, StorageUnavailableError)
+    assert "secret" not in str(problem)
 
 
 def test_other_errors_are_not_blamed_on_the_disk(tmp_path):

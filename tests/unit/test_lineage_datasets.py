@@ -2,12 +2,16 @@
 
 import errno
 import os
+import subprocess
+import sys
+from datetime import timedelta
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from ehr_assets.errors import DatasetError
+from ehr_assets.lineage import datasets, staging
 from ehr_assets.lineage.datasets import DatasetStore
 from ehr_assets.lineage.manifest import MANIFEST_NAME, InputEntry, now
 
@@ -185,3 +189,56 @@ def test_the_previous_version_is_the_newest_older_one_with_another_content(store
     (first.path / MANIFEST_NAME).unlink()
     (first.path.parent / "0 a note.txt").write_text("stray")
     assert store.previous(second) is None
+
+
+@pytest.mark.parametrize("jump", [timedelta(days=-400), timedelta(days=400), timedelta()])
+def test_versions_are_in_the_order_of_commits_whatever_the_clock_does(store, monkeypatch, jump):
+    start = now()
+    clock = iter([start, start + jump, start + jump, start])
+    monkeypatch.setattr(datasets, "now", lambda: next(clock))
+    made = [commit(store, content) for content in ("one", "two", "two", "three")]
+    names = [dataset.path.name for dataset in made]
+    assert names == sorted(set(names))
+    assert store.previous(made[1]) == made[0].path
+    assert store.previous(made[3]) == made[2].path
+    assert made[1].manifest.committed_at == start + jump, "what the clock said is told as it was"
+
+
+def test_two_hosts_that_commit_the_same_at_the_same_moment_both_keep_theirs(store, monkeypatch):
+    """Without a lock in common: the other one commits between the look and the rename."""
+    at = now()
+    monkeypatch.setattr(datasets, "now", lambda: at)
+    first = commit(store)
+    monkeypatch.setattr(staging, "_stamp", lambda name: None)
+    second = commit(store)
+    assert first.path != second.path
+    for made in (first, second):
+        assert store.open("c/thing", store.relative(made)).data_version == first.data_version
+
+
+def test_a_staging_directory_of_a_process_that_was_killed_goes_with_the_next(store):
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from ehr_assets.lineage.datasets import DatasetStore\n"
+        "with DatasetStore(Path(sys.argv[1])).staging() as staged:\n"
+        "    (staged / 'half').write_text('x')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(store.home)], check=False)
+    (left,) = (p for p in (store.home / "staging").iterdir() if p.is_dir())
+    assert (left / "half").exists()
+    with store.staging() as ours, store.staging() as inner:
+        found = {p for p in (store.home / "staging").iterdir() if p.is_dir()}
+        assert found == {ours, inner}, "the dead one's is gone, those of the living are not"
+    assert not list((store.home / "staging").iterdir())
+
+
+def test_one_process_at_a_time_makes_a_dataset(store):
+    with store.making("c/thing", "run-1"):
+        with store.making("c/other", "run-2"), store.making("c/thing[part]", "run-2"):
+            pass
+        with pytest.raises(DatasetError, match="Another run") as e, store.making("c/thing", "run-2"):
+            pass
+        assert "c/thing: run run-1 in process" in str(e.value)
+    with store.making("c/thing", "run-2"):
+        pass
