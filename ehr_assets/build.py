@@ -30,10 +30,14 @@ from ehr_assets.reports.assets import comparison_assets, report_assets, verdict_
 from ehr_assets.reports.checks import comparison_checks, report_checks, verdict_checks
 from ehr_assets.reports.profile.assets import profile_assets
 from ehr_assets.reports.profile.checks import profile_checks
+from ehr_assets.reports.promotion.assets import promotion_assets, rollback_assets
+from ehr_assets.reports.promotion.checks import promotion_checks, rollback_checks
 from ehr_assets.settings import TRACKING_VARIABLE, Settings
 from ehr_assets.training.assets import training_assets
 from ehr_assets.training.checks import training_checks
+from jobs.audit import audit_sensors
 from jobs.jobs import chain_jobs
+from resources.confidential import keep_confidential
 from resources.executors import EXECUTORS
 from resources.launcher import DeepSpeedLauncher
 from resources.points import Points
@@ -93,12 +97,20 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
             *comparison_assets(report, catalog),
             *verdict_assets(report, catalog),
             *report_assets(report, catalog),
+            *promotion_assets(report),
         ]
         checks += [*comparison_checks(report), *verdict_checks(report), *report_checks(report)]
+        checks += promotion_checks(report.name)
+    for model in dict.fromkeys(report.candidate for report in catalog.reports.values()):
+        assets += rollback_assets(model)
+        checks += rollback_checks(model)
 
+    keep_confidential([*assets, *checks])
     gates = _gates(checks)
     resources: dict[str, Any] = {
-        "datasets": Datasets(home=str(settings.home), gates=gates, partitions=_partitions(assets)),
+        "datasets": Datasets(
+            home=str(settings.home), remote=settings.remote, gates=gates, partitions=_partitions(assets)
+        ),
         "launcher": DeepSpeedLauncher(hostfile=settings.hostfile, remote_shell=list(settings.remote_shell)),
         # By name where it can be: Dagster shows and stores what resources are configured with.
         "tracking": MlflowTracking(
@@ -110,9 +122,10 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
         assets=assets,
         asset_checks=checks,
         jobs=chain_jobs(catalog),
+        sensors=audit_sensors(settings.home),
         resources=resources,
         executor=EXECUTORS[settings.executor],
-        metadata={"EHR_HOME": MetadataValue.path(str(settings.home))},
+        metadata={"EHR_HOME": MetadataValue.path(settings.where)},
     )
     return Project(settings, definitions, catalog, gates)
 

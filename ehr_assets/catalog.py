@@ -10,6 +10,7 @@ from ehr_assets.corpora.spec import CorpusSpec, load_corpus
 from ehr_assets.errors import SpecError
 from ehr_assets.nodes.aces import AcesTask, load_aces, nodes_with, tasks_with
 from ehr_assets.nodes.task_spec import TaskSet, load_task_set
+from ehr_assets.paths import is_inside
 from ehr_assets.reports.spec import ReportSpec, load_report
 from ehr_assets.settings import Settings
 from ehr_assets.specs import Spec, closest
@@ -115,7 +116,15 @@ def load_catalog(settings: Settings) -> Catalog:
 def _aces_of(cohort: CohortSpec, file: Path) -> list[AcesTask]:
     """What the ACES files say that a cohort names; they lie where its own file does."""
     nodes = cohort.decision_nodes
-    return [load_aces(file.parent / name) for name in nodes.aces] if nodes else []
+    found = [file.parent / name for name in nodes.aces] if nodes else []
+    for path in found:
+        if not is_inside(file.parent, path):
+            raise SpecError(
+                "A link leads out of the cohort file's folder.",
+                where=f"{file}, decision_nodes.aces: {path}",
+                do="Put the ACES file itself there.",
+            )
+    return [load_aces(path) for path in found]
 
 
 def _with_triggers(cohort: CohortSpec, found: Sequence[AcesTask]) -> CohortSpec:

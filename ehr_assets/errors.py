@@ -32,6 +32,14 @@ def _rebuild(kind: type[EhrError], what: str, where: str | None, do: str | None)
     return kind(what, where=where, do=do)
 
 
+class TransientError(EhrError):
+    """What may pass by itself: a store, a server or a worker that does not answer just now.
+
+    The one kind of error that is tried again (`resources/retries.py`). Raise it, or a kind that is also this,
+    where that is known; bad data, numbers that are none and memory that does not suffice stay as they are.
+    """
+
+
 class SpecError(EhrError):
     """A YAML file (cohort, tasks, corpus, recipe, report) or a setting that cannot be used."""
 
@@ -44,8 +52,20 @@ class MissingTableError(RawTableError):
     """A raw table that is not there, in a root that can be read."""
 
 
+class UnreachableTableError(RawTableError, TransientError):
+    """Raw tables in an object store that does not answer."""
+
+
 class DatasetError(EhrError):
     """A dataset that is missing, half-written or altered, or that could not be written."""
+
+
+class StorageError(DatasetError):
+    """A store of datasets that refuses: wrong credentials, no such bucket."""
+
+
+class StorageUnavailableError(StorageError, TransientError):
+    """A store that does not answer, or not now: the same may succeed a little later."""
 
 
 class GateRefusedError(EhrError):
@@ -54,3 +74,11 @@ class GateRefusedError(EhrError):
 
 class TrainingError(EhrError):
     """A training run that could not start or had to stop."""
+
+
+class TrackingError(TrainingError, TransientError):
+    """MLflow that cannot be used: its database or server, for tracking or as the registry."""
+
+
+class PromotionError(EhrError):
+    """A version that may not be promoted, or nothing to roll back to."""

@@ -1,5 +1,6 @@
-"""Spreading work over processes, within the cores and the memory that this machine grants.
+"""Spreading work over processes: of this machine, or of a Ray cluster (`fanout_ray.py`).
 
+A stage says what its tasks need and hands them out; where they run is settled here alone (`Machine.crew`).
 Light imports only: a worker's thread limits must be set before polars or torch are first imported.
 """
 
@@ -22,15 +23,31 @@ R = TypeVar("R")
 
 GB = 1 << 30
 PARENT_BYTES = GB  # what the process that hands out the work needs for itself
-_THREADS = ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "RAYON_NUM_THREADS")
+ONE_THREAD = {
+    **dict.fromkeys(("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "RAYON_NUM_THREADS"), "1"),
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""The environment of a worker: there are as many of them as cores."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster: `EHR_RAY_ADDRESS`, and `EHR_RAY_TASKS` at once for one asset (0: one per CPU of it)."""
+
+    address: str
+    tasks: int = 0
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What one asset may use: `EHR_WORKERS` processes (default: all cores), `EHR_MEMORY_GB` (default 4)."""
+    """What one asset may use: `EHR_WORKERS` processes (default: all cores), `EHR_MEMORY_GB` (default 4).
+
+    cluster: where its shards are worked off instead, if anywhere.
+    """
 
     workers: int = 1
     memory_bytes: int = 4 * GB
+    cluster: Cluster | None = None
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> "Machine":
@@ -39,7 +56,20 @@ class Machine:
         return cls(
             int(_positive(env, "EHR_WORKERS", cores, whole=True)),
             int(_positive(env, "EHR_MEMORY_GB", 4) * GB),
+            _cluster(env),
         )
+
+    def crew(self, memory_each: int, most: int | None = None, *, gpus: bool = False) -> "Crew":
+        """Workers for tasks of `memory_each` bytes, at most so many; with one, the work is done here.
+
+        gpus: on a cluster that has any, a task gets one.
+        """
+        if self.cluster and most != 1:
+            from ehr_assets.fanout_ray import RayCrew
+
+            return RayCrew(self.cluster, memory_each, most, gpus=gpus)
+        workers = self.workers_of(memory_each)
+        return Crew(workers if most is None else max(1, min(workers, most)))
 
     def workers_of(self, memory_each: int) -> int:
         """How many workers that need `memory_each` bytes fit into the budget; at least one."""
@@ -47,6 +77,12 @@ class Machine:
 
 
 ONE_WORKER = Machine()
+
+
+def _cluster(env: Mapping[str, str]) -> Cluster | None:
+    address = env.get("EHR_RAY_ADDRESS", "")
+    tasks = int(_positive(env, "EHR_RAY_TASKS", 1, whole=True)) if env.get("EHR_RAY_TASKS") else 0
+    return Cluster(address, tasks) if address else None
 
 
 def _positive(env: Mapping[str, str], name: str, default: float, *, whole: bool = False) -> float:
@@ -71,6 +107,10 @@ class Crew:
         workers: processes; with 1, the work is done in this process.
 
     Functions and their arguments must be picklable. A worker's polars and tokenizers get one thread each.
+
+    On a cluster a task may be begun again elsewhere, when its worker is lost: whatever it leaves behind, in
+    files too, must then be the same as if it had been done once (files written anew, not added to; nothing
+    deleted that it needs).
     """
 
     def __init__(self, workers: int) -> None:
@@ -89,6 +129,11 @@ class Crew:
     def __exit__(self, *exc: object) -> None:
         if self._pool:
             self._pool.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def here(self) -> bool:
+        """Whether the work is done in this process."""
+        return self._pool is None
 
     def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
         """The results in the order of the tasks, which are drawn only as fast as they are worked off.
@@ -120,9 +165,7 @@ class Crew:
 
 def _begin(setup: bytes) -> None:
     """The first thing in a worker, before the modules of its work are imported."""
-    for name in _THREADS:
-        os.environ[name] = "1"
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ.update(ONE_THREAD)
     threading.Thread(target=_end_with, args=(pickle.loads(setup),), daemon=True).start()
 
 

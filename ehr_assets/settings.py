@@ -1,6 +1,10 @@
 """Settings that come from the environment, read once when definitions load.
 
-EHR_HOME                 where datasets, the Dagster instance and MLflow live (default: <checkout>/.ehr)
+EHR_HOME                 where datasets, the Dagster instance and MLflow live: a directory (default:
+                         <checkout>/.ehr), or s3://bucket/prefix for the datasets and the logs of steps
+EHR_CACHE                with EHR_HOME on S3: the directory that holds what is being written, what was read
+                         and the instance, a folder per address (default: ~/.cache/ehr-assets)
+EHR_POSTGRES_URL         a Postgres database for the Dagster instance (default: SQLite under EHR_HOME)
 EHR_SPECS                further spec directories (os.pathsep-separated), each with cohorts/, tasks/,
                          corpora/, recipes/, grids/ and reports/ folders of YAML files; the recipes of
                          paper size are such a directory: ehr_assets/paper
@@ -15,6 +19,7 @@ MLFLOW_TRACKING_URI      where trainings are tracked (default: SQLite under EHR_
 EHR_ALLOW_FAILED_CHECKS  a reason; lets assets start although an upstream check failed (see lineage/guards)
 """
 
+import hashlib
 import json
 import os
 import shlex
@@ -23,16 +28,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ehr_assets.addresses import S3, S3_VARIABLES, bucket_and_prefix, is_remote, without_user
+from ehr_assets.credentials import refuse_secrets
 from ehr_assets.errors import SpecError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+POSTGRES_VARIABLE = "EHR_POSTGRES_URL"
 EXECUTORS = ("in_process", "multiprocess")
+STORED = ("EHR_HOME", "EHR_SPECS", "EHR_HOSTFILE", "EHR_REMOTE_SHELL", "EHR_ALLOW_FAILED_CHECKS")
+"""Their values are shown, and kept in manifests and in Dagster's stores."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where things are and what is laid over the specs."""
+    """Where things are and what is laid over the specs.
+
+    Args:
+        home: a local directory: EHR_HOME, or where that is an object store the folder of the cache for it.
+        remote: the object store's address; empty where there is none.
+        postgres: whether Dagster's instance lies in the database that EHR_POSTGRES_URL names.
+    """
 
     home: Path
     spec_dirs: tuple[Path, ...] = ()
@@ -41,6 +57,13 @@ class Settings:
     tracking_uri: str = ""
     hostfile: str = ""
     remote_shell: tuple[str, ...] = ("ssh", "-o", "BatchMode=yes")
+    remote: str = ""
+    postgres: bool = False
+
+    @property
+    def where(self) -> str:
+        """EHR_HOME, as it was given."""
+        return self.remote or str(self.home)
 
     @property
     def mlflow_uri(self) -> str:
@@ -57,13 +80,10 @@ class Settings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> "Settings":
-        home = env.get("EHR_HOME") or str(PROJECT_ROOT / ".ehr")
-        if "://" in home:
-            raise SpecError(
-                "EHR_HOME must be a local directory; object stores are not supported yet.",
-                where="environment variable EHR_HOME",
-                do="Point it at a local directory.",
-            )
+        for name in STORED:
+            refuse_secrets(env.get(name, ""), f"environment variable {name}", do="Give it by other means.")
+        given = env.get("EHR_HOME") or str(PROJECT_ROOT / ".ehr")
+        home, remote = (_cache_of(given, env), given.rstrip("/")) if is_remote(given) else (Path(given), "")
         executor = env.get("EHR_EXECUTOR", "in_process")
         if executor not in EXECUTORS:
             raise SpecError(
@@ -78,14 +98,29 @@ class Settings:
                     "The spec directory does not exist.", where=f"EHR_SPECS: {d}", do="Create it."
                 )
         return cls(
-            Path(home).resolve(),
+            home.resolve(),
             dirs,
             _overrides(env.get("EHR_OVERRIDES", "")),
             executor,
             env.get(TRACKING_VARIABLE, ""),
             env.get("EHR_HOSTFILE", ""),
             tuple(shlex.split(env.get("EHR_REMOTE_SHELL", ""))) or cls.remote_shell,
+            remote=remote,
+            postgres=bool(env.get(POSTGRES_VARIABLE)),
         )
+
+
+def _cache_of(address: str, env: Mapping[str, str]) -> Path:
+    """Of each address a folder of its own: what two stores hold under one name may differ."""
+    if not S3.fullmatch(address):
+        raise SpecError(
+            "EHR_HOME is neither a local directory nor an address on S3.",
+            where=f"environment variable EHR_HOME: {without_user(address)}",
+            do=f"Give a path, or s3://bucket/prefix. The rest comes from the environment: {S3_VARIABLES}.",
+        )
+    base = Path(env["EHR_CACHE"]) if env.get("EHR_CACHE") else Path.home() / ".cache" / "ehr-assets"
+    digest = hashlib.sha256(address.rstrip("/").encode()).hexdigest()[:12]
+    return base / f"{bucket_and_prefix(address)[0]}-{digest}"
 
 
 def _overrides(text: str) -> Mapping[str, Mapping[str, Any]]:
@@ -98,4 +133,5 @@ def _overrides(text: str) -> Mapping[str, Mapping[str, Any]]:
         raise SpecError(f"The overrides are not JSON: {e.msg}.", where="EHR_OVERRIDES", do=hint) from None
     if not isinstance(data, dict) or not all(isinstance(v, dict) for v in data.values()):
         raise SpecError("The overrides must map spec names to mappings.", where="EHR_OVERRIDES", do=hint)
+    refuse_secrets(data, "EHR_OVERRIDES")
     return data

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ehr_assets.credentials import refuse_secrets
 from ehr_assets.errors import SpecError
 from ehr_assets.yamls import parse_yaml
 
@@ -49,6 +50,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise SpecError(f"The spec is not valid YAML: {reason}.", where=f"{path}{line}", do="Mend it.") from e
     if not isinstance(data, dict):
         raise SpecError("A spec must be a mapping of keys to values.", where=str(path), do="Mend the file.")
+    refuse_secrets(data, str(path))
     return data
 
 
@@ -91,7 +93,7 @@ def find_spec(name: str, folders: Iterable[Path], *, what: str, asked_by: Path |
     """The file of the spec `name` in the first folder that has it. Raises SpecError where none has."""
     folders = list(folders)
     for folder in folders:
-        if (folder / f"{name}.yaml").is_file():
+        if Path(name).name == name and (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
     raise SpecError(

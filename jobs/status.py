@@ -14,7 +14,6 @@ from ehr_assets.errors import DatasetError
 from ehr_assets.lineage.datasets import DatasetStore, rebuild_hint
 from ehr_assets.lineage.guards import failing_checks
 from ehr_assets.lineage.hashing import settings_hash
-from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
 from ehr_assets.lineage.names import asset_and_partition, dataset_name
 from resources.points import SETTINGS_KEY
 from resources.recorded import DATASET_KEY, newest_materialization
@@ -169,7 +168,7 @@ def _own_status(
     version = tags.get(DATA_VERSION_TAG)
     if problem := store.problem(name, dataset, version, thorough=thorough):
         return AssetStatus(key, State.MISSING, [problem], partition=partition)
-    manifest = Manifest.read(store.home / dataset / MANIFEST_NAME)
+    manifest = store.manifest(dataset)
     reasons = _code_reasons(tags.get(CODE_VERSION_TAG), graph.code_versions[key])
     if partition is not None and settings_hash(manifest.config) != graph.settings[key].get(partition):
         reasons.append("its spec changed")

@@ -83,31 +83,45 @@ def commands(
     Raises:
         TrainingError: more processes than GPUs that can be seen.
     """
-    ranks = {host.name: _devices(host, env, here=n == 0) for n, host in enumerate(hosts)}
+    ranks = {host.name: devices(host, env, here=n == 0) for n, host in enumerate(hosts)}
     alone = len(hosts) == 1
     address = "127.0.0.1" if alone else hosts[0].name
-    port = _free_port()
+    port = free_port()
     found = []
     for n, host in enumerate(hosts):
-        command = [
-            sys.executable,
-            *("-m", "ehr_assets.training.lean_deepspeed"),
-            f"--world_info={base64.urlsafe_b64encode(json.dumps(ranks).encode()).decode()}",
-            f"--node_rank={n}",
-            *(f"--master_addr={address}", f"--master_port={port}"),
-            *("--log_level=warning", "--no_local_rank", "--module"),
-            *(module, str(job_file)),
-        ]
+        command = node_command(ranks, n, address, port, module, job_file)
         if n:
-            given = {k: v for k, v in env.items() if _PASSED_ON.search(k) and not _NEVER.search(k)}
-            settings = [f"{name}={value}" for name, value in sorted(given.items())]
+            settings = [f"{name}={value}" for name, value in sorted(passed_on(env).items())]
             there = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(['env', *settings, *command])}"
             command = [*remote_shell, host.name, there]
         found.append(command)
     return found
 
 
-def _devices(host: Host, env: Mapping[str, str], *, here: bool) -> list[int | str]:
+def node_command(
+    ranks: Mapping[str, Sequence[int | str]], n: int, address: str, port: int, module: str, job_file: Path
+) -> list[str]:
+    """What starts the ranks of the n-th host.
+
+    ranks: host → the devices of its processes, one each. address, port: where the ranks meet.
+    """
+    return [
+        sys.executable,
+        *("-m", "ehr_assets.training.lean_deepspeed"),
+        f"--world_info={base64.urlsafe_b64encode(json.dumps(ranks).encode()).decode()}",
+        f"--node_rank={n}",
+        *(f"--master_addr={address}", f"--master_port={port}"),
+        *("--log_level=warning", "--no_local_rank", "--module"),
+        *(module, str(job_file)),
+    ]
+
+
+def passed_on(env: Mapping[str, str]) -> dict[str, str]:
+    """What processes on other hosts are given of this one's environment: no secret."""
+    return {k: v for k, v in env.items() if _PASSED_ON.search(k) and not _NEVER.search(k)}
+
+
+def devices(host: Host, env: Mapping[str, str], *, here: bool) -> list[int | str]:
     """What DeepSpeed's launcher makes the host's CUDA_VISIBLE_DEVICES: of this one, what the user made it.
 
     Raises:
@@ -118,43 +132,47 @@ def _devices(host: Host, env: Mapping[str, str], *, here: bool) -> list[int | st
     named = env.get("CUDA_VISIBLE_DEVICES") if here else None
     if named is None:
         return list(range(host.slots))
-    devices: list[int | str] = [device.strip() for device in named.split(",") if device.strip()]
-    if len(devices) < host.slots:
+    seen: list[int | str] = [device.strip() for device in named.split(",") if device.strip()]
+    if len(seen) < host.slots:
         raise TrainingError(
-            f"{host.slots} processes are to run here, but {len(devices)} GPUs can be seen.",
+            f"{host.slots} processes are to run here, but {len(seen)} GPUs can be seen.",
             where="engine.num_processes, CUDA_VISIBLE_DEVICES",
             do="Let more GPUs be seen, or lower engine.num_processes.",
         )
-    return devices[: host.slots]
+    return seen[: host.slots]
 
 
-def environment(processes: int, cores: int) -> dict[str, str]:
+def environment(processes: int, cores: int, own: Mapping[str, str] | None = None) -> dict[str, str]:
     """Threads per process of a host, and the CPU where there is no GPU. The user's own settings win.
 
     PASSIVE because OpenMP's threads otherwise spin while they wait: with more of them than free cores
     (another step on this machine is enough) a training was seen to become 60 times slower.
+
+    own: the user's settings; by default this process's environment.
     """
+    own = os.environ if own is None else own
     env = {
         "OMP_NUM_THREADS": str(max(1, (cores or _cores()) // processes)),
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    if not _has_gpu():
+    if not _has_gpu(own):
         env["DS_ACCELERATOR"] = "cpu"
-    return {name: value for name, value in env.items() if name not in os.environ}
+    return {name: value for name, value in env.items() if name not in own}
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _has_gpu() -> bool:
+def _has_gpu(own: Mapping[str, str]) -> bool:
     """Whether there is an NVIDIA device; asked without importing torch into the Dagster process."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    hidden = own.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     return not hidden and Path("/dev/nvidiactl").exists()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens at just now."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]

@@ -14,7 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dagster import (
     AssetExecutionContext,
@@ -30,7 +30,10 @@ from ehr_assets.errors import TrainingError
 from ehr_assets.training.kept import promise
 from resources.hosts import Host, commands, environment, read_hosts, spread
 from resources.messages import WholeMessagesReader
-from resources.process_groups import own_groups
+from resources.process_groups import Groups, own_groups
+
+if TYPE_CHECKING:
+    from resources.ray_hosts import PlacedGroups
 
 # Pipes calls a preview method of its own.
 warnings.filterwarnings("ignore", category=PreviewWarning, module=r"dagster\._core\.pipes")
@@ -49,6 +52,8 @@ class DeepSpeedLauncher(ConfigurableResource):
         grace_seconds: how long ranks may take to end after they were told to, before they are killed.
         hosts: lines ``name slots=n``; the first is this machine. None: this machine alone.
         hostfile: a file of such lines, instead.
+        ray_address: of a Ray cluster whose nodes take the processes instead (`ray_hosts.py`).
+        slots: processes that one of its nodes takes; 0 for one per GPU, or one if there are none.
         remote_shell: what runs a command on another host, given its name and one string for its shell. Its
             end must close the command's standard input, as ssh's does.
     """
@@ -57,6 +62,8 @@ class DeepSpeedLauncher(ConfigurableResource):
     grace_seconds: float = 5.0
     hosts: list[str] = Field(default_factory=list)
     hostfile: str = ""
+    ray_address: str = ""
+    slots: int = 0
     remote_shell: list[str] = Field(default_factory=lambda: ["ssh", "-o", "BatchMode=yes"])
 
     def train(
@@ -93,7 +100,6 @@ class DeepSpeedLauncher(ConfigurableResource):
             TrainingError: a rank failed. It is the rank's own error if it left one in JOB.error.json,
                 otherwise it carries the last lines of standard error.
         """
-        hosts = spread(self._hosts(), num_processes)
         with (
             _job_folder(work) as folder,
             open_pipes_session(
@@ -104,15 +110,9 @@ class DeepSpeedLauncher(ConfigurableResource):
         ):
             job_file = folder / "job.json"
             job_file.write_text(json.dumps(job), encoding="utf-8")
-            env = {
-                **os.environ,
-                **environment(max(host.slots for host in hosts), self.cores),
-                **session.get_bootstrap_env_vars(),
-            }
-            where = "" if len(hosts) == 1 else f" on {len(hosts)} hosts"
-            context.log.info(f"launching {num_processes} process(es) of {module}{where}")
-            launched = commands(hosts, module, job_file, env, self.remote_shell)
-            with own_groups(launched, env, self.grace_seconds) as groups:
+            context.log.info(f"launching {num_processes} process(es) of {module}{self._where()}")
+            pipes = session.get_bootstrap_env_vars()
+            with self._started(module, job_file, num_processes, pipes) as groups:
                 code = groups.wait()
             if code != 0:
                 raise _failure(module, code, job_file.with_suffix(".error.json"), groups.tail, work)
@@ -122,6 +122,30 @@ class DeepSpeedLauncher(ConfigurableResource):
                 "The processes ended without a report.", where=module, do="See the step's standard error."
             )
         return dict(messages[-1])
+
+    def _where(self) -> str:
+        if self.ray_address:
+            return " on the Ray cluster"
+        return f" on up to {len(hosts)} hosts" if (hosts := self._hosts()) else ""
+
+    @contextlib.contextmanager
+    def _started(
+        self, module: str, job_file: Path, num_processes: int, pipes: Mapping[str, str]
+    ) -> "Iterator[Groups | PlacedGroups]":
+        """The ranks, running, however they are reached; none of them is left when the block ends."""
+        if self.ray_address:
+            from resources.ray_hosts import Wanted, placed_groups
+
+            wanted = Wanted(num_processes, self.slots, self.cores, self.grace_seconds)
+            with placed_groups(self.ray_address, wanted, module, job_file, pipes) as placed:
+                yield placed
+            return
+        hosts = spread(self._hosts(), num_processes)
+        most = max(host.slots for host in hosts)
+        env = {**os.environ, **environment(most, self.cores), **pipes}
+        launched = commands(hosts, module, job_file, env, self.remote_shell)
+        with own_groups(launched, env, self.grace_seconds) as groups:
+            yield groups
 
     def _hosts(self) -> list[Host]:
         if not self.hostfile:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO
 
 TAIL_LINES = 30
@@ -17,11 +17,20 @@ TAIL_LINES = 30
 class Groups:
     """Running commands, each the leader of a process group.
 
+    Args:
+        tell: is given their standard error line by line; by default it goes to this process's.
+
     Attributes:
         tail: the last lines of their standard error.
     """
 
-    def __init__(self, commands: Sequence[Sequence[str]], env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        commands: Sequence[Sequence[str]],
+        env: Mapping[str, str],
+        tell: Callable[[str], object] = sys.stderr.write,
+    ) -> None:
+        self._tell = tell
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._running: list[subprocess.Popen[bytes]] = []
         self._copiers: list[threading.Thread] = []
@@ -33,19 +42,27 @@ class Groups:
                 command, env=self._env, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
             )
             self._running.append(process)
-            copier = threading.Thread(target=_copy_stderr, args=(process.stderr, self.tail), daemon=True)
+            copier = threading.Thread(
+                target=_copy_stderr, args=(process.stderr, self.tail, self._tell), daemon=True
+            )
             copier.start()
             self._copiers.append(copier)
 
+    def code(self) -> int | None:
+        """0 if all have ended well, or an exit code that is not 0, if one of them ended so."""
+        codes = [process.poll() for process in self._running]
+        bad = [code for code in codes if code]
+        return bad[0] if bad else None if None in codes else 0
+
     def wait(self) -> int:
         """0 once all have ended well, or the first exit code that is not, at once."""
-        while True:
-            codes = [process.poll() for process in self._running]
-            if bad := [code for code in codes if code]:
-                return bad[0]
-            if all(code == 0 for code in codes):
-                return 0
+        while (code := self.code()) is None:
             time.sleep(0.1)
+        return code
+
+    def ended(self) -> int | None:
+        """The exit code of a command that is no longer there; None while all run."""
+        return next((code for process in self._running if (code := process.poll()) is not None), None)
 
     def end(self, grace: float) -> None:
         """TERM, a while, KILL. A group lives on while any process of it does, leader or not."""
@@ -81,12 +98,12 @@ def own_groups(commands: Sequence[Sequence[str]], env: Mapping[str, str], grace:
         groups.end(grace)
 
 
-def _copy_stderr(stream: IO[bytes], tail: deque[str]) -> None:
+def _copy_stderr(stream: IO[bytes], tail: deque[str], tell: Callable[[str], object]) -> None:
     with contextlib.suppress(ValueError, OSError):  # closed under our hands at the end
         for raw in stream:
             line = raw.decode(errors="replace")
             tail.append(line.rstrip())
-            sys.stderr.write(line)
+            tell(line)
 
 
 def _group_lives(process: subprocess.Popen[bytes]) -> bool:

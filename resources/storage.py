@@ -6,7 +6,6 @@ function, commits, and reports to Dagster. Assets stay a few lines long.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,10 @@ from dagster import (
     AssetKey,
     ConfigurableResource,
     DagsterInstance,
-    DataVersion,
-    Failure,
     MaterializeResult,
-    MetadataValue,
-    TableColumn,
-    TableColumnLineage,
-    TableSchema,
 )
 
-from ehr_assets.errors import DatasetError, EhrError
+from ehr_assets.errors import DatasetError, EhrError, StorageError
 from ehr_assets.fanout import Machine
 from ehr_assets.lineage.ancestry import ancestors, names_above
 from ehr_assets.lineage.datasets import Dataset, DatasetStore, rebuild_hint
@@ -35,56 +28,15 @@ from ehr_assets.lineage.guards import DATA_VERSION_KEY, require_common_ancestry,
 from ehr_assets.lineage.manifest import InputEntry, now
 from ehr_assets.lineage.names import asset_and_partition, dataset_name
 from ehr_assets.lineage.workspace import Workspace
-from ehr_assets.progress import LogProgress, Progress
-from resources.recorded import DATASET_KEY, all_recorded, recorded
+from ehr_assets.progress import LogProgress
+from resources.audit import check_failed, check_overridden, run_begins
+from resources.object_store import open_store
+from resources.recorded import all_recorded, recorded
+from resources.retries import failing_clearly
+from resources.shown import NOTHING_MORE, Shown, result
+from resources.step import Stats, Step
 
 ONLY_IF_CHANGED_TAG = "ehr/only_if_changed"
-
-
-@dataclass
-class Step:
-    """What a stage's body gets: where to write, its verified inputs, what it may use, where to report.
-
-    `work`: for what takes long, a folder that outlives this process until the dataset is committed; the next
-    run with the same code, inputs and settings finds it again.
-
-    `inputs` by asset; those of which every partition is read, by asset and partition (`lineage/names.py`).
-    """
-
-    out: Path
-    work: Workspace
-    inputs: Mapping[str, Dataset]
-    progress: Progress
-    log: Any
-    run_id: str
-    overrides: Sequence[str]
-    machine: Machine
-
-
-Stats = dict[str, Any]
-"""What a stage's body gives back for the manifest: counts and scores, never a raw value."""
-
-
-def _nothing_more(dataset: Dataset) -> Mapping[str, Any]:
-    return {}
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What Dagster's pages show of a dataset beside its stats, when it is made and when it is kept.
-
-    Args:
-        schema_of: the first table of this name (or folder) gives the column schema.
-        column_lineage: of that table.
-        more: metadata read off the dataset, pictures for instance.
-    """
-
-    schema_of: str | None = None
-    column_lineage: TableColumnLineage | None = None
-    more: Callable[[Dataset], Mapping[str, Any]] = _nothing_more
-
-
-NOTHING_MORE = Shown()
 
 
 def asset_name(key: AssetKey) -> str:
@@ -95,19 +47,21 @@ class Datasets(ConfigurableResource):
     """The dataset store, and the gates between assets.
 
     Args:
-        home: storage root (`EHR_HOME`).
+        home: storage root (`EHR_HOME`), or the cache of the one on an object store.
+        remote: that object store's address.
         gates: the blocking checks of every asset, by asset key.
         partitions: of the assets that have any, by asset key. Such an asset reads the same partition of
             another one; an asset without partitions reads them all.
     """
 
     home: str
+    remote: str = ""
     gates: dict[str, list[str]]
     partitions: dict[str, list[str]] = {}  # noqa: RUF012 (pydantic copies it)
 
     @property
     def store(self) -> DatasetStore:
-        return DatasetStore(Path(self.home))
+        return open_store(Path(self.home), self.remote)
 
     def latest(self, instance: DagsterInstance, key: AssetKey, partition: str | None = None) -> Dataset:
         """The dataset of the newest materialization that Dagster knows, verified."""
@@ -121,6 +75,7 @@ class Datasets(ConfigurableResource):
 
     def judged(self, context: AssetCheckExecutionContext, key: AssetKey) -> Dataset:
         """The newest dataset of an asset, which a check of it is about: of the check's partition, if any."""
+        run_begins(Path(self.home), context.instance, context.op_execution_context.run_id)
         partition = context.partition_key if asset_name(key) in self.partitions else None
         return self.latest(context.instance, key, partition)
 
@@ -164,14 +119,16 @@ class Datasets(ConfigurableResource):
             volatile: files that differ between equal runs (clock readings); not in the content hash.
             shown: what Dagster's pages show of it.
 
-        Every error a user can act on becomes a `Failure` without retries whose description stands alone.
+        Every error a user can act on becomes a `Failure` whose description stands alone; only what may pass
+        is tried again (`retries.py`).
         """
         key = key or context.asset_key
         partition = context.partition_key if asset_name(key) in self.partitions else None
         name = dataset_name(asset_name(key), partition)
         spec = context.assets_def.specs_by_key[key]
         code_version = spec.code_version or ""
-        try:
+        with failing_clearly(context):
+            run_begins(Path(self.home), context.instance, context.run_id)
             inputs, overrides = self._open_inputs(context, [dep.asset_key for dep in spec.deps], partition)
             entries = [
                 InputEntry(
@@ -182,7 +139,7 @@ class Datasets(ConfigurableResource):
             last = self._unchanged(context, name, code_version, config, entries, overrides)
             if last and entries:
                 context.log.info(f"{name}: inputs, code and settings unchanged; kept.")
-                return self._result(key, last, shown, {"kept": True})
+                return result(self.store, key, last, shown, {"kept": True})
             started = now()
             made_from = _made_from(code_version, entries, config, seed)
             with (
@@ -192,7 +149,7 @@ class Datasets(ConfigurableResource):
             ):
                 if found := self._made_earlier(context, name, work):
                     context.log.info(f"{name}: made earlier from the same code, inputs and settings; kept.")
-                    return self._result(key, found, shown, {"kept": True})
+                    return result(self.store, key, found, shown, {"kept": True})
                 progress = LogProgress(context.log)
                 machine = Machine.from_env()
                 step = Step(staged, work, inputs, progress, context.log, context.run_id, overrides, machine)
@@ -212,9 +169,7 @@ class Datasets(ConfigurableResource):
                     unless=last,  # of what has no inputs, only its content can tell
                 )
                 work.discard(self.store.relative(dataset))
-            return self._result(key, dataset, shown, {"kept": True} if dataset is last else None)
-        except EhrError as e:
-            raise Failure(description=str(e), allow_retries=False) from e
+            return result(self.store, key, dataset, shown, {"kept": True} if dataset is last else None)
 
     def judge(
         self,
@@ -230,6 +185,8 @@ class Datasets(ConfigurableResource):
 
         `warns`: a failure is something for a person to look at, no error.
         """
+        if not passed:
+            check_failed(Path(self.home), dataset.manifest, check_name, warns=warns)
         return AssetCheckResult(
             passed=passed,
             severity=AssetCheckSeverity.WARN if warns else AssetCheckSeverity.ERROR,
@@ -250,12 +207,18 @@ class Datasets(ConfigurableResource):
             for line in require_passed_checks(context.instance, inputs[name], gates):
                 if line not in overrides:
                     overrides.append(line)
-                    context.log.warning(f"Gate overridden: {line}")
+                    self._overridden(context, line, known=line in inputs[name].manifest.overrides)
         together = list(inputs.values())
         for line in require_common_ancestry(together, self._ancestors(context.instance, together)):
             overrides.append(line)
-            context.log.warning(f"Gate overridden: {line}")
+            self._overridden(context, line)
         return inputs, overrides
+
+    def _overridden(self, context: AssetExecutionContext, line: str, *, known: bool = False) -> None:
+        """`known`: an asset further up was started regardless, and it was recorded then."""
+        context.log.warning(f"Gate overridden: {line}")
+        if not known:
+            check_overridden(Path(self.home), context.run_id, asset_name(context.asset_key), line)
 
     def _to_read(
         self, deps: list[AssetKey], partition: str | None
@@ -302,11 +265,14 @@ class Datasets(ConfigurableResource):
         asset, partition = asset_and_partition(name)
         try:
             last = self.latest(context.instance, AssetKey(asset.split("/")), partition)
+        except StorageError:  # not the dataset's fault: nothing is made anew for it
+            raise
         except DatasetError:
             return None
         m = last.manifest
-        # A partition's settings are not in the code version, which Dagster has of the asset as a whole.
-        if partition is not None and m.config != (config or {}):
+        # Not in the code version: a partition's settings (Dagster has one of the asset as a whole), what a
+        # verdict was held against, who asked for a promotion.
+        if m.config != json.loads(json.dumps(config or {}, default=str)):
             return None
         same_inputs = {(i.asset, i.data_version) for i in m.inputs} == {
             (i.asset, i.data_version) for i in inputs
@@ -327,6 +293,8 @@ class Datasets(ConfigurableResource):
             return None
         try:
             return self.store.open(name, committed)
+        except StorageError:  # not the dataset's fault: nothing is made anew for it
+            raise
         except DatasetError:
             return None
 
@@ -340,32 +308,6 @@ class Datasets(ConfigurableResource):
             if "No space left on device" in str(e):
                 raise OSError(28, "No space left on device") from e
             raise
-
-    def _result(
-        self, key: AssetKey, dataset: Dataset, shown: Shown, also: Mapping[str, Any] | None = None
-    ) -> MaterializeResult:
-        m = dataset.manifest
-        metadata: dict[str, Any] = {
-            DATASET_KEY: MetadataValue.text(self.store.relative(dataset)),
-            "path": MetadataValue.path(str(dataset.path)),
-            "bytes": m.total_bytes,
-            "files": len(m.files),
-            **{k: v for k, v in m.stats.items() if isinstance(v, int | float | str | bool)},
-            **shown.more(dataset),
-            **(also or {}),
-        }
-        if m.row_counts:
-            metadata["dagster/row_count"] = sum(m.row_counts.values())
-        table = shown.schema_of and next(
-            (s for n, s in m.schemas.items() if n.startswith(shown.schema_of)), None
-        )
-        if table:
-            metadata["dagster/column_schema"] = TableSchema([TableColumn(n, t) for n, t in table.items()])
-        if shown.column_lineage:
-            metadata["dagster/column_lineage"] = shown.column_lineage
-        if m.overrides:
-            metadata["overrides"] = MetadataValue.md("\n".join(f"- {line}" for line in m.overrides))
-        return MaterializeResult(asset_key=key, data_version=DataVersion(m.data_version), metadata=metadata)
 
 
 def _made_from(

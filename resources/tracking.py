@@ -6,16 +6,19 @@ mlflow refuses `file://` and is slow to import: SQLite by default, imported only
 import contextlib
 import json
 import logging
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from dagster import ConfigurableResource, get_dagster_logger
 
-from ehr_assets.errors import TrainingError
+from ehr_assets.errors import TrackingError, TrainingError
+from ehr_assets.settings import TRACKING_VARIABLE
 
 MAX_PARAM = 500
 """MLflow's databases hold this many characters of a parameter."""
@@ -25,6 +28,8 @@ RUN_FILE = "mlflow_run_id"
 """In a training's work folder: the MLflow run that it was last told to."""
 CANDIDATE = "candidate"
 """The alias of the newest version of a model."""
+CHAMPION = "champion"
+"""The alias of the version of a model that is in use: moved by promotions and rollbacks alone."""
 POINTER = "checkpoint"
 """The artifact of a run that says where the checkpoint lies, where a server takes no path of ours."""
 
@@ -57,6 +62,11 @@ class MlflowTracking(ConfigurableResource):
             for some in _parts([Param(name, text[:MAX_PARAM]) for name, text in _flat(params)]):
                 client.log_batch(run_id, params=some)
         return run_id
+
+    def told(self, run_id: str) -> dict[str, str | None]:
+        """An open run as a training's job file names it: without an address that the environment has, too."""
+        known = os.environ.get(TRACKING_VARIABLE) == self.uri
+        return {"uri": None if known else self.uri, "run_id": run_id}
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         """Closes a run: FINISHED, FAILED or KILLED."""
@@ -103,7 +113,9 @@ class MlflowTracking(ConfigurableResource):
                 for run in client.search_runs([experiment.experiment_id], query):
                     client.set_terminated(run.info.run_id, status="KILLED")
 
-    def register(self, model: str, run_id: str, folder: Path, tags: Mapping[str, str]) -> str:
+    def register(
+        self, model: str, run_id: str, folder: Path, tags: Mapping[str, str], address: str = ""
+    ) -> str:
         """The version of a model that is this committed checkpoint, made where there is none yet.
 
         A new version becomes the model's `candidate`, and its run is tagged with it. The version's tags lead
@@ -114,10 +126,11 @@ class MlflowTracking(ConfigurableResource):
             model: its name; made when it is missing.
             run_id: the MLflow run of the training.
             folder: the checkpoint's dataset.
+            address: where it lies on an object store, of which the folder is the cache.
             tags: with `dataset` and `data_version`, by which the version is known again.
 
         Raises:
-            TrainingError: the registry cannot be used.
+            TrackingError: the registry cannot be used.
         """
         with _said_clearly(self.uri):
             client = self._client()
@@ -125,12 +138,57 @@ class MlflowTracking(ConfigurableResource):
                 return found
             _create_model(client, model)
             made = client.create_model_version(
-                model, self._source(client, run_id, folder, tags), run_id=run_id, tags=dict(tags)
+                model,
+                self._source(client, run_id, address or folder.as_uri(), tags),
+                run_id=run_id,
+                tags=dict(tags),
             )
             client.set_registered_model_alias(model, CANDIDATE, made.version)
             for name, value in {"model_version": f"{model}/{made.version}", **tags}.items():
                 client.set_tag(run_id, name, value)
             return str(made.version)
+
+    def in_use(self) -> dict[str, str]:
+        """Place of a dataset → ``alias of model``: the checkpoints behind the aliases of registered models.
+
+        Raises:
+            TrainingError: the registry cannot be used.
+        """
+        file = self.uri.removeprefix("sqlite:///")
+        if file != self.uri and not Path(file).exists():
+            return {}
+        found, token, client = {}, None, self._client()
+        with _said_clearly(self.uri):
+            while True:
+                page = client.search_registered_models(page_token=token)
+                for model, alias in ((m, alias) for m in page for alias in m.aliases):
+                    version = client.get_model_version_by_alias(model.name, alias)
+                    if place := version.tags.get("dataset"):
+                        found[place] = f"{alias} of {model.name}"
+                token = page.token
+                if not token:
+                    return found
+
+    def alias(self, model: str, alias: str) -> str | None:
+        """The version of a model that has this alias; None where none has. Raises TrackingError."""
+        with _said_clearly(self.uri):
+            found = (m for m in self._client().search_registered_models(f"name='{model}'") if m.name == model)
+            version = next((m.aliases.get(alias) for m in found), None)
+            return None if version is None else str(version)
+
+    def move_alias(self, model: str, alias: str, version: str | None) -> None:
+        """Gives an alias to a version of a model, or takes it off the model. Raises TrackingError."""
+        with _said_clearly(self.uri):
+            client = self._client()
+            if version is None:
+                client.delete_registered_model_alias(model, alias)
+            else:
+                client.set_registered_model_alias(model, alias, version)
+
+    def versions(self, model: str) -> dict[str, dict[str, str]]:
+        """Version → its tags, of a model, the newest first. Raises TrackingError."""
+        with _said_clearly(self.uri):
+            return {str(v.version): dict(v.tags) for v in _versions(self._client(), model)}
 
     def _version(self, client: Any, model: str, tags: Mapping[str, str]) -> str | None:
         """The newest version of this very dataset."""
@@ -138,12 +196,12 @@ class MlflowTracking(ConfigurableResource):
         same = (v for v in _versions(client, model) if all(v.tags.get(k) == tags[k] for k in known))
         return next((str(v.version) for v in same), None)
 
-    def _source(self, client: Any, run_id: str, folder: Path, tags: Mapping[str, str]) -> str:
+    def _source(self, client: Any, run_id: str, uri: str, tags: Mapping[str, str]) -> str:
         if not self.uri.startswith(("http://", "https://")):
-            return folder.as_uri()
+            return uri
         with tempfile.TemporaryDirectory() as place:
             pointer = Path(place) / "checkpoint.json"
-            content = {"path": str(folder), **tags}
+            content = {"path": unquote(uri.removeprefix("file://")), **tags}
             pointer.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             client.log_artifact(run_id, str(pointer), POINTER)
         return f"runs:/{run_id}/{POINTER}"
@@ -184,7 +242,7 @@ def _said_clearly(uri: str) -> Iterator[None]:
         raise
     except Exception as e:
         shown = without_credentials(uri)
-        raise TrainingError(
+        raise TrackingError(
             f"The MLflow tracking store cannot be used: {type(e).__name__}.",
             where=shown,
             do="Check that it is reachable and of this MLflow's version (`mlflow db upgrade URI`).",

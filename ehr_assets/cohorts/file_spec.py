@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from ehr_assets.cohorts.event_spec import ByRawText, Column, RawText
 from ehr_assets.cohorts.patterns import file_regex
+from ehr_assets.paths import leads_out
 from ehr_assets.specs import Spec, closest
 
 
@@ -26,7 +27,7 @@ def _encoding(name: str) -> str:
 
 
 def _file(file: str) -> str:
-    if file.startswith("/") or "\\" in file or ".." in file.split("/") or file.endswith("/"):
+    if leads_out(file):
         raise ValueError(f"'{file}' must be a path under the root of the raw tables, with forward slashes")
     file_regex(file)
     return file

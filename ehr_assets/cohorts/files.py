@@ -67,9 +67,12 @@ def find_files(root: RawRoot, file: str) -> list[RawFile]:
     """The files that a spec's `file` stands for, sorted by path; empty if there are none.
 
     Raises:
-        RawTableError: a file is there twice, such as labs.csv and labs.csv.gz; or the root cannot be read.
+        RawTableError: a file is there twice, such as labs.csv and labs.csv.gz; a link leads out of the root;
+            or that cannot be read.
     """
     found = _found(root, file)
+    for raw in found:
+        root.refuse_link_out(raw.path)
     stems = sorted((path.removesuffix(ending_of(path)), path) for path in (f.path for f in found))
     if twice := next(((one, two) for (a, one), (b, two) in pairwise(stems) if a == b), None):
         raise RawTableError(

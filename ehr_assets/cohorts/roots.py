@@ -4,7 +4,6 @@ Only bytes. Which files a spec's `file` stands for is `files.py`.
 """
 
 import os
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -13,15 +12,21 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from ehr_assets.errors import RawTableError
+from ehr_assets.addresses import S3, S3_VARIABLES, is_remote, without_user
+from ehr_assets.errors import RawTableError, UnreachableTableError
+from ehr_assets.paths import is_inside
 
-_S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/[^/?#@]+)*/*")
+LINKS_VARIABLE = "EHR_RAW_LINKS"
+FOLLOW = "follow"
 _CONNECT_SECONDS, _REQUEST_SECONDS, _ATTEMPTS = 5, 60, 3
+_PASSING = ("the object store does not answer", "the object store is busy")
 # What the object store's client says, and what that means.
 _STORE_SAYS = {
     "NETWORK_CONNECTION": "the object store does not answer",
     "curlCode: 28": "the object store does not answer in time",
     "ACCESS_DENIED": "the object store denies access",
+    "SLOW_DOWN": "the object store is busy",
+    "SERVICE_UNAVAILABLE": "the object store is busy",
     "HTTP status 403": "the object store denies access",
     "INVALID_ACCESS_KEY_ID": "the object store does not know the access key",
     "SIGNATURE_DOES_NOT_MATCH": "the access key and its secret do not belong together",
@@ -48,11 +53,10 @@ class RawRoot:
         if isinstance(root, RawRoot):
             return root
         text = str(root)
-        if "://" in text and not _S3.fullmatch(text):
-            # The address as it stands may hold a key and its secret.
+        if is_remote(text) and not S3.fullmatch(text):
             raise RawTableError(
                 "Raw tables are read from a local directory or from S3, and this is no address of either.",
-                where=re.sub(r"//.*@", "//…@", text),
+                where=without_user(text),
                 do="Give a path, or s3://bucket/prefix; credentials come from the environment, e.g. "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
             )
@@ -60,7 +64,7 @@ class RawRoot:
 
     @property
     def remote(self) -> bool:
-        return "://" in self.uri
+        return is_remote(self.uri)
 
     def exists(self) -> bool:
         """Whether there is such a directory (or anything under such a prefix)."""
@@ -80,7 +84,8 @@ class RawRoot:
     def sizes(self, folder: str = "", *, recursive: bool = False) -> dict[str, int]:
         """Files in a folder (relative to the root) and their sizes, sorted; empty if there is none."""
         if not self.remote:
-            return _local_sizes(Path(self.uri), folder, recursive=recursive)
+            self.refuse_link_out(folder)
+            return _local_sizes(self, folder, recursive=recursive)
         filesystem, base = self._opened
         selector = fs.FileSelector(f"{base}/{folder}".rstrip("/"), recursive=recursive, allow_not_found=True)
         try:
@@ -94,6 +99,7 @@ class RawRoot:
 
     def size(self, path: str) -> int | None:
         """Bytes of one file; None if there is none."""
+        self.refuse_link_out(path)
         filesystem, base = self._opened
         try:
             info = filesystem.get_file_info(f"{base}/{path}")
@@ -103,8 +109,23 @@ class RawRoot:
 
     def open(self, path: str) -> pa.NativeFile:
         """The bytes of a file, seekable. OSError as the system gives it."""
+        self.refuse_link_out(path)
         filesystem, base = self._opened
         return filesystem.open_input_file(f"{base}/{path}")
+
+    def refuse_link_out(self, path: str) -> None:
+        """Raises RawTableError where a path, when links are followed, is not below a local root.
+
+        A delivery of tables could otherwise name any file of this machine. EHR_RAW_LINKS=follow allows it.
+        """
+        if self.remote or os.environ.get(LINKS_VARIABLE) == FOLLOW:
+            return
+        if not is_inside(Path(self.uri), Path(self.uri) / path):
+            raise RawTableError(
+                "A link leads out of the root of the raw tables.",
+                where=self.where(path),
+                do=f"Put the file or folder itself there, or set {LINKS_VARIABLE}={FOLLOW} if it is meant.",
+            )
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
@@ -128,8 +149,9 @@ class RawRoot:
         return {"uri": self.uri}
 
 
-def _local_sizes(base: Path, folder: str, *, recursive: bool) -> dict[str, int]:
+def _local_sizes(root: RawRoot, folder: str, *, recursive: bool) -> dict[str, int]:
     """Files and sizes; a folder that links lead to again (above all one around itself) is entered once."""
+    base = Path(root.uri)
     found: dict[str, int] = {}
     entered: set[tuple[int, int]] = set()
     try:
@@ -140,6 +162,7 @@ def _local_sizes(base: Path, folder: str, *, recursive: bool) -> dict[str, int]:
                 folders.clear()
                 continue
             entered.add((status.st_dev, status.st_ino))
+            root.refuse_link_out(here.relative_to(base).as_posix())
             folders[:] = sorted(folders) if recursive else []
             for path in (here / name for name in files):
                 if path.is_file():  # not a pipe, nor a link into nowhere
@@ -159,10 +182,8 @@ def unreachable(where: str, error: Exception) -> RawTableError:
     """An error of the system or of the object store, for people (its text may quote credentials)."""
     said = next((words for sign, words in _STORE_SAYS.items() if sign in str(error)), None)
     do = "Check the path, its permissions and the disk."
-    if "://" in where:
-        do = (
-            "Check the address and the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, "
-            "and AWS_ENDPOINT_URL where the store is not Amazon's."
-        )
+    if is_remote(where):
+        do = f"Check the address and the environment: {S3_VARIABLES}."
     reason = said or getattr(error, "strerror", None) or type(error).__name__
-    return RawTableError(f"The raw tables cannot be read ({reason}).", where=where, do=do)
+    kind = UnreachableTableError if reason.startswith(_PASSING) else RawTableError
+    return kind(f"The raw tables cannot be read ({reason}).", where=where, do=do)

@@ -22,8 +22,8 @@ from ehr_assets.corpora.reader import Record
 from ehr_assets.corpora.serialize import Pieces, serialize
 from ehr_assets.corpora.spec import CorpusSpec
 from ehr_assets.corpora.statistics import Tally, write_statistics
-from ehr_assets.corpora.tokenizer import ALONE, crew_size
-from ehr_assets.fanout import Crew, Machine
+from ehr_assets.corpora.tokenizer import ALONE, crew_of
+from ehr_assets.fanout import Machine
 from ehr_assets.meds.reading import count_rows, iter_file, read_codes, split_files
 from ehr_assets.progress import Progress, no_progress
 
@@ -84,7 +84,7 @@ def write_corpus(
             _write_batches(Path(out_dir) / split / "00000.arrow", [])
     tallies = {split: Tally() for split in SPLITS}
     progress("tokenize", 0, total)
-    with Crew(crew_size(machine, len(tasks), total)) as crew:
+    with crew_of(machine, len(tasks), total) as crew:
         for task, tally in zip(tasks, crew.map(_write_shard, tasks), strict=True):
             tallies[task.split].add(tally)
             progress("tokenize", sum(t.events for t in tallies.values()), total)

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from ehr_assets.paths import model_source
 from ehr_assets.specs import Spec, parse_spec, read_yaml
 
 Format = Literal["tagged", "smb"]
@@ -41,7 +42,7 @@ class FolderTokenizer(Spec):
     """
 
     kind: Literal["folder"]
-    path: str = Field(min_length=1)
+    path: Annotated[str, Field(min_length=1), AfterValidator(model_source)]
 
 
 class SmbText(Spec):

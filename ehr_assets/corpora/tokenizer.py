@@ -100,7 +100,7 @@ def train_tokenizer(
         for file in split_files(meds_dirs[cohort], "train")
     ]
     total = sum(count_rows(meds_dirs[cohort], "train") for cohort in spec.cohorts)
-    with Crew(crew_size(machine, len(tasks), total)) as crew:
+    with crew_of(machine, len(tasks), total) as crew:
         for found_in_file in crew.map(_count_pieces, tasks):
             counts.add(found_in_file)
             progress("pieces of train subjects", len(counts.of), len(counts.of))
@@ -115,9 +115,9 @@ def train_tokenizer(
     }
 
 
-def crew_size(machine: Machine, tasks: int, events: int) -> int:
+def crew_of(machine: Machine, tasks: int, events: int) -> Crew:
     """Workers for so many files of so many events together: one where starting others costs more."""
-    return min(machine.workers_of(WORKER_BYTES), tasks) if tasks > 1 and events > ALONE_EVENTS else 1
+    return machine.crew(WORKER_BYTES, tasks if tasks > 1 and events > ALONE_EVENTS else 1)
 
 
 def _count_pieces(task: tuple[CorpusSpec, Path, Path]) -> dict[str, int]:

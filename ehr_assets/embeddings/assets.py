@@ -54,6 +54,7 @@ def embedding_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefinitio
                 **recipe.embedding.settings(),
                 work_dir=step.work.open(),
                 cores=step.machine.workers,
+                machine=step.machine,
                 progress=step.progress,
             )
 

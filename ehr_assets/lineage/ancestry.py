@@ -7,7 +7,7 @@ one deal of subjects and splits dealt anew, a checkpoint of one vocabulary and a
 from collections.abc import Callable, Iterable
 
 from ehr_assets.lineage.datasets import Dataset, DatasetStore
-from ehr_assets.lineage.manifest import MANIFEST_NAME, InputEntry, Manifest
+from ehr_assets.lineage.manifest import InputEntry
 
 Newest = Callable[[str], InputEntry | None]
 
@@ -38,7 +38,7 @@ def ancestors(
             entry = last
         known[entry.data_version] = entry
         try:
-            todo += Manifest.read(store.home / entry.dataset / MANIFEST_NAME).inputs
+            todo += store.manifest(entry.dataset).inputs
         except (FileNotFoundError, ValueError):
             continue
     return found
@@ -56,7 +56,7 @@ def names_above(store: DatasetStore, datasets: Iterable[Dataset]) -> set[str]:
             continue
         seen.add(dataset)
         try:
-            inputs = Manifest.read(store.home / dataset / MANIFEST_NAME).inputs
+            inputs = store.manifest(dataset).inputs
         except (FileNotFoundError, ValueError):
             continue
         todo += [(entry.asset, entry.dataset) for entry in inputs]

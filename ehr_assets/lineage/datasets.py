@@ -7,22 +7,28 @@
 """
 
 import contextlib
+import errno
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ehr_assets.errors import DatasetError
-from ehr_assets.lineage.hashing import combined_hash, file_sha256, git_revision, lock_hash
+from ehr_assets.errors import DatasetError, StorageError
+from ehr_assets.lineage.files import describe, file_problem, files_of
+from ehr_assets.lineage.hashing import combined_hash, git_revision, lock_hash
 from ehr_assets.lineage.locks import making
 from ehr_assets.lineage.manifest import MANIFEST_NAME, FileEntry, InputEntry, Manifest, now
 from ehr_assets.lineage.names import asset_and_partition, launch_command
-from ehr_assets.lineage.staging import promote, staging_directory
+from ehr_assets.lineage.staging import next_name, staging_directory
 from ehr_assets.lineage.workspace import Workspace
+from ehr_assets.paths import leads_out
 
-_verified: dict[Path, tuple] = {}
+STAMPED = re.compile(r"\d{8}T\d{12}Z-[0-9a-f]{12}")
+"""What the folder of one dataset is called."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +47,8 @@ def rebuild_hint(asset: str) -> str:
     return f"Rebuild it: {launch_command(asset)}"
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """Name → path of all files of a dataset but its manifest."""
-    found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
-    found.pop(MANIFEST_NAME, None)
-    return found
-
-
 class DatasetStore:
-    """Datasets under one local root.
+    """Datasets under one local root. Those on an object store, of which this is the cache: `remote.py`.
 
     Args:
         home: the storage root (`EHR_HOME`).
@@ -100,7 +99,7 @@ class DatasetStore:
             volatile: glob patterns of files that differ between equal runs (timings).
             unless: a dataset that was made from the same; if the content is that of it, it is given back.
         """
-        files, schemas = _describe(staged, volatile)
+        files, schemas = describe(staged, volatile)
         if not files:
             raise DatasetError("The dataset has no files.", where=asset, do="This is a defect: report it.")
         version = combined_hash(x for f in files if not f.volatile for x in (f.path, f.sha256))
@@ -128,8 +127,18 @@ class DatasetStore:
             f.write(manifest.model_dump_json(indent=1))
             f.flush()
             os.fsync(f.fileno())
-        target = promote(staged, self.directory(asset), manifest.committed_at, version[:12])
-        return Dataset(target, manifest)
+        return Dataset(self._promote(staged, manifest), manifest)
+
+    def _promote(self, staged: Path, manifest: Manifest) -> Path:
+        """Makes a finished folder the dataset that others see; where it lies then."""
+        folder = self.directory(manifest.asset)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        while True:
+            try:
+                return staged.rename(folder / next_name(self.versions(manifest.asset), manifest))
+            except OSError as e:
+                if e.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise  # otherwise another process was quicker
 
     def directory(self, asset: str) -> Path:
         """Where all versions of an asset lie, or of one partition of it (`names.py`)."""
@@ -138,6 +147,8 @@ class DatasetStore:
     def _folder(self, kind: str, asset: str) -> Path:
         """Of an asset, or of one partition of it: without the brackets, which mean something in a glob."""
         name, partition = asset_and_partition(asset)
+        if leads_out(name) or (partition is not None and leads_out(partition)):
+            raise DatasetError("This cannot be an asset's name.", where=asset, do="Rename it.")
         return self.home / kind / name / (partition or "")
 
     def previous(self, dataset: Dataset) -> Path | None:
@@ -146,17 +157,60 @@ class DatasetStore:
         Contents are not verified: it is something to compare with, not to build on.
         """
         asset = dataset.manifest.asset
-        older = (p for p in self.directory(asset).iterdir() if p.is_dir() and p.name < dataset.path.name)
-        for path in sorted(older, reverse=True):  # names are in the order of commits (staging.py)
+        older = (name for name in self.versions(asset) if name < dataset.path.name)
+        for name in sorted(older, reverse=True):  # names are in the order of commits (staging.py)
+            path = self.directory(asset) / name
             relative = path.relative_to(self.home).as_posix()
             if self.problem(asset, relative, None, thorough=False):
                 continue
-            if Manifest.read(path / MANIFEST_NAME).data_version != dataset.data_version:
+            found = Dataset(path, self.manifest(relative))
+            if found.data_version != dataset.data_version:
+                self.bring(found)
                 return path
         return None
 
+    def versions(self, asset: str) -> list[str]:
+        """The folders' names of all that is kept of an asset, whole or not."""
+        folder = self.directory(asset)
+        return [p.name for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
+
     def relative(self, dataset: Dataset) -> str:
         return dataset.path.relative_to(self.home).as_posix()
+
+    def where(self, relative: str) -> str:
+        """The dataset's place, for people."""
+        return str(self.home / relative)
+
+    def manifest(self, relative: str) -> Manifest:
+        """The manifest of the dataset at `relative` under the root; its files are not looked at.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it cannot be read.
+        """
+        return Manifest.read(self.home / relative / MANIFEST_NAME)
+
+    def sizes(self, relative: str) -> dict[str, int]:
+        """Bytes by name of the files that are kept of a dataset, without its manifest."""
+        return {name: path.stat().st_size for name, path in files_of(self.home / relative).items()}
+
+    def bring(self, dataset: Dataset) -> None:
+        """Sees to it that the files lie where the stages read them. Here they always do."""
+
+    def everything(self) -> dict[str, bool]:
+        """Where all lies that is kept of any dataset, from the root → whether it has its manifest."""
+        found = {}
+        for at, folders, _ in os.walk(self.home / "datasets"):
+            own = [name for name in folders if STAMPED.fullmatch(name)]
+            for folder in (Path(at) / name for name in own):
+                found[folder.relative_to(self.home).as_posix()] = (folder / MANIFEST_NAME).exists()
+            folders[:] = [name for name in folders if name not in own]
+        return found
+
+    def remove(self, relative: str) -> None:
+        """Removes a dataset. Its manifest goes first: if this is cut off, what is left is none."""
+        (self.home / relative / MANIFEST_NAME).unlink(missing_ok=True)
+        shutil.rmtree(self.home / relative, ignore_errors=True)
 
     def open(self, asset: str, relative: str, *, data_version: str | None = None) -> Dataset:
         """The dataset at `relative` under the root, verified file by file.
@@ -164,26 +218,29 @@ class DatasetStore:
         Raises:
             DatasetError: no manifest, another asset's or version's manifest, a file missing or altered.
         """
-        path = self.home / relative
+        where = f"{asset}: {self.where(relative)}"
         try:
-            manifest = Manifest.read(path / MANIFEST_NAME)
+            if leads_out(relative):
+                raise FileNotFoundError
+            manifest = self.manifest(relative)
         except FileNotFoundError:
             raise DatasetError(
                 "The dataset is not there, or was never committed (it has no manifest).",
-                where=f"{asset}: {path}",
+                where=where,
                 do=rebuild_hint(asset),
             ) from None
         except ValueError as e:
             raise DatasetError(
-                "The dataset's manifest cannot be read.", where=f"{asset}: {path}", do=rebuild_hint(asset)
+                "The dataset's manifest cannot be read.", where=where, do=rebuild_hint(asset)
             ) from e
         if manifest.asset != asset or (data_version and manifest.data_version != data_version):
             raise DatasetError(
                 "The manifest belongs to another asset or version than the one recorded.",
-                where=f"{asset}: {path}",
+                where=where,
                 do=rebuild_hint(asset),
             )
-        dataset = Dataset(path, manifest)
+        dataset = Dataset(self.home / relative, manifest)
+        self.bring(dataset)
         self.verify(dataset)
         return dataset
 
@@ -192,17 +249,19 @@ class DatasetStore:
 
         Args:
             thorough: compare contents too; otherwise the manifest, and which files there are, of what size.
+
+        Raises:
+            StorageError: the store of the datasets cannot be asked.
         """
         try:
             if thorough:
                 self.open(asset, relative, data_version=data_version)
-                return None
-            manifest = Manifest.read(self.home / relative / MANIFEST_NAME)
-            sizes = {f.path: f.bytes for f in manifest.files}
-            found = {name: path.stat().st_size for name, path in _files(self.home / relative).items()}
-            return None if found == sizes else "its files were altered"
+            expected = {f.path: f.bytes for f in self.manifest(relative).files}
+            return None if self.sizes(relative) == expected else "its files were altered"
         except FileNotFoundError:
             return "its dataset is gone from the storage root"
+        except StorageError:  # of which nothing follows about the dataset
+            raise
         except DatasetError as e:
             return e.what[0].lower() + e.what[1:].rstrip(".")
         except ValueError:
@@ -212,19 +271,10 @@ class DatasetStore:
         """Compares every file with the manifest; files unchanged since last time are not read again."""
         m = dataset.manifest
         for f in m.files:
-            path = dataset.path / f.path
-            try:
-                stat = path.stat()
-            except FileNotFoundError:
-                raise self._altered(dataset, f, "is missing") from None
-            seen = (f.sha256, stat.st_size, stat.st_mtime_ns, stat.st_ino)
-            if _verified.get(path) == seen:
-                continue
-            if stat.st_size != f.bytes or file_sha256(path) != f.sha256:
-                raise self._altered(dataset, f, "was altered after it was committed")
-            _verified[path] = seen
+            if wrong := "is missing" if leads_out(f.path) else file_problem(dataset.path / f.path, f):
+                raise self.altered(dataset, f, wrong)
         listed = {f.path for f in m.files}
-        for name, path in _files(dataset.path).items():
+        for name, path in files_of(dataset.path).items():
             if name not in listed:
                 raise DatasetError(
                     "This dataset holds a file that its manifest does not list.",
@@ -239,47 +289,7 @@ class DatasetStore:
                 do=rebuild_hint(m.asset),
             )
 
-    @staticmethod
-    def _altered(dataset: Dataset, entry: FileEntry, what: str) -> DatasetError:
-        return DatasetError(
-            f"A file of this dataset {what}.",
-            where=f"{dataset.manifest.asset}: {dataset.path / entry.path}",
-            do=rebuild_hint(dataset.manifest.asset),
-        )
-
-
-def _table_facts(path: Path) -> tuple[int, dict[str, str]] | None:
-    """Row count and column types of a Parquet or Arrow IPC file, from its footer."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if path.suffix == ".parquet":
-        meta = pq.read_metadata(path)
-        schema, rows = meta.schema.to_arrow_schema(), meta.num_rows
-    elif path.suffix == ".arrow":
-        with pa.memory_map(str(path)) as source:
-            reader = pa.ipc.open_file(source)
-            schema = reader.schema
-            rows = sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
-    else:
-        return None
-    return rows, {field.name: str(field.type) for field in schema}
-
-
-def _describe(root: Path, volatile: tuple[str, ...]) -> tuple[list[FileEntry], dict[str, dict[str, str]]]:
-    files, schemas = [], {}
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
-        name = path.relative_to(root).as_posix()
-        table = _table_facts(path)
-        if table:
-            schemas[name] = table[1]
-        files.append(
-            FileEntry(
-                path=name,
-                bytes=path.stat().st_size,
-                sha256=file_sha256(path),
-                rows=table[0] if table else None,
-                volatile=any(path.relative_to(root).match(pattern) for pattern in volatile),
-            )
-        )
-    return files, schemas
+    def altered(self, dataset: Dataset, entry: FileEntry, what: str) -> DatasetError:
+        asset = dataset.manifest.asset
+        where = f"{asset}: {self.where(self.relative(dataset))}/{entry.path}"
+        return DatasetError(f"A file of this dataset {what}.", where=where, do=rebuild_hint(asset))

@@ -7,6 +7,7 @@ be read, in whichever run it was made.
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from dagster import AssetCheckEvaluation, AssetCheckKey, AssetKey, DagsterInstance
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
@@ -86,8 +87,19 @@ def failing_checks(
     return [f"{name}: {problem}" for name, problem in found if problem]
 
 
-def _problem(instance: DagsterInstance, asset: str, check: str, data_version: str) -> str | None:
-    """Why this check does not open the gate; None if it passed for this data version."""
+@dataclass(frozen=True)
+class CheckResult:
+    """The newest result of a check for a data version. `time`: seconds since 1970."""
+
+    check: str
+    passed: bool
+    severity: str
+    time: float
+    run_id: str
+
+
+def check_result(instance: DagsterInstance, asset: str, check: str, data_version: str) -> CheckResult | None:
+    """None where it has none for this data version."""
     name, partition = asset_and_partition(asset)
     key = AssetCheckKey(AssetKey(name.split("/")), check)
     for record in _history(instance, key):
@@ -96,8 +108,17 @@ def _problem(instance: DagsterInstance, asset: str, check: str, data_version: st
             continue
         version = evaluation.metadata.get(DATA_VERSION_KEY)
         if evaluation.partition == partition and version is not None and version.value == data_version:
-            return None if evaluation.passed else "failed"
-    return "has no result for this data version"
+            severity = evaluation.severity.value.lower()
+            return CheckResult(check, evaluation.passed, severity, record.create_timestamp, record.run_id)
+    return None
+
+
+def _problem(instance: DagsterInstance, asset: str, check: str, data_version: str) -> str | None:
+    """Why this check does not open the gate; None if it passed for this data version."""
+    found = check_result(instance, asset, check, data_version)
+    if found is None:
+        return "has no result for this data version"
+    return None if found.passed else "failed"
 
 
 def _history(instance: DagsterInstance, key: AssetCheckKey) -> Iterator[AssetCheckExecutionRecord]:

@@ -95,11 +95,15 @@ def _imported(path: Path) -> tuple[Path, ...]:
 
 
 @cache
+def installed_packages() -> tuple[str, ...]:
+    """``name==version`` of all installed distributions, sorted."""
+    return tuple(sorted({f"{d.name.lower()}=={d.version}" for d in metadata.distributions() if d.name}))
+
+
+@cache
 def lock_hash() -> str:
     """Hash of the names and versions of all installed distributions."""
-    return combined_hash(
-        sorted({f"{d.name.lower()}=={d.version}" for d in metadata.distributions() if d.name})
-    )
+    return combined_hash(installed_packages())
 
 
 @cache

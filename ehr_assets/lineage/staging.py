@@ -1,4 +1,4 @@
-"""Directories for what is being written, and the step from there to a version of an asset.
+"""Directories for what is being written, and the names of what becomes of them.
 
 <home>/staging/<random>/        never read by others; if its process is killed, the next one removes it
 <home>/staging/<random>.lock    held by the process that writes there
@@ -10,12 +10,13 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ehr_assets.errors import DatasetError
 from ehr_assets.lineage.locks import take
+from ehr_assets.lineage.manifest import Manifest
 
 LOCK_SUFFIX = ".lock"
 STAMP = "%Y%m%dT%H%M%S%fZ"
@@ -60,23 +61,14 @@ def sweep_staging(home: Path) -> None:
             _lock_of(path).unlink(missing_ok=True)
 
 
-def promote(staged: Path, folder: Path, at: datetime, suffix: str) -> Path:
-    """Renames a directory to ``<folder>/<UTC stamp>-<suffix>``, whose name comes after all that are there.
+def next_name(names: Iterable[str], manifest: Manifest) -> str:
+    """``<UTC stamp>-<hash>``: the name of a version, after those of all that are there.
 
-    The stamp is `at`; where the clock was set back since the newest version (or another host's is ahead), it
-    is that version's, a moment later.
+    The stamp is the time of commit; where the clock was set back since the newest version (or another host's
+    is ahead), it is that version's, a moment later.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    moment = timedelta(microseconds=1)
-    stamps = [stamp for path in folder.iterdir() if (stamp := _stamp(path.name))]
-    stamp = max([at, *(there + moment for there in stamps)])
-    while True:
-        try:
-            return staged.rename(folder / f"{stamp:{STAMP}}-{suffix}")
-        except OSError as e:
-            if e.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
-        stamp += moment  # another process was quicker
+    stamps = [stamp + timedelta(microseconds=1) for name in names if (stamp := _stamp(name))]
+    return f"{max([manifest.committed_at, *stamps]):{STAMP}}-{manifest.data_version[:12]}"
 
 
 def _lock_of(path: Path) -> Path:

@@ -118,3 +118,15 @@ def sharing(folder: Path) -> Iterator[None]:
     with (folder / SHARED).open("a", encoding="utf-8") as handle:
         fcntl.flock(handle, fcntl.LOCK_SH)
         yield
+
+
+def remove_abandoned(folder: Path) -> bool:
+    """Removes a work folder for good, unless a process has it; whether it did."""
+    try:
+        with (folder / LOCK).open("a", encoding="utf-8") as lock, (folder / SHARED).open("a") as shared:
+            for handle in (lock, shared):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    return True

@@ -7,10 +7,12 @@ events, then staged events into shards. The result does not depend on how many t
 
 import pickle
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from ehr_assets.cohorts.files import RawFile, RawRoot, find_files, require_files
 from ehr_assets.cohorts.readers import read_table
 from ehr_assets.cohorts.spec import CohortSpec, JoinSpec
 from ehr_assets.contracts import SPLITS
+from ehr_assets.errors import DatasetError
 from ehr_assets.fanout import ONE_WORKER, Crew, Machine
 from ehr_assets.meds.accounts import Accounts
 from ehr_assets.meds.dimensions import Dimension, build_dimension
@@ -105,11 +108,10 @@ def extract_meds(
         (scratch / "accounts").mkdir()
         accounts = Accounts(scratch / "accounts", [t.name for t in spec.tables])
         text = sum(f.text_bytes for found in files.values() for f in found)
-        workers = 1 if text < SMALL_BYTES else machine.workers_of(WORKER_BYTES)
-        with Crew(workers) as crew:
+        with machine.crew(WORKER_BYTES, 1 if text < SMALL_BYTES else None) as crew:
             dimensions = _build_dimensions(job, files, root, crew, progress)
-            _read_all(job, files, crew, accounts, progress)
-            _write_all(job, crew, accounts, progress)
+            staged = _read_all(job, files, crew, accounts, progress)
+            _write_all(job, staged, crew, accounts, progress)
         parents = code_parents(root) if spec.source.kind == "meds" else {}
         return _finish(job, assigned, files, accounts, parents) | {
             "absent_tables": absent,
@@ -158,30 +160,32 @@ def _build_dimensions(
 
 def _build(task: tuple[JoinSpec, RawRoot, Path, str]) -> dict[str, int]:
     join, root, folder, key = task
+    shutil.rmtree(folder, ignore_errors=True)  # of a worker that was lost
     return build_dimension(join, root, folder, key=key)
 
 
 def _read_all(
     job: _Job, files: dict[int, list[RawFile]], crew: Crew, accounts: Accounts, progress: Progress
-) -> None:
-    """Stages the events of all tables."""
+) -> int:
+    """Stages the events of all tables, and returns how many."""
     spec = job.spec
     roster = spec.tables.index(spec.roster)
     # What a second row of a subject is depends on all rows before it: the roster is read in one process.
     alone = [roster] if spec.subjects.one_row_each else []
     for index in files:
         accounts.opened(index)
-    with Crew(1) as here:
-        for index, made in here.map(_make, _batches(job, {i: files[i] for i in alone}, progress)):
-            accounts.add_batch(index, made)
     others = {i: found for i, found in files.items() if i not in alone}
-    for index, made in crew.map(_make, _batches(job, others, progress)):
-        accounts.add_batch(index, made)
+    staged, numbers = 0, count()
+    for workers, tables in ((Crew(1), {i: files[i] for i in alone}), (crew, others)):
+        for index, made, rows in workers.map(_make, _batches(job, tables, numbers, progress)):
+            accounts.add_batch(index, made)
+            staged += rows
+    return staged
 
 
 def _batches(
-    job: _Job, files: dict[int, list[RawFile]], progress: Progress
-) -> Iterator[tuple[Path, int, RawBatch]]:
+    job: _Job, files: dict[int, list[RawFile]], numbers: Iterator[int], progress: Progress
+) -> Iterator[tuple[Path, int, int, RawBatch]]:
     for index, found in files.items():
         table = job.spec.tables[index]
 
@@ -189,19 +193,19 @@ def _batches(
             progress(phase, done, total)
 
         for batch in read_table(found, table.raw_columns(), table, watch):
-            yield job.scratch, index, batch
+            yield job.scratch, next(numbers), index, batch
 
 
-def _make(task: tuple[Path, int, RawBatch]) -> tuple[int, Made]:
-    """One batch: its events are staged; the rest is handed back."""
-    scratch, index, batch = task
+def _make(task: tuple[Path, int, int, RawBatch]) -> tuple[int, Made, int]:
+    """One batch: its events are staged; how many they are, and the rest, is handed back."""
+    scratch, number, index, batch = task
     job, plans = _plans(scratch)
     plan = plans.get(index) or plans.setdefault(index, _plan(job, index))
     made = plan.make(batch)
     parts = job.part_of(plan.subjects.shards[made.events["subject"].to_numpy()].astype(np.int64))
     if made.events.height:
-        Stage(scratch / "staged").add(made.events, parts)
-    return index, replace(made, events=made.events.clear())
+        Stage(scratch / "staged").add(made.events, parts, number)
+    return index, replace(made, events=made.events.clear()), made.events.height
 
 
 @cache
@@ -224,14 +228,25 @@ def _plan(job: _Job, index: int) -> TablePlan:
     )
 
 
-def _write_all(job: _Job, crew: Crew, accounts: Accounts, progress: Progress) -> None:
+def _write_all(job: _Job, staged: int, crew: Crew, accounts: Accounts, progress: Progress) -> None:
+    """Writes the shards, of all `staged` events."""
     for split in SPLITS:
         (job.out_dir / data_subdirectory / split).mkdir(parents=True)
     tasks = [(job.scratch, part) for part in range(job.parts)]
+    stage, read = Stage(job.scratch / "staged"), 0
     for done, counts in enumerate(crew.map(_write_part, tasks), 1):
-        for count in counts:
-            accounts.add_shard(count)
+        for counted in counts:
+            accounts.add_shard(counted)
+            read += counted.staged
+        stage.drop(done - 1)  # not by the worker: if it is lost, the part is written again
         progress("write shards", done, len(tasks))
+    if read != staged:
+        raise DatasetError(
+            f"{staged} events were staged, but {read} were found again.",
+            where=str(job.scratch),
+            do="If several machines work on it, see that all of them see the same files at once (NFS: "
+            "actimeo=1); then run it again.",
+        )
 
 
 def _write_part(task: tuple[Path, int]) -> list[ShardCounts]:
@@ -239,14 +254,17 @@ def _write_part(task: tuple[Path, int]) -> list[ShardCounts]:
     scratch, part = task
     job, _ = _plans(scratch)
     subjects = Subjects.load(scratch, texts=False)
-    stage = Stage(scratch / "staged")
-    if job.parts < len(job.shards):
-        stage = stage.deal(part, scratch / f"part-{part}", subjects.shards)
-    counts = []
-    for shard in (s for s in range(len(job.shards)) if job.part_of(s) == part):
-        split, number = job.shards[shard]
-        path = job.out_dir / data_subdirectory / split / f"{number:05d}.parquet"
-        counts += write_shard(stage, shard, subjects.ids, path, scratch / f"shard-{shard}", job.group_rows)
+    stage, dealt, counts = Stage(scratch / "staged"), job.parts < len(job.shards), []
+    with tempfile.TemporaryDirectory(prefix=f"part-{part}-", dir=scratch) as folder:
+        if dealt:
+            stage = stage.deal(part, Path(folder) / "dealt", subjects.shards)
+        for shard in (s for s in range(len(job.shards)) if job.part_of(s) == part):
+            split, number = job.shards[shard]
+            path = job.out_dir / data_subdirectory / split / f"{number:05d}.parquet"
+            groups = Path(folder) / f"shard-{shard}"
+            counts += write_shard(stage, shard, subjects.ids, path, groups, job.group_rows)
+            if dealt:
+                stage.drop(shard)
     return counts
 
 

@@ -24,12 +24,14 @@ class ShardCounts:
     """What some subjects add to the accounts.
 
     Args:
+        staged: rows that were read.
         events: table (position), events.
         before_birth: `QUARANTINE`.
         codes: that occur.
         deaths_in_doubt: subjects whose death was among the rows before birth.
     """
 
+    staged: int
     events: pl.DataFrame
     before_birth: pl.DataFrame
     codes: set[str]
@@ -42,7 +44,7 @@ def write_shard(
     """Writes the events of a shard's subjects as one strict MEDS file, sorted, without rows before birth.
 
     Args:
-        stage, part: where the shard's events are, complete for each of its subjects; they are dropped.
+        stage, part: where the shard's events are, complete for each of its subjects.
         ids: subject id by position.
         path: the file to write; its folder exists.
         scratch: a folder, not there yet, to deal a large shard into; it is emptied.
@@ -66,7 +68,6 @@ def write_shard(
                 found.append(_write(dealt.read(group), ids, out))
                 dealt.drop(group)
             scratch.rmdir()
-    stage.drop(part)
     return found
 
 
@@ -110,9 +111,8 @@ def _write(staged: pl.DataFrame, ids: np.ndarray, out: pq.ParquetWriter) -> Shar
         pl.lit(BEFORE_BIRTH).alias("reason"),
     ).cast(QUARANTINE)
     doubtful = staged.filter(pl.col("code") == DEATH).join(bad, on=RECORD, how="semi")["subject"].unique()
-    return ShardCounts(
-        counts, before, set(final["code"].unique()), {int(ids[at]) for at in doubtful.to_list()}
-    )
+    codes = set(final["code"].unique())
+    return ShardCounts(staged.height, counts, before, codes, {int(ids[at]) for at in doubtful.to_list()})
 
 
 def rows_before_birth(staged: pl.DataFrame) -> pl.DataFrame:

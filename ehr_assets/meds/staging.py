@@ -3,9 +3,14 @@
 Files are Arrow streams one after the other, one file per process and part: they only ever grow, and nothing
 must be closed in the end. A part of staged events is dealt further until what must be held at once, some
 whole subjects, is small.
+
+On a cluster a worker may be lost in the middle of a task, which is then done again elsewhere. A stream says
+which task it is of: of a task's streams in a part one is read, and what a lost worker began to write is not.
+That none is missing in the end is for whoever staged them to count.
 """
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +38,7 @@ RECORD = ["table", "file", "row"]
 
 _LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
 _BATCH_ROWS = 1 << 17
+_TASK, _ROWS = b"task", b"rows"
 
 
 def dealt(frame: pl.DataFrame, parts: np.ndarray) -> dict[int, pl.DataFrame]:
@@ -52,12 +58,17 @@ class Parts:
         self._arrow = schema.to_frame().to_arrow().schema
         folder.mkdir(exist_ok=True)
 
-    def add(self, rows: pl.DataFrame, parts: np.ndarray) -> None:
-        """Appends rows to the files of their parts (int, one per row)."""
+    def add(self, rows: pl.DataFrame, parts: np.ndarray, task: int | None = None) -> None:
+        """Appends rows to the files of their parts (int, one per row).
+
+        task: its number, of one that may be done again: a task adds to a part once.
+        """
         for part, members in dealt(rows.select(self.schema.names()), parts).items():
-            path = self.folder / f"{part:05d}-{os.getpid()}.arrows"
-            with path.open("ab") as sink, pa.ipc.new_stream(sink, self._arrow, options=_LZ4) as stream:
-                stream.write_table(members.to_arrow().cast(self._arrow), _BATCH_ROWS)
+            about = None if task is None else {_TASK: str(task), _ROWS: str(members.height)}
+            schema = self._arrow.with_metadata(about)
+            path = self.folder / f"{part:05d}-{socket.gethostname()}-{os.getpid()}.arrows"
+            with path.open("ab") as sink, pa.ipc.new_stream(sink, schema, options=_LZ4) as stream:
+                stream.write_table(members.to_arrow().cast(schema), _BATCH_ROWS)
 
     def files(self, part: int) -> list[Path]:
         return sorted(self.folder.glob(f"{part:05d}-*.arrows"))
@@ -79,11 +90,25 @@ class Parts:
     def _written(self, part: int, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
         wanted = [self._arrow.get_field_index(name) for name in columns] if columns else None
         options = pa.ipc.IpcReadOptions(included_fields=wanted)
+        seen: set[bytes] = set()
         for path in self.files(part):
+            size = path.stat().st_size
             with pa.OSFile(str(path), "rb") as source:
-                while source.tell() < path.stat().st_size:  # one stream after the other
-                    with pa.ipc.open_stream(source, options=options) as stream:
-                        yield from stream
+                while source.tell() < size:  # one stream after the other
+                    try:
+                        with pa.ipc.open_stream(source, options=options) as stream:
+                            about = stream.schema.metadata or {}
+                            found = list(stream)
+                    except (pa.ArrowInvalid, OSError):
+                        if source.tell() < size:
+                            raise
+                        break  # the end of what a lost worker wrote
+                    if _TASK in about:
+                        whole = sum(batch.num_rows for batch in found) == int(about[_ROWS])
+                        if not whole or about[_TASK] in seen:
+                            continue
+                        seen.add(about[_TASK])
+                    yield from found
 
     def read(self, part: int) -> pl.DataFrame:
         """All of the part's rows."""
@@ -106,11 +131,13 @@ class Stage(Parts):
         super().__init__(folder, STAGED)
 
     def deal(self, part: int, folder: Path, to: np.ndarray) -> "Stage":
-        """Moves a part's events to a stage in `folder`, by subject: int [subjects], its part there."""
+        """A part's events in a stage in `folder`, by subject: int [subjects], its part there.
+
+        They stay here too: whoever is lost in the middle has taken nothing away.
+        """
         stage = Stage(folder)
         for batch in self.batches(part):
             stage.add(batch, to[batch["subject"].to_numpy()])
-        self.drop(part)
         return stage
 
     def rows(self, part: int, subjects: int) -> np.ndarray:

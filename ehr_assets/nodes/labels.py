@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from ehr_assets.contracts import SPLITS
-from ehr_assets.fanout import ONE_WORKER, Crew, Machine
+from ehr_assets.fanout import ONE_WORKER, Machine
 from ehr_assets.meds.reading import count_rows, event_codes, split_files
 from ehr_assets.nodes.frames import (
     COUNT_SCHEMA,
@@ -63,13 +63,12 @@ def label_nodes(
     plan = plan_tasks(tasks, nodes_spec, event_codes(meds_dir))
     files = [path for split in SPLITS for path in split_files(meds_dir, split)]
     rows = sum(count_rows(meds_dir, split) for split in SPLITS)
-    crew_size = min(machine.workers_of(_WORKER_BYTES), 1 + rows // _ROWS_PER_WORKER)
     with tempfile.TemporaryDirectory(prefix="strips-", dir=out_dir) as folder:
         work = Path(folder)
         Questions.lay_out(nodes_spec, nodes_dir, meds_dir, work)
         jobs = [_File(plan, path, work, f"{i:05d}") for i, path in enumerate(files)]
         events = np.zeros(len(plan.tasks), np.int64)
-        with Crew(crew_size) as crew:
+        with machine.crew(_WORKER_BYTES, 1 + rows // _ROWS_PER_WORKER) as crew:
             for i, counted in enumerate(crew.map(_label_file, jobs)):
                 events += counted
                 progress("labelling", i + 1, len(jobs))

@@ -67,7 +67,7 @@ class Strips:
         folder = work / "strips"
         folder.mkdir(exist_ok=True)
         self._path = folder / f"{name}.bin"
-        self._file = self._path.open("xb")
+        self._file = self._path.open("wb")  # anew, if a worker was lost in the middle of it
         self._index: list[tuple[int, int, int]] = []  # what, where it begins, how many
 
     def __enter__(self) -> "Strips":

@@ -3,7 +3,7 @@
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from ehr_assets.nodes.pattern_spec import (
     A_LIFE,
@@ -15,6 +15,7 @@ from ehr_assets.nodes.pattern_spec import (
     Regex,
     refuse_duplicates,
 )
+from ehr_assets.paths import relative_file
 from ehr_assets.specs import Spec
 
 _A_YEAR = 8766  # hours
@@ -213,7 +214,7 @@ class NodesSpec(Spec):
     """
 
     task_set: Name
-    aces: list[str] = Field(default_factory=list)
+    aces: list[Annotated[str, AfterValidator(relative_file)]] = Field(default_factory=list)
     follow_up: FollowUp = FollowUp()
     indications: dict[Name, Codes] = Field(default_factory=dict)
     subgroups: dict[Name, Subgroup] = Field(default_factory=dict)

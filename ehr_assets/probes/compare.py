@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ehr_assets.fanout import ONE_WORKER, Crew, Machine
+from ehr_assets.fanout import ONE_WORKER, Machine
 from ehr_assets.nodes.frames import tasks_of, write_parquet
 from ehr_assets.probes import schemas
 from ehr_assets.probes.frames import CohortDirs
@@ -20,6 +20,8 @@ from ehr_assets.probes.panel_scores import RULES, Rules, Scored, score_panel
 from ehr_assets.probes.panels import Panel, Predictions, panels
 from ehr_assets.probes.pooling import Row, ceiling, differences, means
 from ehr_assets.progress import Progress, no_progress
+
+WORKER_BYTES = 1 << 28  # a panel with its resamples
 
 TABLES = {
     "metrics": (
@@ -67,7 +69,7 @@ def compare(
 
     scored: list[Scored] = []
     total = sum(len(tasks_of(dirs.labels)) for dirs in cohorts.values())
-    with Crew(machine.workers) as crew:
+    with machine.crew(WORKER_BYTES) as crew:
         for found in crew.map(partial(score_panel, rules=rules), tasks()):
             scored.append(found)
             progress("comparison", min(len(scored), total), total)

@@ -20,7 +20,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ehr_assets.fanout import ONE_WORKER, Crew, Machine
+from ehr_assets.fanout import ONE_WORKER, Machine
 from ehr_assets.leakage.ledger import FitLedger
 from ehr_assets.nodes.frames import tasks_of
 from ehr_assets.probes.choose import threshold
@@ -143,10 +143,10 @@ def _solve_all(
 ) -> Iterator[_Solved]:
     size = sum(X.nbytes if isinstance(X, np.ndarray) else X.data.nbytes * 2 for X in one.matrices.values())
     # A fit holds its rows in double precision, standardized, and those of a fold beside them.
-    workers = min(machine.workers_of(WORKER_BYTES + 6 * size), max(1, len(tasks)))
+    crew = machine.crew(WORKER_BYTES + 6 * size, max(1, len(tasks)))
     timed = any(task.get("kind") == "time_to_event" for task in tasks)
     shared = _Shared(one.nodes, one.dirs, one.usable, one.contenders, not timed, rules)
-    with tempfile.TemporaryDirectory(prefix=".shared-", dir=out_dir) as name, Crew(workers) as crew:
+    with tempfile.TemporaryDirectory(prefix=".shared-", dir=out_dir) as name, crew:
         folder = Path(name)
         (folder / "shared.pickle").write_bytes(pickle.dumps(shared))
         for matrix, X in one.matrices.items():

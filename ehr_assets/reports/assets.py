@@ -27,8 +27,10 @@ from ehr_assets.probes.assets import (
 from ehr_assets.reports.spec import ReportSpec
 from ehr_assets.training.assets import checkpoint_key
 from resources.points import Points
-from resources.recorded import recorded
+from resources.promotions import verdict_to_beat
+from resources.retries import failing_clearly
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
+from resources.tracking import MlflowTracking
 
 SAME_NODES = (decision_nodes_key, task_labels_key, subject_splits_key)
 """Of a cohort: what scores can only be compared on."""
@@ -44,11 +46,6 @@ def comparison_key(report: str) -> AssetKey:
 
 def verdict_key(report: str) -> AssetKey:
     return AssetKey([report, "verdict"])
-
-
-def accepted_key(report: str) -> AssetKey:
-    """Of the version that is in use: whoever promotes one keeps its `verdict.json` there."""
-    return AssetKey([report, "accepted"])
 
 
 def report_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinition]:
@@ -168,14 +165,13 @@ def verdict_assets(report: ReportSpec, catalog: Catalog) -> list[AssetsDefinitio
         code_version=code_version(["reports/verdict.py"], combined_hash([report.config_hash(), *embedded])),
         description=f"Whether {report.label(report.candidate)} may be promoted, and why not.",
     )
-    def verdict(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
-        from ehr_assets.reports.verdict import Accepted, read_verdict, write_verdict
+    def verdict(
+        context: AssetExecutionContext, datasets: Datasets, tracking: MlflowTracking
+    ) -> MaterializeResult:
+        from ehr_assets.reports.verdict import write_verdict
 
-        accepted: Accepted | None = None
-        key = accepted_key(report.name)
-        if recorded(context.instance, asset_name(key)):
-            found = datasets.latest(context.instance, key)
-            accepted = Accepted(read_verdict(found.path), found.data_version)
+        with failing_clearly(context):
+            accepted = verdict_to_beat(context.instance, datasets, tracking, report.name)
 
         def build(step: Step) -> Stats:
             names = {asset_name(key) for key in audits}

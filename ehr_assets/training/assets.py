@@ -19,6 +19,7 @@ from ehr_assets.training.tags import card_facts, run_tags, version_tags
 from resources.launcher import DeepSpeedLauncher
 from resources.points import Points
 from resources.recorded import DATASET_KEY
+from resources.shown import ADDRESS_KEY
 from resources.storage import Datasets, Shown, Stats, Step, asset_name
 from resources.tracking import MlflowTracking
 
@@ -68,7 +69,7 @@ def training_assets(points: Points, on: CorpusSpec) -> list[AssetsDefinition]:
                     "out_dir": str(step.out),
                     "work_dir": str(work),
                     "start_from": str(step.inputs[asset_name(continued[0])].path) if continued else None,
-                    "tracking": {"uri": tracking.uri, "run_id": run_id},
+                    "tracking": tracking.told(run_id),
                     "facts": card_facts(inputs, step.run_id, revision, code),
                 }
                 stats = launcher.train(context, job, num_processes=recipe.engine.num_processes)
@@ -97,7 +98,9 @@ def registered(
     manifest = Manifest.read(folder / MANIFEST_NAME)
     run_id = str(manifest.stats["mlflow_run_id"])
     try:
-        version = tracking.register(recipe.name, run_id, folder, version_tags(recipe, manifest, dataset))
+        tags = version_tags(recipe, manifest, dataset)
+        address = str(shown.get(ADDRESS_KEY, ""))
+        version = tracking.register(recipe.name, run_id, folder, tags, address)
         said = f"{recipe.name}/{version}"
     except TrainingError as e:
         context.log.warning(f"The checkpoint is committed, but was not registered. {e}")

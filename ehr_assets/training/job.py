@@ -9,9 +9,10 @@ from ehr_assets.training.recipe import RecipeSpec
 
 
 class Tracking(Spec):
-    """An MLflow run that is already open."""
+    """An MLflow run that is already open. `uri` None: in the store that the environment names
+    (MLFLOW_TRACKING_URI), because that may hold a password, and job files lie on disks."""
 
-    uri: str
+    uri: str | None
     run_id: str
 
 

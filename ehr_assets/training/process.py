@@ -20,6 +20,7 @@ from ehr_assets.errors import EhrError, TrainingError
 from ehr_assets.leakage.fits import fitted_on
 from ehr_assets.lineage.workspace import sharing
 from ehr_assets.models.backbone import causal_lm
+from ehr_assets.private import keep_private
 from ehr_assets.training import kept
 from ehr_assets.training.checkpoint import save_checkpoint, trained_tensors
 from ehr_assets.training.examples import trained_rows
@@ -32,6 +33,7 @@ from ehr_assets.training.sinks import Log, pipes_if_launched_by_dagster
 from ehr_assets.training.start import bf16, join_ranks
 from ehr_assets.training.state import States
 from ehr_assets.training.watch import Watch
+from ehr_assets.withheld import values_withheld
 
 
 def run(job: TrainingJob, rank: int, world: int, watch: Watch) -> None:
@@ -99,10 +101,12 @@ def write(job: TrainingJob, training: Training, progress: Progress, states: Stat
 
 def main(path: str) -> int:
     """Exit code 0, or 1 with the reason in `JOB.error.json` when a person can do something about it."""
+    keep_private()  # another host's shell has a umask of its own
     job = TrainingJob.model_validate_json(Path(path).read_text(encoding="utf-8"))
     try:
         job.work.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(values_withheld())  # what a process prints goes into logs and errors
             stack.enter_context(sharing(job.work))
             rank, world = join_ranks(job.recipe.engine.timeout_minutes)
             pipes = stack.enter_context(pipes_if_launched_by_dagster()) if rank == 0 else None

@@ -8,8 +8,9 @@ Only what is true of a section by itself is checked here; what sections must be 
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from ehr_assets.paths import model_source
 from ehr_assets.specs import Spec, closest
 
 OBJECTIVES = ("sft", "jepa")
@@ -52,7 +53,7 @@ class PretrainedBackbone(Spec):
     """
 
     kind: Literal["pretrained"]
-    path: str = Field(min_length=1)
+    path: Annotated[str, Field(min_length=1), AfterValidator(model_source)]
     licence: str | None = None
 
 

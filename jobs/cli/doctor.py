@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ehr_assets.private import open_to_others
 from ehr_assets.settings import PROJECT_ROOT, Settings
 
 PACKAGES = (
@@ -79,7 +80,14 @@ def _storage() -> list[Finding]:
     return [
         (os.access(nearest, os.W_OK), "EHR_HOME", str(home) + ("" if home.exists() else " (not made yet)")),
         (free > 2 or None, "free space there", f"{free:.0f} GB"),
+        _private(home),
     ]
+
+
+def _private(home: Path) -> Finding:
+    if open_to_others(home):
+        return None, "who may read it", f"others, too: chmod -R go= {home}"
+    return True, "who may read it", "its owner alone"
 
 
 def _mimic() -> Finding:

@@ -10,8 +10,10 @@ import typer
 from rich.console import Console
 
 from ehr_assets.errors import EhrError
+from ehr_assets.private import keep_private
 from ehr_assets.settings import PROJECT_ROOT, Settings
-from jobs.cli import cohort, corpus, recipe
+from ehr_assets.withheld import values_withheld
+from jobs.cli import cohort, corpus, lineage, recipe, ui
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,6 +24,9 @@ app = typer.Typer(
 app.add_typer(cohort.app, name="cohort")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(recipe.app, name="recipe")
+app.add_typer(lineage.app, name="lineage")
+app.command("reproduce")(lineage.reproduce)
+app.add_typer(ui.app, name="ui")
 console = Console()
 errors = Console(stderr=True)
 
@@ -61,6 +66,33 @@ def run(
 
 
 @app.command()
+def promote(
+    report: Annotated[str, typer.Argument(help="The report whose candidate is to be put into use.")],
+    why: Annotated[str, typer.Option(help="The reason, which is recorded.")],
+    by: Annotated[str | None, typer.Option(help="Who asks; default: you, on this machine.")] = None,
+) -> None:
+    """Put a report's candidate into use (registry alias `champion`), if its verdict allows it."""
+    from jobs.cli.promotion import promote
+
+    promote(console, report, why, by)
+
+
+@app.command()
+def rollback(
+    model: Annotated[str, typer.Argument(help="The model: the recipe's name.")],
+    why: Annotated[str, typer.Option(help="The reason, which is recorded.")],
+    by: Annotated[str | None, typer.Option(help="Who asks; default: you, on this machine.")] = None,
+    to: Annotated[
+        str, typer.Option(help="A version that was in use once, or 'none'; default: the one before.")
+    ] = "",
+) -> None:
+    """Put the version of a model back into use that was before the present one."""
+    from jobs.cli.promotion import roll_back
+
+    roll_back(console, model, why, by, to)
+
+
+@app.command()
 def status() -> None:
     """Show each asset: fresh, stale, missing or failed check, and why."""
     from jobs.cli.looking import show_status
@@ -77,6 +109,18 @@ def show(
     from jobs.cli.looking import show_asset
 
     show_asset(console, asset, path_only=path)
+
+
+@app.command()
+def collect(
+    keep: Annotated[int, typer.Option(min=1, help="Of every asset the newest so many stay.")] = 3,
+    older_than: Annotated[int, typer.Option(min=0, help="Days; what is younger stays.")] = 30,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")] = False,
+) -> None:
+    """Remove old datasets that nothing needs: no input of what is kept, nothing that is in use."""
+    from jobs.cli.collect import show_collection
+
+    show_collection(console, keep=keep, older_than=older_than, dry_run=dry_run)
 
 
 @app.command()
@@ -107,13 +151,15 @@ def run_command() -> None:
     # A closed terminal ends a run as Ctrl-C's neighbour SIGTERM does: in order.
     signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
+        keep_private()
         app()
     except Exception as e:
         from jobs.instance import storage_problem
 
         known = e if isinstance(e, EhrError) else storage_problem(e, Settings.from_env().home)
         if known is None:
-            raise
+            with values_withheld():  # a schedule's log is a store, too
+                raise
         errors.print(f"Error: {known}", style="red", markup=False, highlight=False)
         sys.exit(1)
 

@@ -7,9 +7,10 @@ from dagster import AssetKey, DagsterInstance
 
 from ehr_assets.catalog import unknown
 from ehr_assets.cohorts.origin import source_changes
-from ehr_assets.lineage.datasets import Dataset, DatasetStore
+from ehr_assets.lineage.datasets import Dataset
 from jobs.instance import open_instance
 from jobs.status import AssetStatus, Graph, asset_statuses, locate
+from resources.object_store import open_store
 
 
 class Project:
@@ -20,7 +21,7 @@ class Project:
         from ehr_assets.definitions import project
 
         self.settings, self.catalog, self.gates = project.settings, project.catalog, project.gates
-        self.store = DatasetStore(self.settings.home)
+        self.store = open_store(self.settings.home, self.settings.remote)
         self.graph = Graph(project.definitions)
 
     @cached_property

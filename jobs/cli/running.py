@@ -1,8 +1,9 @@
 """`ehr demo` and `ehr run`: Dagster runs over what is not fresh, watched live."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dagster import AssetCheckSeverity, AssetKey, DagsterEventType, EventLogEntry
 from rich.console import Console, Group
@@ -142,6 +143,14 @@ def _not_usable(
     return todo, statuses
 
 
+def run_once(console: Console, project: Project, key: AssetKey, config: Mapping[str, Any]) -> None:
+    """Runs one asset that takes config, whatever its state. RunFailedError when it or a check of it fails."""
+    view = _RunView(console, [asset_name(key)], {})
+    with view:
+        done = run_assets(project.instance, [key], view.on_event, only_if_changed=False, config={key: config})
+    _require_success(view, *done)
+
+
 def _run(
     console: Console,
     project: Project,
@@ -151,7 +160,11 @@ def _run(
 ) -> None:
     view = _RunView(console, [asset_name(k) for k in todo], {s.name: s.reasons for s in statuses.values()})
     with view:
-        run_id, success = run_assets(project.instance, todo, view.on_event, partition=partition)
+        done = run_assets(project.instance, todo, view.on_event, partition=partition)
+    _require_success(view, *done)
+
+
+def _require_success(view: "_RunView", run_id: str, success: bool) -> None:
     if not success:
         raise RunFailedError(
             "The run did not finish:\n    " + "\n    ".join(view.failures or ["see the run's log"]),

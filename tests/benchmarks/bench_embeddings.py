@@ -20,8 +20,9 @@ from rich.console import Console
 
 from ehr_assets.corpora.reader import TokenCorpus
 from ehr_assets.embeddings.encoder import Encoder, workers
-from ehr_assets.embeddings.extract import BATCH_TOKENS, embed_nodes
+from ehr_assets.embeddings.extract import embed_nodes
 from ehr_assets.embeddings.plan import Pass, batches, plan_passes, read_all_nodes
+from ehr_assets.embeddings.tasks import BATCH_TOKENS
 from ehr_assets.embeddings.untrained import Untrained
 from ehr_assets.embeddings.windows import Windows
 from ehr_assets.training.recipe import load_recipe

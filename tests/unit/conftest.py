@@ -69,3 +69,19 @@ def only_rank():
     torch.set_num_threads(threads)
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def all_kinds(tmp_path_factory: pytest.TempPathFactory):
+    """A made-up cohort with tasks of every kind, to compare methods on."""
+    from compare_support import every_kind
+
+    return every_kind(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture(scope="module")
+def predicted(all_kinds) -> dict[str, Path]:
+    """Method -> folder of its predictions of that cohort's tasks."""
+    from compare_support import predict_by_many
+
+    return predict_by_many(all_kinds)

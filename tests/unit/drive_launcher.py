@@ -1,5 +1,7 @@
 """A Dagster run in a process of its own, for a test to cancel or kill: `drive_launcher.py PIDS_FOLDER HOSTS`.
 
+HOSTS is how many there are, 1 or 2, or the address of a Ray cluster whose nodes take a process each.
+
 In the instance of DAGSTER_HOME if there is one, as `ehr` would make it.
 """
 
@@ -22,9 +24,13 @@ def hanging(context: dg.AssetExecutionContext, launcher: DeepSpeedLauncher) -> d
 
 
 if __name__ == "__main__":
-    hosts = ["localhost slots=1", "elsewhere slots=1"] if sys.argv[2] == "2" else []
+    where = {}
+    if sys.argv[2] == "2":
+        where = {"hosts": ["localhost slots=1", "elsewhere slots=1"]}
+    elif sys.argv[2] != "1":
+        where = {"ray_address": sys.argv[2], "slots": 1}
     shell = [sys.executable, str(HERE / "shell_for_tests.py")]
-    launcher = DeepSpeedLauncher(grace_seconds=1.0, hosts=hosts, remote_shell=shell)
+    launcher = DeepSpeedLauncher(grace_seconds=1.0, remote_shell=shell, **where)
     home = os.environ.get("DAGSTER_HOME")
     instance = dg.DagsterInstance.from_config(home) if home else dg.DagsterInstance.ephemeral()
     dg.materialize([hanging], resources={"launcher": launcher}, instance=instance, tags=process_tags())

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from hypothesis import strategies as st
 
 from ehr_assets.meds.reading import DEATHS_IN_DOUBT, EVENT_SCHEMA
 from ehr_assets.nodes.frames import read_labels, read_nodes, tasks_of, write_parquet
@@ -31,6 +32,29 @@ def event(
         "subject_id": subject, "time": time, "code": code, "numeric_value": value, "text_value": None,
         "available_time": available or time, "section": section,
     }  # fmt: skip
+
+
+def random_records(
+    hours: st.SearchStrategy[int], codes: list[str], values: list[float], most: int
+) -> st.SearchStrategy[list[dict[str, Any]]]:
+    """At most so many events of three subjects, some on the edge of an hour, some known 30 hours late."""
+    one = st.builds(
+        lambda subject, hour, us, code, value, late: event(
+            subject,
+            at(hours=hour, us=us),
+            code,
+            value,
+            available=at(hours=hour + late, us=us),
+            section="drugs" if value > 1 else "notes",
+        ),
+        st.integers(1, 3),
+        hours,
+        st.sampled_from([0, 0, 0, 1, -1]),
+        st.sampled_from(codes),
+        st.sampled_from(values),
+        st.sampled_from([0, 0, 30]),
+    )
+    return st.lists(one, max_size=most)
 
 
 def event_frame(events: list[dict[str, Any]]) -> pl.DataFrame:

@@ -83,7 +83,8 @@ def test_a_folder_that_links_to_itself_is_read_once(tmp_path):
     assert [f.path for f in find_files(RawRoot.of(tmp_path), "**")] == ["t/part.csv"]
 
 
-def test_a_linked_folder_is_read(tmp_path):
+def test_a_linked_folder_is_read_where_links_may_be_followed(tmp_path, monkeypatch):
+    monkeypatch.setenv("EHR_RAW_LINKS", "follow")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "part.csv").write_bytes(b"a,b\n1,2\n")
     (tmp_path / "root").mkdir()

@@ -246,10 +246,10 @@ def test_the_number_of_workers_changes_no_byte(tmp_path, monkeypatch, layout):
 
 def test_a_crew_is_hired_for_much_work_only():
     machine = Machine(4, 64 << 30)
-    assert tokenizer.crew_size(machine, 8, tokenizer.ALONE_EVENTS + 1) == 4
-    assert tokenizer.crew_size(machine, 2, tokenizer.ALONE_EVENTS + 1) == 2
-    assert tokenizer.crew_size(machine, 8, tokenizer.ALONE_EVENTS) == 1
-    assert tokenizer.crew_size(machine, 0, 10**9) == 1
+    assert tokenizer.crew_of(machine, 8, tokenizer.ALONE_EVENTS + 1).workers == 4
+    assert tokenizer.crew_of(machine, 2, tokenizer.ALONE_EVENTS + 1).workers == 2
+    assert tokenizer.crew_of(machine, 8, tokenizer.ALONE_EVENTS).workers == 1
+    assert tokenizer.crew_of(machine, 0, 10**9).workers == 1
 
 
 def test_statistics_show_truncation_by_context_and_split(made):

@@ -140,7 +140,7 @@ def test_windows_longer_than_the_backbone_are_refused(made, tmp_path):
 def test_a_checkpoint_of_another_vocabulary_is_refused(made, tmp_path, monkeypatch):
     made_encoder = Encoder(made.root / "checkpoint", "cpu")
     made_encoder.vocabulary = 20
-    monkeypatch.setattr("ehr_assets.embeddings.extract.Encoder", lambda *_: made_encoder)
+    monkeypatch.setattr("ehr_assets.embeddings.tasks.Encoder", lambda *_: made_encoder)
     with pytest.raises(DatasetError, match="20 tokens only"):
         embed(made.root, made.nodes, tmp_path)
 

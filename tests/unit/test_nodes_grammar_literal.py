@@ -8,32 +8,15 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from literal_labels import Label, Record, asks_for_death, literal_label
-from nodes_support import ANCHOR, TOLD, all_labels, at, event, labels_of
+from nodes_support import ANCHOR, TOLD, all_labels, at, event, labels_of, random_records
 
 from ehr_assets.nodes.judge import judge_labels
 from ehr_assets.nodes.task_spec import TaskSet
 from ehr_assets.nodes.trigger_spec import NodesSpec
 
 CODES = ["ANCHOR", "ANCHOR", "OUTCOME", "OUTCOME", "OTHER", "LAB", "LAB", "IN", "OUT", "END", "MEDS_DEATH"]
-RECORDS = st.lists(
-    st.builds(
-        lambda subject, hour, us, code, value, late: event(
-            subject,
-            at(hours=hour, us=us),
-            code,
-            value,
-            available=at(hours=hour + late, us=us),
-            section="drugs" if value > 1 else "notes",
-        ),
-        st.integers(1, 3),
-        st.one_of(st.integers(0, 24 * 20), st.sampled_from([0, 24, 48, 120])),
-        st.sampled_from([0, 0, 0, 1, -1]),
-        st.sampled_from(CODES),
-        st.sampled_from([0.0, 1.0, 2.0, 4.0]),
-        st.sampled_from([0, 0, 30]),
-    ),
-    max_size=30,
-)
+HOURS = st.one_of(st.integers(0, 24 * 20), st.sampled_from([0, 24, 48, 120]))
+RECORDS = random_records(HOURS, CODES, [0.0, 1.0, 2.0, 4.0], most=30)
 DERIVED = {
     **{f"up_{a}": {"kind": "ratio", "codes": ["^LAB$"], "by": 2, "against": a}
        for a in ("previous", "lowest", "node")},

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nodes_support import ANCHOR, US, at, event, labels_of
+from nodes_support import ANCHOR, US, at, event, labels_of, random_records
 
 from ehr_assets.nodes.frames import CENSORED, COMPETING, EVENT, REASONS
 
@@ -268,26 +268,8 @@ def test_no_nodes_give_empty_files_that_validate(tmp_path):
     meds.LabelSchema.validate(pq.read_table(tmp_path / "labels/meds/task.parquet"))
 
 
-HOURS = st.integers(0, 24 * 20)
-RECORDS = st.lists(
-    st.builds(
-        lambda subject, hour, us, code, value, late: event(
-            subject,
-            at(hours=hour, us=us),
-            code,
-            value,
-            available=at(hours=hour + late, us=us),
-            section="drugs" if value > 1 else "notes",
-        ),
-        st.integers(1, 3),
-        HOURS,
-        st.sampled_from([0, 0, 0, 1, -1]),
-        st.sampled_from(["ANCHOR", "ANCHOR", "OUTCOME", "OUTCOME", "VISIT", "MEDS_DEATH", "MEDS_BIRTH"]),
-        st.sampled_from([0.0, 1.0, 2.0]),
-        st.sampled_from([0, 0, 30]),
-    ),
-    max_size=25,
-)
+CODES = ["ANCHOR", "ANCHOR", "OUTCOME", "OUTCOME", "VISIT", "MEDS_DEATH", "MEDS_BIRTH"]
+RECORDS = random_records(st.integers(0, 24 * 20), CODES, [0.0, 1.0, 2.0], most=25)
 TASKS = [
     {**TASK, "name": "plain", "horizon_days": 5},
     {**TASK, "name": "death", "horizon_days": 9, "outcome": {"codes": ["^MEDS_DEATH$"]}},

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from compare_support import RULES, compare_into, every_kind, held_out_rows, one_row, predict_by_many
+from compare_support import RULES, compare_into, held_out_rows, one_row
 from predictions_support import MadeUp, write
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
@@ -17,18 +17,8 @@ from ehr_assets.probes.resample import subject_weights
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return every_kind(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture(scope="module")
-def predictions(made):
-    return predict_by_many(made)
-
-
-@pytest.fixture(scope="module")
-def compared(made, predictions, tmp_path_factory):
-    return compare_into(made, predictions, tmp_path_factory.mktemp("compared") / "out")
+def compared(all_kinds, predicted, tmp_path_factory):
+    return compare_into(all_kinds, predicted, tmp_path_factory.mktemp("compared") / "out")
 
 
 def test_tables_have_their_schemas_and_no_nan(compared):
@@ -39,8 +29,8 @@ def test_tables_have_their_schemas_and_no_nan(compared):
         assert not any(table[c].is_nan().any() for c in table.columns if table[c].dtype.is_float())
 
 
-def test_metrics_equal_sklearn_at_the_held_out_nodes(compared, predictions):
-    metrics, rows = compared[0]["metrics"], held_out_rows(predictions["weak"], "tox", "weak", "logistic")
+def test_metrics_equal_sklearn_at_the_held_out_nodes(compared, predicted):
+    metrics, rows = compared[0]["metrics"], held_out_rows(predicted["weak"], "tox", "weak", "logistic")
     y, p = rows["boolean_value"].to_numpy(), rows["predicted_boolean_probability"].to_numpy()
     for name, reference in {
         "auroc": roc_auc_score(y, p),
@@ -55,11 +45,12 @@ def test_metrics_equal_sklearn_at_the_held_out_nodes(compared, predictions):
         assert row["ci_low"] < row["value"] < row["ci_high"]
 
 
-def test_differences_are_paired_and_equal_a_plain_loop(compared, made, predictions):
-    a = held_out_rows(predictions["weak"], "tox", "weak", "logistic")
-    b = held_out_rows(predictions["baseline"], "tox", "baseline", "xgboost")
+def test_differences_are_paired_and_equal_a_plain_loop(compared, all_kinds, predicted):
+    a = held_out_rows(predicted["weak"], "tox", "weak", "logistic")
+    b = held_out_rows(predicted["baseline"], "tox", "baseline", "xgboost")
     assert a["node_id"].equals(b["node_id"])
-    subjects = np.unique(made.subject[made.split == "held_out"])  # those without a label of this task too
+    # Those without a label of this task too.
+    subjects = np.unique(all_kinds.subject[all_kinds.split == "held_out"])
     y, who = a["boolean_value"].to_numpy(), np.searchsorted(subjects, a["subject_id"].to_numpy())
     pa_, pb = (x["predicted_boolean_probability"].to_numpy() for x in (a, b))
     drawn = []
@@ -76,12 +67,12 @@ def test_differences_are_paired_and_equal_a_plain_loop(compared, made, predictio
     assert row["p_adjusted"] >= row["p"]
 
 
-def test_seeds_are_averaged_and_their_spread_is_told_apart_from_that_of_tasks(compared, predictions):
+def test_seeds_are_averaged_and_their_spread_is_told_apart_from_that_of_tasks(compared, predicted):
     by_seed = {}
     for seed in (1, 2, 3):
         by_task = []
         for task in ("tox", "prog"):
-            rows = held_out_rows(predictions["strong"], task, "strong", "logistic", seed)
+            rows = held_out_rows(predicted["strong"], task, "strong", "logistic", seed)
             by_task.append(roc_auc_score(rows["boolean_value"], rows["predicted_boolean_probability"]))
         by_seed[seed] = by_task
     values = np.array(list(by_seed.values()))
@@ -124,8 +115,8 @@ def test_families_are_named_and_hold_what_they_say(compared):
     assert strong["p_adjusted"] < 0.01
 
 
-def test_only_the_pairs_that_are_asked_for(made, predictions, tmp_path):
-    tables, _ = compare_into(made, predictions, tmp_path / "a", pairs=[("weak", "x")])
+def test_only_the_pairs_that_are_asked_for(all_kinds, predicted, tmp_path):
+    tables, _ = compare_into(all_kinds, predicted, tmp_path / "a", pairs=[("weak", "x")])
     assert not tables["differences"].filter(recipe_a="strong", recipe_b="weak").height
     assert tables["differences"].filter(recipe_a="strong", recipe_b="baseline").height
 
@@ -156,8 +147,8 @@ def test_every_kind_has_its_metrics(compared):
     assert (metrics.filter(metric="td_auroc", recipe="strong")["value"] > 0.7).all()
 
 
-def test_the_threshold_comes_from_tuning(made, predictions, compared):
-    rows = pl.read_parquet(predictions["weak"] / "predictions.parquet").filter(task="tox")
+def test_the_threshold_comes_from_tuning(all_kinds, predicted, compared):
+    rows = pl.read_parquet(predicted["weak"] / "predictions.parquet").filter(task="tox")
     tuning = rows.filter(pl.col("split") == "tuning", ~pl.col("boolean_value"))
     p = np.sort(rows.filter(pl.col("split") == "tuning")["predicted_boolean_probability"].to_numpy())
     negatives = tuning["predicted_boolean_probability"].to_numpy()
@@ -170,10 +161,10 @@ def test_the_threshold_comes_from_tuning(made, predictions, compared):
     assert row["value"] == pytest.approx(expected)
 
 
-def test_subgroups_have_gaps_to_everybody_else(compared, made, predictions):
+def test_subgroups_have_gaps_to_everybody_else(compared, all_kinds, predicted):
     subgroups = compared[0]["subgroups"]
     assert set(subgroups["name"]) == {"sex", "age_band", "indication"}
-    rows = held_out_rows(predictions["weak"], "tox", "weak", "logistic")
+    rows = held_out_rows(predicted["weak"], "tox", "weak", "logistic")
     sex = rows["subject_id"].to_numpy() % 2 == 0
     y, p = rows["boolean_value"].to_numpy(), rows["predicted_boolean_probability"].to_numpy()
     female, male = (roc_auc_score(y[at], p[at]) for at in (sex, ~sex))
@@ -187,7 +178,7 @@ def test_subgroups_have_gaps_to_everybody_else(compared, made, predictions):
     assert other["gap_low"] == pytest.approx(-row["gap_high"])
 
 
-def test_small_subgroups_are_listed(made, predictions, tmp_path):
+def test_small_subgroups_are_listed(all_kinds, predicted, tmp_path):
     odd = MadeUp(tmp_path / "made", {"tox": ("binary", 0.3)}, subjects=80)
     somebody = odd.subject[odd.split == "held_out"][0]
     names = np.where(odd.subject == somebody, "rare", "common")
@@ -239,22 +230,22 @@ def test_the_ceiling_is_the_fraction_of_the_oracles_lead(compared):
     assert "oracle" not in found["recipe"].to_list()
 
 
-def test_no_ceiling_where_the_oracle_is_near_chance(made, predictions, tmp_path):
-    blind = made.predict("blind", "oracle", 0.0, tasks=["tox", "prog"])
-    tables, _ = compare_into(made, {**predictions, "oracle": blind}, tmp_path / "out")
+def test_no_ceiling_where_the_oracle_is_near_chance(all_kinds, predicted, tmp_path):
+    blind = all_kinds.predict("blind", "oracle", 0.0, tasks=["tox", "prog"])
+    tables, _ = compare_into(all_kinds, {**predicted, "oracle": blind}, tmp_path / "out")
     assert tables["ceiling"].is_empty()
 
 
-def test_equal_predictions_give_equal_bytes_whatever_the_workers(made, predictions, compared, tmp_path):
-    compare_into(made, predictions, tmp_path / "one")
-    compare_into(made, predictions, tmp_path / "two", machine=Machine(workers=2))
+def test_equal_predictions_give_equal_bytes_whatever_the_workers(all_kinds, predicted, compared, tmp_path):
+    compare_into(all_kinds, predicted, tmp_path / "one")
+    compare_into(all_kinds, predicted, tmp_path / "two", machine=Machine(workers=2))
     for name in TABLES:
         one, two = ((tmp_path / x / f"{name}.parquet").read_bytes() for x in ("one", "two"))
         assert one == two, name
         assert pl.read_parquet(tmp_path / "one" / f"{name}.parquet").equals(compared[0][name])
 
 
-def test_tables_hold_no_subject_and_no_node(compared, made):
+def test_tables_hold_no_subject_and_no_node(compared, all_kinds):
     text = json.dumps([t.to_dicts() for t in compared[0].values()])
-    assert not any(str(s) in text for s in np.unique(made.subject))
-    assert not any(n in text for n in made.node[:50])
+    assert not any(str(s) in text for s in np.unique(all_kinds.subject))
+    assert not any(n in text for n in all_kinds.node[:50])

@@ -2,39 +2,29 @@
 
 import polars as pl
 import pytest
-from compare_support import compare_into, every_kind, one_row, predict_by_many
+from compare_support import compare_into, one_row
 from predictions_support import MadeUp, write
 
 from ehr_assets.errors import DatasetError
 from ehr_assets.probes.compare_audit import coverage, held_out_only
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return every_kind(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture(scope="module")
-def predictions(made):
-    return predict_by_many(made)
-
-
-def test_a_method_that_leaves_nodes_out_costs_all_of_them_and_is_told(made, predictions, tmp_path):
-    few = made.predict("few", "few", 1.0, tasks=["tox"], drop=10)
-    files = [folder / "predictions.parquet" for folder in {*predictions.values(), few}]
+def test_a_method_that_leaves_nodes_out_costs_all_of_them_and_is_told(all_kinds, predicted, tmp_path):
+    few = all_kinds.predict("few", "few", 1.0, tasks=["tox"], drop=10)
+    files = [folder / "predictions.parquet" for folder in {*predicted.values(), few}]
     assert coverage(files[:0] or [f for f in files if f.parent != few], ["made_up"]).ok
     found = coverage(files, ["made_up"])
     assert (found.ok, found.short) == (False, 1)
-    tables, _ = compare_into(made, {**predictions, "few": few}, tmp_path / "out")
+    tables, _ = compare_into(all_kinds, {**predicted, "few": few}, tmp_path / "out")
     ns = tables["metrics"].filter(pl.col("indication").is_null(), task="tox", metric="auroc")["n"]
-    all_of_them = int((made.known["tox"] & (made.split == "held_out")).sum())
+    all_of_them = int((all_kinds.known["tox"] & (all_kinds.split == "held_out")).sum())
     assert set(ns) == {all_of_them - 10}
 
 
-def test_what_is_not_held_out_is_seen_by_the_check_and_refused(made, predictions, tmp_path):
-    splits = {"made_up": made.root / "subject_splits/subject_splits.parquet"}
+def test_what_is_not_held_out_is_seen_by_the_check_and_refused(all_kinds, predicted, tmp_path):
+    splits = {"made_up": all_kinds.root / "subject_splits/subject_splits.parquet"}
     write(tmp_path / "ok.parquet", {"split": ["held_out"]})
-    files = [folder / "predictions.parquet" for folder in predictions.values()]
+    files = [folder / "predictions.parquet" for folder in predicted.values()]
     assert held_out_only(tmp_path / "ok.parquet", files, splits).ok
     write(tmp_path / "bad.parquet", {"split": ["held_out", "tuning"]})
     assert held_out_only(tmp_path / "bad.parquet", files, splits).elsewhere == 1
@@ -52,7 +42,7 @@ def test_what_is_not_held_out_is_seen_by_the_check_and_refused(made, predictions
         == 1
     )
     with pytest.raises(DatasetError, match="another split"):
-        compare_into(made, {"weak": tmp_path / "moved"}, tmp_path / "out")
+        compare_into(all_kinds, {"weak": tmp_path / "moved"}, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -63,14 +53,14 @@ def test_what_is_not_held_out_is_seen_by_the_check_and_refused(made, predictions
         (lambda t: t.with_columns(~pl.col("boolean_value")), "different labels"),
     ],
 )
-def test_predictions_that_do_not_belong_together_are_refused(made, predictions, tmp_path, spoil, said):
+def test_predictions_that_do_not_belong_together_are_refused(all_kinds, predicted, tmp_path, spoil, said):
     (tmp_path / "bad").mkdir()
-    spoil(pl.read_parquet(predictions["strong"] / "predictions.parquet")).write_parquet(
+    spoil(pl.read_parquet(predicted["strong"] / "predictions.parquet")).write_parquet(
         tmp_path / "bad/predictions.parquet"
     )
     with pytest.raises(DatasetError, match=said) as refused:
-        compare_into(made, {"weak": predictions["weak"], "strong": tmp_path / "bad"}, tmp_path / "out")
-    assert not any(str(s) in str(refused.value) for s in made.subject)
+        compare_into(all_kinds, {"weak": predicted["weak"], "strong": tmp_path / "bad"}, tmp_path / "out")
+    assert not any(str(s) in str(refused.value) for s in all_kinds.subject)
 
 
 def test_nothing_to_compare_is_no_crash(tmp_path):

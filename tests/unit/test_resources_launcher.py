@@ -12,12 +12,11 @@ import time
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import dagster as dg
-import psutil
 import pytest
 from dagster._daemon.monitoring.concurrency import execute_concurrency_slots_iteration
+from launcher_support import files, in_a_run, still_there, wait_until
 from mlflow import MlflowClient
 from training_helpers import make_job
 
@@ -26,7 +25,7 @@ from ehr_assets.settings import Settings
 from jobs.abandoned import close_dead_runs
 from jobs.instance import prepare_home
 from resources.hosts import Host, commands, read_hosts, spread
-from resources.launcher import DeepSpeedLauncher, _failure
+from resources.launcher import _failure
 from resources.tracking import MlflowTracking
 
 pytestmark = pytest.mark.slow
@@ -39,28 +38,8 @@ def rank_module_can_be_found(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
 
 
-def in_a_run(body, **settings) -> tuple[Any, list[str]]:
-    """What `body(context, launcher)` returned inside an asset of a Dagster run, and the run's log lines."""
-    got = []
-
-    @dg.asset
-    def trained(context: dg.AssetExecutionContext, launcher: DeepSpeedLauncher) -> dg.MaterializeResult:
-        got.append(body(context, launcher))
-        return dg.MaterializeResult()
-
-    with dg.DagsterInstance.ephemeral() as instance:
-        launcher = DeepSpeedLauncher(cores=2, grace_seconds=1.0, **settings)
-        run = dg.materialize([trained], instance=instance, resources={"launcher": launcher})
-        return got[0], [entry.user_message for entry in instance.all_logs(run.run_id)]
-
-
 def history(job: dict) -> list[dict]:
     return [json.loads(line) for line in (Path(job["out_dir"]) / "history.jsonl").read_text().splitlines()]
-
-
-def files(job: dict) -> dict[str, bytes]:
-    out = Path(job["out_dir"])
-    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
 
 
 def by_hand(job: dict, folder: Path, threads: int) -> subprocess.Popen:
@@ -258,16 +237,3 @@ def test_no_slot_outlives_a_cancelled_or_a_killed_run(tmp_path):
 
 def slots(instance: dg.DagsterInstance) -> int:
     return instance.event_log_storage.get_concurrency_info("gpu").active_slot_count
-
-
-def still_there(pids: Path) -> set[int]:
-    """Which of the processes that noted their ids in the folder are alive."""
-    noted = {int(pid) for file in pids.iterdir() if not file.suffix for pid in file.read_text().split()}
-    return {p for p in noted if psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE}
-
-
-def wait_until(condition, seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.1)

@@ -1,0 +1,61 @@
+"""Whether a closure still is what was recorded: all files hashed again, manifests held against the log."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ehr_assets.lineage.audit_log import Entry
+from ehr_assets.lineage.closure import Closure, Node
+from ehr_assets.lineage.datasets import DatasetStore
+from ehr_assets.lineage.hashing import combined_hash, file_sha256
+from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
+
+
+def sealed_manifests(entries: Iterable[Entry]) -> dict[str, str]:
+    """Dataset → sha256 of its manifest, as the audit log has it: at the end of the first run that made it."""
+    sealed: dict[str, str] = {}
+    for entry in entries:
+        for line in entry.facts.get("manifests", ()) if entry.action == "run_finished" else ():
+            dataset, _, digest = line.rpartition(" ")
+            sealed.setdefault(dataset, digest)
+    return sealed
+
+
+def differences(store: DatasetStore, closure: Closure, sealed: Mapping[str, str]) -> list[str]:
+    """``asset, file: what differs``, of every dataset of a closure; empty when nothing does.
+
+    Args:
+        sealed: `sealed_manifests`; a dataset that is not in it has its manifest's word alone.
+    """
+    return [f"{n.asset}, {line}" for n in closure.nodes for line in _differences(store, n, sealed)]
+
+
+def _differences(store: DatasetStore, node: Node, sealed: Mapping[str, str]) -> list[str]:
+    folder, m = store.home / node.dataset, node.manifest
+    if m is None:
+        said = _other_version(folder / MANIFEST_NAME)
+        return [f"{node.dataset}: {said or 'the dataset is gone, or its manifest cannot be read'}"]
+    found = []
+    expected = sealed.get(node.dataset)
+    if expected and expected != file_sha256(folder / MANIFEST_NAME):
+        found.append(f"{MANIFEST_NAME}: it was edited since the run that made it ended (audit log)")
+    listed = {f.path: f for f in m.files}
+    for name, entry in listed.items():
+        path = folder / name
+        if not path.is_file():
+            found.append(f"{name}: missing")
+        elif path.stat().st_size != entry.bytes or file_sha256(path) != entry.sha256:
+            found.append(f"{name}: altered")
+    there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    found += [f"{name}: not in the manifest" for name in sorted(there - listed.keys() - {MANIFEST_NAME})]
+    if combined_hash(x for f in m.files if not f.volatile for x in (f.path, f.sha256)) != m.data_version:
+        found.append(f"{MANIFEST_NAME}: its file hashes do not give its data version")
+    return found
+
+
+def _other_version(path: Path) -> str | None:
+    try:
+        return (
+            f"its manifest says data version {Manifest.read(path).data_version[:12]}, another than was used"
+        )
+    except (OSError, ValueError):
+        return None

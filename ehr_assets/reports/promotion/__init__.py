@@ -1,0 +1,1 @@
+"""Promotion of a model version and the way back: `<report>/promotion`, `<model>/rollback`."""

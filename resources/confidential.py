@@ -1,0 +1,66 @@
+"""What is put around every asset and check of a project: no secret comes in, no value goes out with an error.
+
+In one place, and not at each definition: one that was forgotten would be found by its leak.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dagster import AssetsDefinition, DagsterRun, Failure, OpDefinition
+from dagster._core.definitions.decorators.op_decorator import DecoratedOpFunction
+
+from ehr_assets.credentials import refuse_secrets
+from ehr_assets.errors import SpecError
+from ehr_assets.withheld import values_withheld
+
+
+def keep_confidential(definitions: Iterable[AssetsDefinition]) -> None:
+    """Puts `values_withheld`, and a look at the run's config and tags, around what assets and checks compute.
+
+    The definitions themselves are changed.
+    """
+    for definition in definitions:
+        op = definition.node_def if definition.is_executable else None
+        if isinstance(op, OpDefinition) and isinstance(op.compute_fn, DecoratedOpFunction):
+            op._compute_fn = DecoratedOpFunction(_confidential(op.compute_fn.decorated_fn))
+
+
+def _confidential(function: Callable[..., Any]) -> Callable[..., Any]:
+    if inspect.isgeneratorfunction(function):
+
+        @functools.wraps(function)
+        def generate(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            with _guarded(args):
+                yield from function(*args, **kwargs)
+
+        return generate
+
+    @functools.wraps(function)
+    def compute(*args: Any, **kwargs: Any) -> Any:
+        with _guarded(args):
+            return function(*args, **kwargs)
+
+    return compute
+
+
+@contextmanager
+def _guarded(args: tuple[Any, ...]) -> Iterator[None]:
+    with values_withheld():
+        if run := getattr(args[0], "run", None) if args else None:
+            _refuse_secrets_of(run)
+        yield
+
+
+def _refuse_secrets_of(run: DagsterRun) -> None:
+    do = (
+        "Give it as an environment variable (EnvVar). Dagster has stored it with the run: withdraw the "
+        f"secret, and delete the run (dagster run delete {run.run_id})."
+    )
+    try:
+        refuse_secrets(run.run_config, "the run's config", do=do)
+        refuse_secrets(run.tags, "the run's tags", do=do)
+    except SpecError as e:
+        raise Failure(description=str(e), allow_retries=False) from None
