@@ -41,18 +41,15 @@ def chain_jobs(catalog: Catalog) -> list[UnresolvedAssetJobDefinition]:
         )
         for job, (name, title) in partitioned.items()
     ]
-    return (
-        parts
-        + _dossier_jobs(catalog)
-        + [
-            define_asset_job(
-                f"{name}_chain",
-                selection=AssetSelection.assets(
-                    AssetKey([name, "report"]), *(AssetKey([cohort, "profile"]) for cohort in report.cohorts)
-                ).upstream(),
-                description=f"The whole chain, from raw tables to the report: {report.title}",
-            )
-            for name, report in catalog.reports.items()
-            if not seeded.keys() & set(report.recipes)
-        ]
-    )
+    chains = [
+        define_asset_job(
+            f"{name}_chain",
+            selection=AssetSelection.assets(
+                AssetKey([name, "report"]), *(AssetKey([cohort, "profile"]) for cohort in report.cohorts)
+            ).upstream(),
+            description=f"The whole chain, from raw tables to the report: {report.title}",
+        )
+        for name, report in catalog.reports.items()
+        if not seeded.keys() & set(report.recipes)
+    ]
+    return [*parts, *_dossier_jobs(catalog), *chains]

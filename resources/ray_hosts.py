@@ -40,7 +40,8 @@ class NodePart:
     """The processes of one node; an actor. What it is given must not hold a secret: Ray keeps arguments."""
 
     def __init__(self, slots: int, cores: int, folder: str, given: Mapping[str, str]) -> None:
-        os.chdir(folder)
+        with contextlib.suppress(OSError):  # of a step that is a job itself, it is on its own node alone
+            os.chdir(folder)
         self._slots, self._groups = slots, None
         self._lines: deque[str] = deque(maxlen=10_000)
         # Ray's own idea of a worker's threads is not the user's.
@@ -126,7 +127,7 @@ class PlacedGroups:
 
         grace = self._wanted.grace
         ending = [part.end.remote(grace) for part in self._parts]
-        ended, _ = ray.wait(ending, num_returns=len(ending), timeout=grace + 10) if ending else ([], [])
+        ended, _ = ray.wait(ending, num_returns=len(ending), timeout=grace + 30) if ending else ([], [])
         for reference in ended:
             with contextlib.suppress(Exception):  # of a lost node
                 self._tell(ray.get(reference))

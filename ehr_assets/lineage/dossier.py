@@ -11,6 +11,7 @@ columns             MEDS column → raw columns, of every MEDS frame
 packages            lock hash → name==version, null where it was not kept
 runs                run → the overrides of specs it ran with, null where they were not kept
 shown_in            verdicts and reports it reached
+acts                lines of the audit log about it: promotions, rollbacks, failed checks
 subjects            how many it was fitted on, and the hash of their ids; never an id
 conditions          of every training, what its rounding depends on: processes, threads, device
 """
@@ -23,6 +24,7 @@ from typing import Any
 
 import polars as pl
 
+from ehr_assets.lineage.audit_log import AuditLog
 from ehr_assets.lineage.closure import Closure, Key, Node, file_of
 from ehr_assets.lineage.datasets import DatasetStore
 from ehr_assets.lineage.hashing import settings_hash
@@ -84,6 +86,7 @@ def dossier(
         "packages": {m.lock_hash: read_packages(store.home, m.lock_hash) for m in manifests},
         "runs": {run: r and {"overrides": r.overrides, "specs": r.specs} for run, r in records.items()},
         "shown_in": [_shown(store, n) for n in closure.shown_in],
+        "acts": _acts(store, closure),
         "subjects": [row for n in closure.nodes if (row := _fitted_on(store, n))],
         "conditions": {n.asset: found for n in closure.nodes if (found := training_conditions(store, n))},
     }
@@ -192,6 +195,17 @@ def _shown(store: DatasetStore, node: Node) -> dict[str, Any]:
         found = json.loads(file.read_text(encoding="utf-8"))
         judged = {k: found.get(k) for k in ("recipe", "may_be_promoted", "reasons")}
     return {"asset": node.asset, "data_version": node.data_version, "dataset": node.dataset, **judged}
+
+
+def _acts(store: DatasetStore, closure: Closure) -> list[dict[str, Any]]:
+    """What the audit log tells of the datasets of a closure, oldest first."""
+    versions = {n.data_version for n in closure.nodes}
+    told = ("promoted", "rolled_back", "check_failed")
+    return [
+        {"sequence": e.sequence, "time": e.time, "by": e.by, "action": e.action, "facts": dict(e.facts)}
+        for e in AuditLog(store.home).entries()
+        if e.action in told and versions & {e.facts.get("data_version"), e.facts.get("checkpoint")}
+    ]
 
 
 def _fitted_on(store: DatasetStore, node: Node) -> dict[str, Any] | None:

@@ -25,7 +25,8 @@ from dagster import (
 )
 
 from ehr_assets.fanout import Crew
-from resources.storage import Datasets, Step
+from resources.step import Step
+from resources.storage import Datasets
 
 GROUP = "faults"
 SOURCE, HELD, END, CREWED, LARGE = (

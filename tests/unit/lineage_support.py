@@ -13,8 +13,8 @@ CODE = {"demo/checkpoint": "abcdef123456.0123456789ab"}
 class MadeUp:
     """Datasets by name; each made from those named, with a file `content.txt` and what its kind has."""
 
-    def __init__(self, home):
-        self.store = DatasetStore(home)
+    def __init__(self, home, store=None):
+        self.store = store or DatasetStore(home)
         self.made = {}
 
     def make(self, asset, *inputs, content="content", files=None, **more):

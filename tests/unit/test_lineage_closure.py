@@ -17,6 +17,7 @@ from ehr_assets.lineage.manifest import MANIFEST_NAME
 from ehr_assets.lineage.page import dossier_page
 from ehr_assets.lineage.picture import Box, closure_svg
 from ehr_assets.lineage.verifying import differences, sealed_manifests
+from resources.object_store import open_store
 
 
 @pytest.fixture
@@ -71,6 +72,24 @@ def test_a_dataset_that_is_gone_is_told_and_an_equal_one_stands_for_it(made):
     assert [n.asset for n in found.nodes if n.manifest is None] == ["x/token_corpus"]
     assert problems(dossier(made.store, found, {}, {})) == ["x/token_corpus: its dataset is gone."]
     assert "gone" in dossier_page(dossier(made.store, found, {}, {}))
+
+
+def test_a_closure_on_s3_is_read_and_verified_from_an_empty_cache(s3, tmp_path):
+    address = "s3://team/ehr/one"
+    made = MadeUp(tmp_path, open_store(tmp_path / "a", address)).chain()
+    there = open_store(tmp_path / "b", address)
+    found = closure_of(there, made.path("demo/checkpoint"))
+    assert [n.key for n in found.nodes] == [n.key for n in closure(made).nodes]
+    d = dossier(there, found, {}, {})
+    assert d["scores"]
+    assert d["subjects"]
+    fetched = {p.name for p in there.home.rglob("*") if p.is_file()}
+    assert fetched == {MANIFEST_NAME, "metrics.parquet", "fitted_on.json", "verdict.json"}, (
+        "no more than it tells"
+    )
+    assert differences(there, found, {}) == []
+    (there.home / made.path("c/raw_tables") / "person.csv").write_text("id\n2\n")
+    assert differences(there, found, {}) == ["c/raw_tables, person.csv: altered"]
 
 
 def test_what_a_name_stands_for(made):
@@ -135,6 +154,20 @@ def test_the_page_is_one_file_and_says_the_same(made):
         assert said in page, said
     assert not re.search(r"\bcompl(iant|ies)\b", page)
     assert "claims compliance with no law" in page
+
+
+def test_what_the_audit_log_tells_of_it_is_in_the_dossier(made):
+    log = AuditLog(made.store.home)
+    for asset in ("demo/checkpoint", "other/checkpoint"):
+        facts = {
+            "model": asset,
+            "reason": "better <than> before",
+            "checkpoint": made.made[asset].data_version,
+        }
+        log.append("promoted", facts)
+    d = the_dossier(made)
+    assert [a["facts"]["model"] for a in d["acts"]] == ["demo/checkpoint"]
+    assert "better &lt;than&gt; before" in dossier_page(d)
 
 
 def test_equal_contents_give_an_equal_document_whatever_run_made_them(made, tmp_path):
