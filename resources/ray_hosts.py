@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ehr_assets.errors import TrainingError
+from ehr_assets.errors import LostNodeError, TrainingError
 from ehr_assets.fanout_ray import connect
 from resources.hosts import Host, devices, environment, free_port, node_command, passed_on
 from resources.process_groups import TAIL_LINES, Groups
@@ -164,7 +164,7 @@ class PlacedGroups:
 
     def _got(self, references: list[Any]) -> list[Any]:
         import ray
-        from ray.exceptions import RayActorError, RayTaskError
+        from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
         left = references
         while left:  # in slices: a signal must find Python awake
@@ -172,10 +172,16 @@ class PlacedGroups:
         try:
             return ray.get(references)
         except RayActorError as e:
-            raise TrainingError(
+            raise LostNodeError(
                 f"A node of the cluster was lost, or its worker was killed ({type(e).__name__}).",
                 where="the Ray cluster",
                 do="Run it again: it goes on where it last kept its state, on the nodes that are left.",
+            ) from None
+        except OutOfMemoryError:
+            raise TrainingError(
+                "A node's memory ran out, and Ray ended what ran there.",
+                where="the Ray cluster",
+                do="Lower engine.micro_batch or EHR_HOST_SLOTS; then run it again.",
             ) from None
         except RayTaskError as e:
             raise e.cause if isinstance(e.cause, Exception) else e from None

@@ -11,7 +11,7 @@ from launcher_support import files, in_a_run, still_there, wait_until
 from ray_support import HERE, NODE, ray_cluster
 from training_helpers import make_job
 
-from ehr_assets.errors import TrainingError
+from ehr_assets.errors import LostNodeError, TrainingError
 from resources import ray_hosts
 
 pytestmark = pytest.mark.slow
@@ -64,7 +64,7 @@ def test_a_lost_node_ends_all(nodes, tmp_path):
 
     def train():
         job = {"do": "hang", "pids": str(tmp_path)}
-        with pytest.raises(TrainingError, match="node of the cluster was lost") as e:
+        with pytest.raises(LostNodeError, match="node of the cluster was lost") as e:
             in_a_run(
                 lambda c, launcher: launcher.launch(c, "rank_for_tests", job, 4), **placed(nodes, slots=3)
             )
