@@ -13,6 +13,7 @@ from ehr_assets.lineage.names import asset_and_partition
 from ehr_assets.lineage.verifying import differences, sealed_manifests
 from ehr_assets.settings import Settings
 from jobs.models import dataset_of_model
+from resources.object_store import open_store
 
 CHECKPOINT = "/checkpoint"
 
@@ -34,13 +35,13 @@ def located_anyhow(settings: Settings, name: str) -> str:
     Raises:
         DatasetError: there is none.
     """
-    store = DatasetStore(settings.home)
+    store = open_store(settings.home, settings.remote)
     return located(store, name) or dataset_of_model(settings, name) or require_located(store, name)
 
 
 def checkpoints(store: DatasetStore) -> list[str]:
     """All checkpoints that there are, oldest first, by their path below the storage root."""
-    known = all_manifests(store.home)
+    known = all_manifests(store)
     return [path for path, m in known if asset_and_partition(m.asset)[0].endswith(CHECKPOINT)]
 
 

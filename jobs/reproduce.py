@@ -27,6 +27,7 @@ from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
 from ehr_assets.lineage.provenance import RunRecord, read_run
 from ehr_assets.settings import PROJECT_ROOT, TRACKING_VARIABLE, Settings
 from jobs.lineage import located_anyhow
+from resources.object_store import open_store
 
 REQUEST, OUTCOME = "request.json", "outcome.json"
 
@@ -58,7 +59,7 @@ def reproduce_closure(
         DatasetError: there is no such dataset; part of its closure is gone; code, specs or packages are not
             those recorded; the directory is not empty; or the chain did not run to its end.
     """
-    store = DatasetStore(settings.home)
+    store = open_store(settings.home, settings.remote)
     closure = closure_of(store, located_anyhow(settings, name))
     itself = closure.itself.manifest
     assert itself is not None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from ehr_assets.errors import DatasetError
-from ehr_assets.lineage.datasets import DatasetStore, rebuild_hint
+from ehr_assets.lineage.datasets import Dataset, DatasetStore, rebuild_hint
 from ehr_assets.lineage.manifest import MANIFEST_NAME, InputEntry, Manifest
 from ehr_assets.lineage.names import asset_and_partition
 
@@ -65,11 +65,13 @@ class Closure:
         return [self.by_key[e.asset, e.data_version] for e in entries]
 
 
-def all_manifests(home: Path) -> Iterator[tuple[str, Manifest]]:
-    """Every committed dataset under a storage root, oldest first: its path below the root, its manifest.
+def all_manifests(store: DatasetStore) -> Iterator[tuple[str, Manifest]]:
+    """Every committed dataset of a store, oldest first: its path below the storage root, its manifest.
 
     Manifests that cannot be read are left out; `ehr status` shows them.
     """
+    home = store.home
+    store.bring_manifests()
     for path in sorted((home / "datasets").rglob(MANIFEST_NAME), key=lambda p: p.parent.name):
         try:
             yield path.parent.relative_to(home).as_posix(), Manifest.read(path)
@@ -80,6 +82,8 @@ def all_manifests(home: Path) -> Iterator[tuple[str, Manifest]]:
 def closure_of(store: DatasetStore, dataset: str) -> Closure:
     """The closure of a dataset, with the scores of its own recipe and what those were made from.
 
+    Its files are brought to where they can be read, from an object store all of them.
+
     Args:
         dataset: its path below the storage root.
 
@@ -87,14 +91,14 @@ def closure_of(store: DatasetStore, dataset: str) -> Closure:
         DatasetError: there is no committed dataset.
     """
     try:
-        root = Manifest.read(store.home / dataset / MANIFEST_NAME)
+        root = store.manifest(dataset)
     except (OSError, ValueError) as e:
         raise DatasetError(
             "There is no committed dataset, or its manifest cannot be read.",
-            where=str(store.home / dataset),
+            where=store.where(dataset),
             do="Name an asset (`ehr status` lists them), a data version or a dataset's directory.",
         ) from e
-    known = list(all_manifests(store.home))
+    known = list(all_manifests(store))
     own = (root.asset, root.data_version)
     found: dict[Key, Node] = {}
     _upward(store, [_entry(dataset, root)], "made_from", found, known)
@@ -107,7 +111,11 @@ def closure_of(store: DatasetStore, dataset: str) -> Closure:
         for path, m in after
         if m.asset.endswith(("/verdict", "/report")) and (m.asset, m.data_version) not in found
     ]
-    return Closure(own, _in_order(found), shown)
+    closure = Closure(own, _in_order(found), shown)
+    for node in (*closure.nodes, *shown):
+        if node.manifest is not None:
+            store.bring(Dataset(store.home / node.dataset, node.manifest))
+    return closure
 
 
 def descends(known: Iterable[tuple[str, Manifest]], origin: Iterable[Key]) -> set[Key]:
@@ -197,7 +205,7 @@ def located(store: DatasetStore, name: str) -> str | None:
     for folder in (path if path.is_absolute() else store.home / name, path.resolve()):
         if (folder / MANIFEST_NAME).is_file() and folder.resolve().is_relative_to(store.home.resolve()):
             return folder.resolve().relative_to(store.home.resolve()).as_posix()
-    known = list(all_manifests(store.home))
+    known = list(all_manifests(store))
     hits = [p for p, m in known if m.asset == name]
     if not hits and len(name) >= 8:
         hits = [p for p, m in known if m.data_version.startswith(name)]

@@ -192,6 +192,9 @@ class DatasetStore:
     def bring(self, dataset: Dataset) -> None:
         """Sees to it that the files lie where the stages read them. Here they always do."""
 
+    def bring_manifests(self) -> None:
+        """Sees to it that the manifests of all datasets lie under the root. Here they always do."""
+
     def everything(self) -> dict[str, bool]:
         """Where all lies that is kept of any dataset, from the root → whether it has its manifest."""
         found = {}
