@@ -102,7 +102,7 @@ def closure_of(store: DatasetStore, dataset: str, known: list[tuple[str, Manifes
     except (OSError, ValueError) as e:
         raise DatasetError(
             "There is no committed dataset, or its manifest cannot be read.",
-            where=str(store.home / dataset),
+            where=store.where(dataset),
             do="Name an asset (`ehr status` lists them), a data version or a dataset's directory.",
         ) from e
     known = list(all_manifests(store)) if known is None else known

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from ehr_assets.errors import DatasetError, SpecError, StorageError, StorageUnavailableError
-from ehr_assets.lineage.manifest import MANIFEST_NAME, now
+from ehr_assets.lineage.closure import closure_of, located
+from ehr_assets.lineage.manifest import MANIFEST_NAME, InputEntry, now
+from ehr_assets.lineage.verifying import differences
 from ehr_assets.settings import Settings
 from jobs.cli import doctor
 from resources.object_store import open_store
@@ -292,6 +294,23 @@ def test_each_address_has_a_cache_of_its_own(tmp_path):
 
 @pytest.mark.parametrize("address", ["gs://bucket/x", "s3://", "s3://KEY:secret@bucket/x", "s3://bucket//x"])
 def test_what_is_no_address_is_refused_without_its_secret(address):
-    with pytest.raises(SpecError, match="neither") as e:
+    with pytest.raises(SpecError, match="neither|does not belong here") as e:
         Settings.from_env({"EHR_HOME": address})
     assert "secret" not in str(e.value)
+
+
+def test_what_a_dataset_was_made_from_is_found_from_an_empty_cache(s3, machines):
+    here, there = machines
+    raw = commit(here, "raw", "c/raw")
+    entry = InputEntry(asset="c/raw", data_version=raw.data_version, dataset=here.relative(raw))
+    with here.staging() as staged:
+        (staged / "a.txt").write_text("a")
+        model = here.commit(
+            staged, asset="r/checkpoint", code_version="v.1", started_at=now(), inputs=[entry]
+        )
+    place = located(there, "r/checkpoint")
+    assert place == here.relative(model)
+    closure = closure_of(there, place)
+    assert [node.asset for node in closure.nodes] == ["c/raw", "r/checkpoint"]
+    assert differences(there, closure, {}) == []
+    assert (there.home / here.relative(raw) / "sub" / "1.txt").read_text() == "raw 1"
