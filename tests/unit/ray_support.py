@@ -13,6 +13,7 @@ from launcher_support import wait_until
 
 HERE = Path(__file__).parent
 NODE = {
+    "node_ip_address": "127.0.0.2",  # a loopback address that Ray does not take for one, and keeps
     "num_cpus": 2,
     "memory": 4 << 30,
     "object_store_memory": 100 << 20,
