@@ -51,7 +51,8 @@ def models_with_subject(store: DatasetStore, cohort: str, subject: int) -> list[
             if found is None:
                 unknown.append(_name(node.asset, node.data_version))
             elif kind == CHECKPOINT and node.side != "itself":
-                way += [_name(node.asset, node.data_version)] if TRAINED in found else []
+                goes_on = node.side == "made_from" and TRAINED in found
+                way += [_name(node.asset, node.data_version)] if goes_on else []
             else:
                 roles |= {role for role in found if role in asked}
         name = _name(manifest.asset, manifest.data_version)

@@ -4,7 +4,7 @@ Pure: it needs the storage root alone, no Dagster. What Dagster knows beside it 
 lineage) is put to it in `dossier.py`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,19 +121,6 @@ def closure_of(store: DatasetStore, dataset: str, known: list[tuple[str, Manifes
     return Closure(own, _in_order(found), shown)
 
 
-def descends(known: Iterable[tuple[str, Manifest]], origin: Iterable[Key]) -> set[Key]:
-    """All datasets made from any of these, however far down, and these themselves.
-
-    Args:
-        known: oldest first, as `all_manifests` gives them.
-    """
-    found = set(origin)
-    for _, m in known:
-        if any((i.asset, i.data_version) in found for i in m.inputs):
-            found.add((m.asset, m.data_version))
-    return found
-
-
 def _entry(path: str, manifest: Manifest) -> InputEntry:
     return InputEntry(asset=manifest.asset, data_version=manifest.data_version, dataset=path)
 
@@ -173,9 +160,16 @@ def _readable(store: DatasetStore, place: str) -> Manifest | None:
 
 
 def _descendants(own: Key, known: list[tuple[str, Manifest]]) -> list[tuple[str, Manifest]]:
-    """What was made from it, of each asset the newest."""
-    made = descends(known, [own]) - {own}
-    newest = {m.asset: (path, m) for path, m in known if (m.asset, m.data_version) in made}
+    """What was made from it, or from one of equal content; of each asset the newest.
+
+    From there on it goes by place: what another checkpoint was scored with may be equal, and is not its own.
+    """
+    made = {path for path, m in known if (m.asset, m.data_version) == own}
+    newest = {}
+    for path, m in known:  # oldest first
+        if any(entry.dataset in made for entry in m.inputs):
+            made.add(path)
+            newest[m.asset] = (path, m)
     return list(newest.values())
 
 

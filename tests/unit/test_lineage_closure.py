@@ -62,6 +62,18 @@ def test_only_the_newest_scores_and_those_of_this_very_checkpoint(made):
     assert closure(made).of == ("demo/checkpoint", first.data_version)
 
 
+def test_equal_scores_of_another_checkpoint_are_not_its_own(made):
+    first = made.path("demo/checkpoint")
+    made.make("demo/checkpoint", "x/token_corpus", content="another")
+    made.make("demo/node_embeddings", "demo/checkpoint", "c/decision_nodes")  # the same states
+    made.make("demo/probe_metrics", "demo/node_embeddings", content="later")
+    found = closure_of(made.store, first).nodes
+    assert [n.dataset for n in found if n.asset == "demo/checkpoint"] == [first]
+    newest = made.made["demo/probe_metrics"].data_version
+    assert newest not in {n.data_version for n in found}
+    assert newest in {n.data_version for n in closure(made).nodes}
+
+
 def test_a_dataset_that_is_gone_is_told_and_an_equal_one_stands_for_it(made):
     old = made.store.home / made.path("x/token_corpus")
     made.make("x/token_corpus", "c/meds_events")  # the same content
