@@ -18,6 +18,8 @@ from ehr_assets.embeddings.assets import embedding_assets
 from ehr_assets.embeddings.checks import embedding_checks
 from ehr_assets.leakage.assets import cohort_audit_assets, recipe_audit_assets
 from ehr_assets.leakage.checks import cohort_audit_checks, recipe_audit_checks
+from ehr_assets.lineage.assets import dossier_assets
+from ehr_assets.lineage.checks import dossier_checks
 from ehr_assets.meds.assets import meds_assets
 from ehr_assets.meds.checks import meds_checks
 from ehr_assets.nodes.assets import node_assets
@@ -36,10 +38,16 @@ from ehr_assets.settings import TRACKING_VARIABLE, Settings
 from ehr_assets.training.assets import training_assets
 from ehr_assets.training.checks import training_checks
 from jobs.audit import audit_sensors
+from jobs.automation import automation_sensor, with_automation
 from jobs.jobs import chain_jobs
+from jobs.notify import failure_sensor
+from jobs.retraining import Retraining, load_retraining, retraining_jobs
+from jobs.schedules import retraining_schedule
+from jobs.sensors import chosen_sensor, raw_tables_sensor
 from resources.confidential import keep_confidential
-from resources.executors import EXECUTORS
+from resources.executors import executor_of
 from resources.launcher import DeepSpeedLauncher
+from resources.notifiers import notifier
 from resources.points import Points
 from resources.storage import Datasets, asset_name
 from resources.tracking import MlflowTracking
@@ -89,6 +97,8 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
         checks += [*training_checks(points), *embedding_checks(points, corpus)]
         checks += recipe_audit_checks(points, corpus.cohorts)
         checks += recipe_probe_checks(points, corpus)
+        assets += dossier_assets(points)
+        checks += dossier_checks(points)
     for grid in catalog.grids.values():
         assets += ablation_assets(grid)
         checks += ablation_checks(grid)
@@ -105,26 +115,42 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
         assets += rollback_assets(model)
         checks += rollback_checks(model)
 
-    keep_confidential([*assets, *checks])
     gates = _gates(checks)
+    assets = with_automation(assets, load_retraining(settings))
+    keep_confidential([*assets, *checks])
+    retraining = Retraining(catalog, assets)
+    chosen, *other_jobs = retraining_jobs(retraining, settings)
     resources: dict[str, Any] = {
         "datasets": Datasets(
             home=str(settings.home), remote=settings.remote, gates=gates, partitions=_partitions(assets)
         ),
-        "launcher": DeepSpeedLauncher(hostfile=settings.hostfile, remote_shell=list(settings.remote_shell)),
+        "launcher": DeepSpeedLauncher(
+            hostfile=settings.hostfile,
+            ray_address=settings.ray_address if settings.train_on_ray else "",
+            slots=settings.host_slots,
+            remote_shell=list(settings.remote_shell),
+        ),
         # By name where it can be: Dagster shows and stores what resources are configured with.
         "tracking": MlflowTracking(
             uri=EnvVar(TRACKING_VARIABLE) if settings.tracking_from_env else settings.mlflow_uri
         ),
+        "notifier": notifier(settings),
         **(overrides or {}),
     }
     definitions = Definitions(
         assets=assets,
         asset_checks=checks,
-        jobs=chain_jobs(catalog),
-        sensors=audit_sensors(settings.home),
+        jobs=[*chain_jobs(catalog), retraining.job, chosen, *other_jobs],
+        schedules=[retraining_schedule(retraining, settings)],
+        sensors=[
+            raw_tables_sensor(retraining, settings),
+            chosen_sensor(retraining, chosen),
+            failure_sensor(),
+            automation_sensor(assets),
+            *audit_sensors(settings.home),
+        ],
         resources=resources,
-        executor=EXECUTORS[settings.executor],
+        executor=executor_of(settings, assets),
         metadata={"EHR_HOME": MetadataValue.path(settings.where)},
     )
     return Project(settings, definitions, catalog, gates)

@@ -80,5 +80,9 @@ class TrackingError(TrainingError, TransientError):
     """MLflow that cannot be used: its database or server, for tracking or as the registry."""
 
 
+class LostNodeError(TrainingError, TransientError):
+    """A node of a cluster, lost in the middle of a training: the others can go on from its last state."""
+
+
 class PromotionError(EhrError):
     """A version that may not be promoted, or nothing to roll back to."""

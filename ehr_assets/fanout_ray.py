@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from ehr_assets.errors import DatasetError, EhrError, SpecError
 from ehr_assets.fanout import ONE_THREAD, Cluster, Crew
+from ehr_assets.private import keep_private
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -131,6 +132,7 @@ def _own_signals() -> Iterator[None]:
 
 def _called(function: Callable[[T], R], task: T) -> tuple[R | None, EhrError | None]:
     """In a worker. An error for people comes back as it is; any other goes the way of Ray's."""
+    keep_private()
     try:
         return function(task), None
     except EhrError as e:

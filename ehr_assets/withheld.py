@@ -16,7 +16,11 @@ from ehr_assets.errors import EhrError
 SHOW_VARIABLE = "EHR_SHOW_MESSAGES"
 
 _TELL_NO_VALUE = (EhrError, OSError, MemoryError, ImportError, sqlite3.OperationalError)
-_BY_NAME = {"torch.OutOfMemoryError", "concurrent.futures.process.BrokenProcessPool"}
+# By name: to import these libraries in order to know their errors costs seconds. They tell of connections.
+_BY_NAME = re.compile(
+    r"(torch\.OutOfMemoryError|concurrent\.futures\.process\.BrokenProcessPool|(botocore|urllib3)\..*|"
+    r"psycopg2\.(Operational|Interface)Error|ray\.exceptions\.(?!.*TaskError).*)"
+)
 _OF_DAGSTER = {"Failure", "RetryRequested", "DagsterError"}
 _FRAME = re.compile(r'  File ".*", line \d+, in [\w.<>]+')
 
@@ -67,7 +71,7 @@ def _tells_no_value(e: BaseException) -> bool:
     return (
         isinstance(e, _TELL_NO_VALUE)
         or not _is_error(e)
-        or _name(type(e)) in _BY_NAME
+        or bool(_BY_NAME.fullmatch(_name(type(e))))
         or any(k.__module__.startswith("dagster") and k.__name__ in _OF_DAGSTER for k in kinds)
     )
 

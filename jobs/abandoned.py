@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
-from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster._core.storage.tags import GRPC_INFO_TAG, MAX_RETRIES_TAG
 
 from ehr_assets.lineage.staging import sweep_staging
 from ehr_assets.settings import Settings
@@ -28,8 +28,11 @@ _STARTED = re.compile(r"^Started process for run \(pid: (\d+)\)")
 
 
 def process_tags() -> dict[str, str]:
-    """Tags that say in which process a run lives."""
-    return {PROCESS_TAG: f"{socket.gethostname()} {os.getpid()} {_started(os.getpid())}"}
+    """Tags that say in which process a run lives, and that no daemon starts it again elsewhere."""
+    return {
+        PROCESS_TAG: f"{socket.gethostname()} {os.getpid()} {_started(os.getpid())}",
+        MAX_RETRIES_TAG: "0",
+    }
 
 
 def close_dead_runs(instance: DagsterInstance, settings: Settings) -> list[str]:
@@ -75,12 +78,14 @@ def _has_no_process(instance: DagsterInstance, run: DagsterRun) -> bool:
         return _is_dead(tag)
     if GRPC_INFO_TAG not in run.tags:
         return False
+    pid = _pid(instance, run)
+    if pid is None:
+        return False  # about to start; if it never does, run monitoring's start timeout closes it
     server = json.loads(run.tags[GRPC_INFO_TAG])
     known = _known(server, run.run_id)
-    if known:
-        return False
-    pid = _pid(instance, run) if server.get("host") in HERE else None
-    return known is False if pid is None else not _goes_on(pid, server)
+    if known or server.get("host") not in HERE:
+        return known is False
+    return not _goes_on(pid, server)
 
 
 def _is_dead(tag: str) -> bool:

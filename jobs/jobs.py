@@ -6,6 +6,18 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from ehr_assets.catalog import Catalog
 
 
+def _dossier_jobs(catalog: Catalog) -> list[UnresolvedAssetJobDefinition]:
+    """`<recipe>_dossier`: where its newest checkpoint comes from. What it tells of must be there."""
+    return [
+        define_asset_job(
+            f"{name}_dossier",
+            selection=AssetSelection.assets(AssetKey([name, "dossier"])),
+            description=f"Writes the lineage dossier of the checkpoint of {name}.",
+        )
+        for name in (*catalog.recipes, *catalog.grids)
+    ]
+
+
 def chain_jobs(catalog: Catalog) -> list[UnresolvedAssetJobDefinition]:
     """`<report>_chain`: from raw tables to the report, and to the profiles of its cohorts.
 
@@ -29,7 +41,7 @@ def chain_jobs(catalog: Catalog) -> list[UnresolvedAssetJobDefinition]:
         )
         for job, (name, title) in partitioned.items()
     ]
-    return parts + [
+    chains = [
         define_asset_job(
             f"{name}_chain",
             selection=AssetSelection.assets(
@@ -40,3 +52,4 @@ def chain_jobs(catalog: Catalog) -> list[UnresolvedAssetJobDefinition]:
         for name, report in catalog.reports.items()
         if not seeded.keys() & set(report.recipes)
     ]
+    return [*parts, *_dossier_jobs(catalog), *chains]

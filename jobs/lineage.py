@@ -7,7 +7,7 @@ from ehr_assets.cohorts.origin import INVENTORY, tables_root
 from ehr_assets.cohorts.spec import CohortSpec
 from ehr_assets.errors import DatasetError, RawTableError
 from ehr_assets.lineage.audit_log import AuditLog
-from ehr_assets.lineage.closure import Closure, all_manifests, closure_of, located, require_located
+from ehr_assets.lineage.closure import Closure, all_manifests, closure_of, file_of, located, require_located
 from ehr_assets.lineage.datasets import DatasetStore
 from ehr_assets.lineage.names import asset_and_partition
 from ehr_assets.lineage.verifying import differences, sealed_manifests
@@ -68,9 +68,9 @@ def verify_closures(
         done.files += sum(len(n.manifest.files) for n in new if n.manifest)
         done.differences += differences(store, part, sealed)
         for node in new:
-            inventory = store.home / node.dataset / INVENTORY
+            inventory = file_of(store, node, INVENTORY) if node.asset.endswith("/raw_tables") else None
             cohort = cohorts.get(node.asset.rpartition("/")[0])
-            if not node.asset.endswith("/raw_tables") or not inventory.is_file():
+            if inventory is None:
                 continue
             if cohort is None:
                 done.notes.append(f"{node.asset}: its cohort is no longer defined; raw files not looked at.")

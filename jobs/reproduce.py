@@ -21,6 +21,7 @@ from ehr_assets.errors import DatasetError
 from ehr_assets.lineage.audit_log import AuditLog
 from ehr_assets.lineage.closure import Closure, Node, closure_of
 from ehr_assets.lineage.datasets import DatasetStore
+from ehr_assets.lineage.dossier import training_conditions
 from ehr_assets.lineage.guards import OVERRIDE_VARIABLE
 from ehr_assets.lineage.hashing import git_revision, lock_hash
 from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
@@ -76,7 +77,8 @@ def reproduce_closure(
     if record is None:
         done.notes.append("The run's settings were not kept; today's are used.")
     done.notes += _elsewhere(closure)
-    outcome = _rerun(closure, record, work, done.home, anyway=anyway or _different_packages(closure) == [])
+    env = _environment(closure, record, work, done.home) | _threads(store, closure)
+    outcome = _rerun(closure, work, env, anyway=anyway)
     refused = [*_different_packages(closure), *outcome["code"]]
     if refused and not anyway:
         shutil.rmtree(place, ignore_errors=home is None)
@@ -133,16 +135,21 @@ def _overridden(closure: Closure) -> bool:
     return any(n.manifest.overrides for n in closure.nodes if n.manifest)
 
 
-def _rerun(
-    closure: Closure, record: RunRecord | None, work: Path, home: Path, *, anyway: bool
-) -> Mapping[str, Any]:
+def _threads(store: DatasetStore, closure: Closure) -> dict[str, str]:
+    """As many threads per process as the training had: sums are rounded by how they are divided."""
+    found = [training_conditions(store, n) for n in closure.nodes]
+    threads = [str(c["threads"]) for c in found if "threads" in c]
+    return {"OMP_NUM_THREADS": threads[-1]} if threads else {}
+
+
+def _rerun(closure: Closure, work: Path, env: Mapping[str, str], *, anyway: bool) -> Mapping[str, Any]:
     """Runs the chain in a process of its own; what it wrote down."""
     codes = {n.asset: n.manifest.code_version for n in closure.nodes if n.manifest}
-    request = {"code_versions": codes, "anyway": anyway}
+    request = {"code_versions": codes, "packages": _different_packages(closure), "anyway": anyway}
     (work / REQUEST).write_text(json.dumps(request), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "jobs.reproducing", str(work)],
-        env=_environment(closure, record, work, home),
+        env=dict(env),
         cwd=PROJECT_ROOT,
         check=False,
     )

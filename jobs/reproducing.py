@@ -27,7 +27,7 @@ def main(work: Path) -> None:
     try:
         project = Project()
         outcome["code"] = _different_code(project, request["code_versions"])
-        if request["anyway"] or not outcome["code"]:
+        if request["anyway"] or not (outcome["code"] or request["packages"]):
             _make(project, list(request["code_versions"]))
             for name in request["code_versions"]:
                 if found := recorded(project.instance, name):

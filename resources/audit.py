@@ -13,7 +13,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dagster import DagsterEventType, DagsterInstance
+from dagster import (
+    AssetCheckExecutionContext,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterInvariantViolationError,
+)
 
 from ehr_assets.lineage.audit_log import AuditLog
 from ehr_assets.lineage.hashing import file_sha256, git_revision, lock_hash
@@ -79,15 +84,28 @@ def runs_ended(home: Path, instance: DagsterInstance) -> list[str]:
 
 
 def check_failed(home: Path, manifest: Manifest, check: str | None, *, warns: bool) -> None:
-    """Records that a check did not pass."""
+    """Records that a check did not pass.
+
+    Args:
+        check: its name; by default that of the check that runs just now.
+    """
     facts = {
         "asset": manifest.asset,
         "data_version": manifest.data_version,
-        "check": check,
+        "check": check or _running_check(),
         "severity": "warning" if warns else "error",
         "made_by_run": manifest.run_id,
     }
     AuditLog(home).append("check_failed", facts)
+
+
+def _running_check() -> str | None:
+    """None outside of a check, or in one that stands for several."""
+    try:
+        specs = AssetCheckExecutionContext.get().check_specs
+    except DagsterInvariantViolationError:
+        return None
+    return specs[0].name if len(specs) == 1 else None
 
 
 def check_overridden(home: Path, run_id: str, asset: str, line: str) -> None:

@@ -60,9 +60,10 @@ class Groups:
             time.sleep(0.1)
         return code
 
-    def ended(self) -> int | None:
-        """The exit code of a command that is no longer there; None while all run."""
-        return next((code for process in self._running if (code := process.poll()) is not None), None)
+    def ended(self) -> tuple[int, int] | None:
+        """Which of the commands has ended, and its exit code; None while all run."""
+        codes = enumerate(process.poll() for process in self._running)
+        return next(((i, code) for i, code in codes if code is not None), None)
 
     def end(self, grace: float) -> None:
         """TERM, a while, KILL. A group lives on while any process of it does, leader or not."""

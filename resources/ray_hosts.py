@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ehr_assets.errors import TrainingError
+from ehr_assets.errors import LostNodeError, TrainingError
 from ehr_assets.fanout_ray import connect
 from resources.hosts import Host, devices, environment, free_port, node_command, passed_on
 from resources.process_groups import TAIL_LINES, Groups
@@ -40,7 +40,8 @@ class NodePart:
     """The processes of one node; an actor. What it is given must not hold a secret: Ray keeps arguments."""
 
     def __init__(self, slots: int, cores: int, folder: str, given: Mapping[str, str]) -> None:
-        os.chdir(folder)
+        with contextlib.suppress(OSError):  # of a step that is a job itself, it is on its own node alone
+            os.chdir(folder)
         self._slots, self._groups = slots, None
         self._lines: deque[str] = deque(maxlen=10_000)
         # Ray's own idea of a worker's threads is not the user's.
@@ -55,7 +56,10 @@ class NodePart:
         return ray.util.get_node_ip_address(), free_port(), found
 
     def start(self, command: list[str], also: Mapping[str, str]) -> None:
-        self._groups = Groups([command], {**self._env, **also}, self._lines.append)
+        # Ray kills the children of a worker that ends: a shell. Its own child, the launcher, lives to see its
+        # standard input close, and ends the ranks, which nobody else would do.
+        shell = ["sh", "-c", '"$@"; exit $?', "sh"]
+        self._groups = Groups([[*shell, *command]], {**self._env, **also}, self._lines.append)
         self._groups.start()
 
     def state(self) -> tuple[int | None, list[str]]:
@@ -123,7 +127,7 @@ class PlacedGroups:
 
         grace = self._wanted.grace
         ending = [part.end.remote(grace) for part in self._parts]
-        ended, _ = ray.wait(ending, num_returns=len(ending), timeout=grace + 10) if ending else ([], [])
+        ended, _ = ray.wait(ending, num_returns=len(ending), timeout=grace + 30) if ending else ([], [])
         for reference in ended:
             with contextlib.suppress(Exception):  # of a lost node
                 self._tell(ray.get(reference))
@@ -160,7 +164,7 @@ class PlacedGroups:
 
     def _got(self, references: list[Any]) -> list[Any]:
         import ray
-        from ray.exceptions import RayActorError, RayTaskError
+        from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
         left = references
         while left:  # in slices: a signal must find Python awake
@@ -168,10 +172,16 @@ class PlacedGroups:
         try:
             return ray.get(references)
         except RayActorError as e:
-            raise TrainingError(
+            raise LostNodeError(
                 f"A node of the cluster was lost, or its worker was killed ({type(e).__name__}).",
                 where="the Ray cluster",
                 do="Run it again: it goes on where it last kept its state, on the nodes that are left.",
+            ) from None
+        except OutOfMemoryError:
+            raise TrainingError(
+                "A node's memory ran out, and Ray ended what ran there.",
+                where="the Ray cluster",
+                do="Lower engine.micro_batch or EHR_HOST_SLOTS; then run it again.",
             ) from None
         except RayTaskError as e:
             raise e.cause if isinstance(e.cause, Exception) else e from None

@@ -1,6 +1,6 @@
 """What Dagster has recorded of datasets: the newest materialization of an asset, or of a partition of it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from dagster import AssetKey, AssetMaterialization, AssetRecordsFilter, DagsterInstance
 
@@ -34,7 +34,18 @@ def newest_materializations(
 
 def recorded(instance: DagsterInstance, name: str) -> InputEntry | None:
     """The newest dataset of this name (`lineage/names.py`) that Dagster knows."""
-    found = newest_materialization(instance, *asset_and_partition(name))
+    return _entry(name, newest_materialization(instance, *asset_and_partition(name)))
+
+
+def all_recorded(instance: DagsterInstance, names: Collection[str]) -> dict[str, InputEntry | None]:
+    """As `recorded`, of many; those of assets without partitions in one query."""
+    keys = {name: AssetKey(name.split("/")) for name in names if asset_and_partition(name)[1] is None}
+    newest = newest_materializations(instance, list(keys.values())) if keys else {}
+    found = {name: _entry(name, newest.get(key)) for name, key in keys.items()}
+    return found | {name: recorded(instance, name) for name in names if name not in keys}
+
+
+def _entry(name: str, found: AssetMaterialization | None) -> InputEntry | None:
     version = (found.tags or {}).get("dagster/data_version") if found else None
     if found is None or version is None or DATASET_KEY not in found.metadata:
         return None

@@ -4,7 +4,6 @@
 function, commits, and reports to Dagster. Assets stay a few lines long.
 """
 
-import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,21 +22,26 @@ from dagster import (
 
 from ehr_assets.errors import DatasetError, EhrError, StorageError
 from ehr_assets.fanout import Machine
-from ehr_assets.lineage.ancestry import ancestors
+from ehr_assets.lineage.ancestry import ancestors, names_above
 from ehr_assets.lineage.datasets import Dataset, DatasetStore, rebuild_hint
 from ehr_assets.lineage.guards import DATA_VERSION_KEY, require_common_ancestry, require_passed_checks
 from ehr_assets.lineage.manifest import InputEntry, now
 from ehr_assets.lineage.names import asset_and_partition, dataset_name
+from ehr_assets.lineage.subjects import Roles, SubjectLists
 from ehr_assets.lineage.workspace import Workspace
 from ehr_assets.progress import LogProgress
 from resources.audit import check_failed, check_overridden, run_begins
 from resources.object_store import open_store
-from resources.recorded import recorded
+from resources.recorded import all_recorded, recorded
 from resources.retries import failing_clearly
 from resources.shown import NOTHING_MORE, Shown, result
 from resources.step import Stats, Step
 
 ONLY_IF_CHANGED_TAG = "ehr/only_if_changed"
+
+
+Subjects = Callable[[Dataset, Mapping[str, Dataset]], Roles]
+"""Of a committed dataset and its inputs by name: whose records it was made of, in which roles."""
 
 
 def asset_name(key: AssetKey) -> str:
@@ -111,6 +115,7 @@ class Datasets(ConfigurableResource):
         seed: int | None = None,
         volatile: tuple[str, ...] = (),
         shown: Shown = NOTHING_MORE,
+        subjects: Subjects | None = None,
     ) -> MaterializeResult:
         """Runs `body` between opened gates and a committed dataset.
 
@@ -119,6 +124,7 @@ class Datasets(ConfigurableResource):
             config, seed: for the manifest. A partition whose config is another one is made anew.
             volatile: files that differ between equal runs (clock readings); not in the content hash.
             shown: what Dagster's pages show of it.
+            subjects: whose records it is made of, of assets that "who was in it?" is asked about.
 
         Every error a user can act on becomes a `Failure` whose description stands alone; only what may pass
         is tried again (`retries.py`).
@@ -137,10 +143,11 @@ class Datasets(ConfigurableResource):
                 )
                 for d in inputs.values()
             ]
-            kept = self._unchanged(context, name, code_version, config, entries, overrides)
-            if kept:
+            last = self._unchanged(context, name, code_version, config, entries, overrides)
+            if last and entries:
                 context.log.info(f"{name}: inputs, code and settings unchanged; kept.")
-                return result(self.store, key, kept, shown, {"kept": True})
+                self._keep_subjects(subjects, last, inputs)
+                return result(self.store, key, last, shown, {"kept": True})
             started = now()
             made_from = _made_from(code_version, entries, config, seed)
             with (
@@ -150,6 +157,7 @@ class Datasets(ConfigurableResource):
             ):
                 if found := self._made_earlier(context, name, work):
                     context.log.info(f"{name}: made earlier from the same code, inputs and settings; kept.")
+                    self._keep_subjects(subjects, found, inputs)
                     return result(self.store, key, found, shown, {"kept": True})
                 progress = LogProgress(context.log)
                 machine = Machine.from_env()
@@ -167,9 +175,18 @@ class Datasets(ConfigurableResource):
                     overrides=overrides,
                     run_id=context.run_id,
                     volatile=volatile,
+                    unless=last,  # of what has no inputs, only its content can tell
                 )
                 work.discard(self.store.relative(dataset))
-            return result(self.store, key, dataset, shown)
+            self._keep_subjects(subjects, dataset, inputs)
+            return result(self.store, key, dataset, shown, {"kept": True} if dataset is last else None)
+
+    def _keep_subjects(
+        self, subjects: Subjects | None, dataset: Dataset, inputs: Mapping[str, Dataset]
+    ) -> None:
+        lists, place = SubjectLists(Path(self.home)), self.store.relative(dataset)
+        if subjects is not None and not lists.has(place):
+            lists.keep(place, subjects(dataset, inputs))
 
     def judge(
         self,
@@ -236,9 +253,13 @@ class Datasets(ConfigurableResource):
     def _ancestors(
         self, instance: DagsterInstance, datasets: Sequence[Dataset]
     ) -> dict[str, dict[str, InputEntry]]:
-        @functools.cache
+        # One query for all: with one for each, a chain's cost would grow with the square of its length.
+        known = all_recorded(instance, names_above(self.store, datasets))
+
         def newest(name: str) -> InputEntry | None:
-            return recorded(instance, name)
+            if name not in known:
+                known[name] = recorded(instance, name)
+            return known[name]
 
         return ancestors(self.store, datasets, newest)
 
@@ -274,7 +295,7 @@ class Datasets(ConfigurableResource):
             (i.asset, i.data_version) for i in inputs
         }
         same = m.code_version == code_version and same_inputs and m.overrides == overrides
-        return last if same and inputs else None
+        return last if same else None
 
     def _made_earlier(self, context: AssetExecutionContext, name: str, work: Workspace) -> Dataset | None:
         """What was committed from this work folder, if it is not the newest that Dagster knows.
@@ -282,8 +303,10 @@ class Datasets(ConfigurableResource):
         The run that made it died before it could say so, or other settings were tried since.
         """
         committed = work.committed()
+        if committed is None:
+            return None
         known = recorded(context.instance, name)
-        if committed is None or (known and known.dataset == committed):
+        if known and known.dataset == committed:
             return None
         try:
             return self.store.open(name, committed)

@@ -51,6 +51,10 @@ class RawFile:
     def open(self) -> pa.NativeFile:
         return self.root.open(self.path)
 
+    def changed(self) -> int | None:
+        """When it was last written, in ns; None where that is not known."""
+        return self.root.changed(self.path)
+
     def sha256(self) -> str:
         """The hash of its bytes; RawTableError if they cannot be read."""
         digest = hashlib.sha256()

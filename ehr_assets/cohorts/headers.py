@@ -121,7 +121,7 @@ def _resolved(
                 problems.append(_twice(file, twice))
                 names[column] = f"{twice}#1"  # not missing as well
         found.append(FileColumns(header, names))
-    problems += [_no_column(files[0], column, found[0].header) for column in _lacking(found, how)]
+    problems += [_no_column(files[0], column, found[0]) for column in _lacking(found, how)]
     return found, problems
 
 
@@ -137,7 +137,10 @@ def _called(names: Sequence[str], there: Container[str], in_any_case: Mapping[st
     return exact or next((in_any_case[n.lower()] for n in names if n.lower() in in_any_case), None)
 
 
-def _no_column(file: RawFile, column: str, there: Sequence[str]) -> RawTableError:
+def _no_column(file: RawFile, column: str, found: FileColumns) -> RawTableError:
+    # A first line with nothing like the columns that are read may be a record, which no error may quote.
+    alike = any(called or closest(name, found.header) for name, called in found.names.items())
+    there = found.header if alike or file.ending == ".parquet" else []
     return RawTableError(
         f"The raw table has no column '{column}'.{closest(column, there)}",
         where=file.where,
@@ -147,7 +150,7 @@ def _no_column(file: RawFile, column: str, there: Sequence[str]) -> RawTableErro
 
 def _shown(header: Sequence[str]) -> str:
     """The columns of a header, for people; unless its line seems to hold data, which no error may quote."""
-    if not all(_NAME.match(name) for name in header if name):
+    if not header or not all(_NAME.match(name) for name in header if name):
         return "Its first line does not look like a header."
     more = f" and {len(header) - _LISTED} more" if len(header) > _LISTED else ""
     return f"Its columns: {', '.join(header[:_LISTED])}{more}."

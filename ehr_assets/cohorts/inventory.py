@@ -50,6 +50,11 @@ def inventory(
     ]
 
 
+def raw_files(spec: CohortSpec, root: RawRoot | Path) -> list[RawFile]:
+    """The raw files that the spec uses, sorted by path. RawTableError as `inventory`."""
+    return [used.file for used in _used(spec, RawRoot.of(root)).values()]
+
+
 @dataclass(frozen=True)
 class _Used:
     """A raw file, the first table that reads it, and the `file`s of the spec that stand for it."""

@@ -41,7 +41,7 @@ def tables_root(
     if isinstance(cohort.source, SyntheticSource):
         return RawRoot.of(raw_tables / "tables")
     root = raw_root(cohort)
-    verify_inventory(cohort, root, _recorded(raw_tables), progress, only=only)
+    verify_inventory(cohort, root, recorded_inventory(raw_tables), progress, only=only)
     return root
 
 
@@ -51,7 +51,7 @@ def source_changes(cohort: CohortSpec, raw_tables: Path) -> str | None:
         return None
     try:
         root = raw_root(cohort)
-        verify_inventory(cohort, root, _recorded(raw_tables))
+        verify_inventory(cohort, root, recorded_inventory(raw_tables))
     except RawTableError:
         return None
     except DatasetError as e:
@@ -59,5 +59,6 @@ def source_changes(cohort: CohortSpec, raw_tables: Path) -> str | None:
     return None
 
 
-def _recorded(raw_tables: Path) -> list[dict]:
+def recorded_inventory(raw_tables: Path) -> list[dict]:
+    """What a committed `raw_tables` dataset of a table cohort recorded of its files."""
     return json.loads((raw_tables / INVENTORY).read_text(encoding="utf-8"))

@@ -100,12 +100,20 @@ class RawRoot:
     def size(self, path: str) -> int | None:
         """Bytes of one file; None if there is none."""
         self.refuse_link_out(path)
+        info = self._info(path)
+        return (info.size or 0) if info.is_file else None
+
+    def changed(self, path: str) -> int | None:
+        """When one file was last written, in ns; None where that is not known."""
+        self.refuse_link_out(path)
+        return self._info(path).mtime_ns
+
+    def _info(self, path: str) -> fs.FileInfo:
         filesystem, base = self._opened
         try:
-            info = filesystem.get_file_info(f"{base}/{path}")
+            return filesystem.get_file_info(f"{base}/{path}")
         except (OSError, pa.ArrowException) as e:
             raise unreachable(self.where(path), e) from None
-        return (info.size or 0) if info.is_file else None
 
     def open(self, path: str) -> pa.NativeFile:
         """The bytes of a file, seekable. OSError as the system gives it."""

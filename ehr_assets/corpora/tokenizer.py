@@ -24,6 +24,7 @@ from ehr_assets.meds.reading import (
     subjects_in,
     train_subjects,
 )
+from ehr_assets.model_folders import AsksForCodeError, load_tokenizer
 from ehr_assets.progress import Progress, no_progress
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
@@ -196,14 +197,12 @@ def _save(tokenizer: Tokenizer, out_dir: Path) -> None:
 
 
 def _adopt(settings: FolderTokenizer, out_dir: Path) -> int:
-    from transformers import AutoTokenizer
-
     where = f"tokenizer.path: {settings.path}"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(settings.path, trust_remote_code=False)
+        tokenizer = load_tokenizer(settings.path)
     except Exception as e:  # what a broken folder makes transformers raise has no type in common
         raise SpecError(
-            f"The tokenizer cannot be loaded: {type(e).__name__}.",
+            f"The tokenizer cannot be loaded: {e if isinstance(e, AsksForCodeError) else type(e).__name__}.",
             where=where,
             do="Give a folder that holds tokenizer.json and tokenizer_config.json.",
         ) from e

@@ -4,7 +4,7 @@ A control belongs to a corpus, a backbone and the way of embedding, which severa
 recipe that says `embedding.control` makes it for all of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,9 @@ from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, Materiali
 
 from ehr_assets.corpora.assets import input_dirs, token_corpus_key, tokenizer_key
 from ehr_assets.corpora.spec import CorpusSpec
+from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version, settings_hash
+from ehr_assets.lineage.subjects import EMBEDDED, Roles, of_rows
 from ehr_assets.nodes.assets import decision_nodes_key
 from ehr_assets.training.assets import checkpoint_key
 from ehr_assets.training.recipe import RecipeSpec
@@ -74,7 +76,9 @@ def embedding_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefinitio
     def node_embeddings(context: AssetExecutionContext, datasets: Datasets) -> MaterializeResult:
         recipe = points.at(context)
         build = embedded(recipe, lambda step: step.inputs[asset_name(checkpoint)].path)
-        return datasets.materialize(context, build, config=_settings(recipe), shown=STATES)
+        return datasets.materialize(
+            context, build, config=_settings(recipe), shown=STATES, subjects=_embedded
+        )
 
     if not has_control(points):
         return [node_embeddings]
@@ -97,6 +101,10 @@ def embedding_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefinitio
         return datasets.materialize(context, build, config=_control_settings(recipe), shown=STATES)
 
     return [node_embeddings, control_embeddings]
+
+
+def _embedded(dataset: Dataset, _: Mapping[str, Dataset]) -> Roles:
+    return {EMBEDDED: of_rows(dataset.path / "embeddings.parquet")}
 
 
 STATES = Shown(schema_of="embeddings")

@@ -24,11 +24,10 @@ class Untrained:
 
     def load(self) -> Any:
         """A causal LM of transformers, on CPU. TrainingError: it cannot be had, or is not the corpus's."""
-        from transformers import AutoTokenizer
-
+        from ehr_assets.model_folders import load_tokenizer
         from ehr_assets.training.backbones import new_backbone
 
-        return new_backbone(self.recipe, AutoTokenizer.from_pretrained(self.tokenizer_dir))
+        return new_backbone(self.recipe, load_tokenizer(self.tokenizer_dir))
 
     def __str__(self) -> str:
         return f"the untrained backbone of {self.recipe.name}"

@@ -44,6 +44,25 @@ def ancestors(
     return found
 
 
+def names_above(store: DatasetStore, datasets: Iterable[Dataset]) -> set[str]:
+    """The names of the datasets and of all they were made from, as their own manifests tell it."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    todo = [(d.manifest.asset, store.relative(d)) for d in datasets]
+    while todo:
+        name, dataset = todo.pop()
+        found.add(name)
+        if dataset in seen:
+            continue
+        seen.add(dataset)
+        try:
+            inputs = store.manifest(dataset).inputs
+        except (FileNotFoundError, ValueError):
+            continue
+        todo += [(entry.asset, entry.dataset) for entry in inputs]
+    return found
+
+
 def disagreements(found: dict[str, dict[str, InputEntry]]) -> list[str]:
     """``asset (versions ...)`` of every asset that stands in the ancestry with more than one content."""
     return [

@@ -66,26 +66,33 @@ class Closure:
 
 
 def all_manifests(store: DatasetStore) -> Iterator[tuple[str, Manifest]]:
-    """Every committed dataset of a store, oldest first: its path below the storage root, its manifest.
+    """Every committed dataset under a storage root, oldest first: its path below the root, its manifest.
 
     Manifests that cannot be read are left out; `ehr status` shows them.
     """
-    home = store.home
-    store.bring_manifests()
-    for path in sorted((home / "datasets").rglob(MANIFEST_NAME), key=lambda p: p.parent.name):
-        try:
-            yield path.parent.relative_to(home).as_posix(), Manifest.read(path)
-        except (OSError, ValueError):
-            continue
+    whole = (place for place, is_whole in store.everything().items() if is_whole)
+    for place in sorted(whole, key=lambda p: (p.rpartition("/")[2], p)):
+        if manifest := _readable(store, place):
+            yield place, manifest
 
 
-def closure_of(store: DatasetStore, dataset: str) -> Closure:
-    """The closure of a dataset, with the scores of its own recipe and what those were made from.
+def file_of(store: DatasetStore, node: Node, name: str) -> Path | None:
+    """One file of a dataset, brought here where the store is elsewhere; None where the dataset has none."""
+    entries = [f for f in node.manifest.files if f.path == name] if node.manifest else []
+    if not entries or node.manifest is None:
+        return None
+    path = store.home / node.dataset
+    if not (path / name).is_file():
+        store.bring(Dataset(path, node.manifest.model_copy(update={"files": entries})))
+    return path / name if (path / name).is_file() else None
 
-    Its files are brought to where they can be read, from an object store all of them.
+
+def closure_of(store: DatasetStore, dataset: str, known: list[tuple[str, Manifest]] | None = None) -> Closure:
+    """The closure of a dataset; of a checkpoint, with its own scores and what those were made from.
 
     Args:
         dataset: its path below the storage root.
+        known: `all_manifests`, where it is asked of many.
 
     Raises:
         DatasetError: there is no committed dataset.
@@ -98,7 +105,7 @@ def closure_of(store: DatasetStore, dataset: str) -> Closure:
             where=store.where(dataset),
             do="Name an asset (`ehr status` lists them), a data version or a dataset's directory.",
         ) from e
-    known = list(all_manifests(store))
+    known = list(all_manifests(store)) if known is None else known
     own = (root.asset, root.data_version)
     found: dict[Key, Node] = {}
     _upward(store, [_entry(dataset, root)], "made_from", found, known)
@@ -111,11 +118,7 @@ def closure_of(store: DatasetStore, dataset: str) -> Closure:
         for path, m in after
         if m.asset.endswith(("/verdict", "/report")) and (m.asset, m.data_version) not in found
     ]
-    closure = Closure(own, _in_order(found), shown)
-    for node in (*closure.nodes, *shown):
-        if node.manifest is not None:
-            store.bring(Dataset(store.home / node.dataset, node.manifest))
-    return closure
+    return Closure(own, _in_order(found), shown)
 
 
 def descends(known: Iterable[tuple[str, Manifest]], origin: Iterable[Key]) -> set[Key]:
@@ -148,7 +151,7 @@ def _upward(
         key = (entry.asset, entry.data_version)
         if key in found:
             continue
-        path, manifest = entry.dataset, _manifest(store.home, entry)
+        path, manifest = entry.dataset, _manifest(store, entry)
         if manifest is None:  # collected: an equal one stands for it, where there is one
             equal = [(p, m) for p, m in known if (m.asset, m.data_version) == key]
             path, manifest = equal[-1] if equal else (path, None)
@@ -156,13 +159,17 @@ def _upward(
         todo += manifest.inputs if manifest else []
 
 
-def _manifest(home: Path, entry: InputEntry) -> Manifest | None:
+def _manifest(store: DatasetStore, entry: InputEntry) -> Manifest | None:
+    manifest = _readable(store, entry.dataset)
+    used = (entry.asset, entry.data_version)
+    return manifest if manifest and (manifest.asset, manifest.data_version) == used else None
+
+
+def _readable(store: DatasetStore, place: str) -> Manifest | None:
     try:
-        manifest = Manifest.read(home / entry.dataset / MANIFEST_NAME)
+        return store.manifest(place)
     except (OSError, ValueError):
         return None
-    same = (manifest.asset, manifest.data_version) == (entry.asset, entry.data_version)
-    return manifest if same else None
 
 
 def _descendants(own: Key, known: list[tuple[str, Manifest]]) -> list[tuple[str, Manifest]]:
@@ -173,10 +180,10 @@ def _descendants(own: Key, known: list[tuple[str, Manifest]]) -> list[tuple[str,
 
 
 def _of_the_same(root: str, other: str) -> bool:
-    """Whether an asset belongs to the same recipe, and the same partition of it."""
+    """Whether an asset is of the recipe of a checkpoint, and of the same partition of it."""
     (name, partition), (other_name, other_partition) = asset_and_partition(root), asset_and_partition(other)
     same = other_name.rpartition("/")[0] == name.rpartition("/")[0] and other_partition == partition
-    return same and other_name.rpartition("/")[2] != DOSSIER
+    return name.endswith("/checkpoint") and same and other_name.rpartition("/")[2] != DOSSIER
 
 
 def _in_order(found: Mapping[Key, Node]) -> list[Node]:

@@ -11,7 +11,9 @@ columns             MEDS column → raw columns, of every MEDS frame
 packages            lock hash → name==version, null where it was not kept
 runs                run → the overrides of specs it ran with, null where they were not kept
 shown_in            verdicts and reports it reached
+acts                lines of the audit log about it: promotions, rollbacks, failed checks
 subjects            how many it was fitted on, and the hash of their ids; never an id
+conditions          of every training, what its rounding depends on: processes, threads, device
 """
 
 import json
@@ -22,9 +24,11 @@ from typing import Any
 
 import polars as pl
 
-from ehr_assets.lineage.closure import Closure, Key, Node
+from ehr_assets.lineage.audit_log import AuditLog
+from ehr_assets.lineage.closure import Closure, Key, Node, file_of
 from ehr_assets.lineage.datasets import DatasetStore
 from ehr_assets.lineage.hashing import settings_hash
+from ehr_assets.lineage.names import asset_and_partition
 from ehr_assets.lineage.provenance import read_packages, read_run
 from ehr_assets.reports.small_cells import masked
 
@@ -82,7 +86,9 @@ def dossier(
         "packages": {m.lock_hash: read_packages(store.home, m.lock_hash) for m in manifests},
         "runs": {run: r and {"overrides": r.overrides, "specs": r.specs} for run, r in records.items()},
         "shown_in": [_shown(store, n) for n in closure.shown_in],
+        "acts": _acts(store, closure),
         "subjects": [row for n in closure.nodes if (row := _fitted_on(store, n))],
+        "conditions": {n.asset: found for n in closure.nodes if (found := training_conditions(store, n))},
     }
 
 
@@ -145,8 +151,7 @@ def _raw_files(store: DatasetStore, node: Node) -> list[dict[str, Any]]:
     if not node.asset.endswith(f"/{RAW}") or node.manifest is None:
         return []
     cohort = node.asset.removesuffix(f"/{RAW}")
-    listed = store.home / node.dataset / "inventory.json"
-    if listed.is_file():
+    if listed := file_of(store, node, "inventory.json"):
         entries = json.loads(listed.read_text(encoding="utf-8"))
     else:
         entries = [
@@ -171,12 +176,8 @@ def _rows(node: Node) -> dict[str, Any] | None:
 
 
 def _scores(store: DatasetStore, node: Node) -> list[dict[str, Any]]:
-    path = store.home / node.dataset / "metrics.parquet"
-    if (
-        node.side != "scores"
-        or not node.asset.partition("[")[0].endswith("/probe_metrics")
-        or not path.is_file()
-    ):
+    path = file_of(store, node, "metrics.parquet") if node.side == "scores" else None
+    if path is None or not asset_and_partition(node.asset)[0].endswith("/probe_metrics"):
         return []
     keep = ("cohort", "task", "probe", "split", "metric", "value", "ci_low", "ci_high", "n", "n_positive")
     whole = pl.col("indication").is_null() & pl.col("subgroup").is_null()
@@ -189,20 +190,40 @@ def _scores(store: DatasetStore, node: Node) -> list[dict[str, Any]]:
 
 
 def _shown(store: DatasetStore, node: Node) -> dict[str, Any]:
-    file, judged = store.home / node.dataset / "verdict.json", {}
-    if file.is_file():
+    judged = {}
+    if file := file_of(store, node, "verdict.json"):
         found = json.loads(file.read_text(encoding="utf-8"))
         judged = {k: found.get(k) for k in ("recipe", "may_be_promoted", "reasons")}
     return {"asset": node.asset, "data_version": node.data_version, "dataset": node.dataset, **judged}
 
 
+def _acts(store: DatasetStore, closure: Closure) -> list[dict[str, Any]]:
+    """What the audit log tells of the datasets of a closure, oldest first."""
+    versions = {n.data_version for n in closure.nodes}
+    told = ("promoted", "rolled_back", "check_failed")
+    return [
+        {"sequence": e.sequence, "time": e.time, "by": e.by, "action": e.action, "facts": dict(e.facts)}
+        for e in AuditLog(store.home).entries()
+        if e.action in told and versions & {e.facts.get("data_version"), e.facts.get("checkpoint")}
+    ]
+
+
 def _fitted_on(store: DatasetStore, node: Node) -> dict[str, Any] | None:
-    file = store.home / node.dataset / "fitted_on.json"
-    if node.manifest is None or not file.is_file():
+    file = file_of(store, node, "fitted_on.json")
+    if file is None:
         return None
     found = json.loads(file.read_text(encoding="utf-8"))
     wanted = ("split", "n_subjects", "subjects_sha256")
     return {"asset": node.asset, **{k: found.get(k) for k in wanted}}
+
+
+def training_conditions(store: DatasetStore, node: Node) -> dict[str, Any]:
+    """What a training's rounding depended on besides its recipe, as it wrote it down; else empty.
+
+    Equal inputs, code and settings give equal weights only under equal conditions.
+    """
+    file = file_of(store, node, "resume/state.json")
+    return json.loads(file.read_text(encoding="utf-8")).get("conditions", {}) if file else {}
 
 
 def moment(seconds: float | None) -> str | None:

@@ -117,15 +117,6 @@ class RemoteDatasetStore(DatasetStore):
             raise self.altered(dataset, entry, wrong)
         _name(file, dataset.path / entry.path)
 
-    def bring_manifests(self) -> None:
-        whole = [place for place, is_whole in self.everything().items() if is_whole]
-        with _several() as pool:
-            list(pool.map(self._bring_manifest, whole))
-
-    def _bring_manifest(self, relative: str) -> None:
-        with contextlib.suppress(FileNotFoundError, ValueError):  # collected meanwhile; unreadable: not ours
-            self.manifest(relative)
-
     def everything(self) -> dict[str, bool]:
         """Also what is in the cache alone: it is of no dataset any more."""
         found = dict.fromkeys(super().everything(), False)

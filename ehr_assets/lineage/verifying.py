@@ -1,13 +1,13 @@
 """Whether a closure still is what was recorded: all files hashed again, manifests held against the log."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
+from ehr_assets.errors import DatasetError
 from ehr_assets.lineage.audit_log import Entry
-from ehr_assets.lineage.closure import Closure, Node
+from ehr_assets.lineage.closure import Closure, Node, file_of
 from ehr_assets.lineage.datasets import DatasetStore
 from ehr_assets.lineage.hashing import combined_hash, file_sha256
-from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
+from ehr_assets.lineage.manifest import MANIFEST_NAME, FileEntry
 
 
 def sealed_manifests(entries: Iterable[Entry]) -> dict[str, str]:
@@ -32,30 +32,35 @@ def differences(store: DatasetStore, closure: Closure, sealed: Mapping[str, str]
 def _differences(store: DatasetStore, node: Node, sealed: Mapping[str, str]) -> list[str]:
     folder, m = store.home / node.dataset, node.manifest
     if m is None:
-        said = _other_version(folder / MANIFEST_NAME)
+        said = _other_version(store, node.dataset)
         return [f"{node.dataset}: {said or 'the dataset is gone, or its manifest cannot be read'}"]
     found = []
     expected = sealed.get(node.dataset)
     if expected and expected != file_sha256(folder / MANIFEST_NAME):
         found.append(f"{MANIFEST_NAME}: it was edited since the run that made it ended (audit log)")
-    listed = {f.path: f for f in m.files}
+    listed, there = {f.path: f for f in m.files}, store.sizes(node.dataset)
     for name, entry in listed.items():
-        path = folder / name
-        if not path.is_file():
+        if name not in there:
             found.append(f"{name}: missing")
-        elif path.stat().st_size != entry.bytes or file_sha256(path) != entry.sha256:
+        elif there[name] != entry.bytes or not _is_what_it_was(store, node, entry):
             found.append(f"{name}: altered")
-    there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    found += [f"{name}: not in the manifest" for name in sorted(there - listed.keys() - {MANIFEST_NAME})]
+    found += [f"{name}: not in the manifest" for name in sorted(there.keys() - listed.keys())]
     if combined_hash(x for f in m.files if not f.volatile for x in (f.path, f.sha256)) != m.data_version:
         found.append(f"{MANIFEST_NAME}: its file hashes do not give its data version")
     return found
 
 
-def _other_version(path: Path) -> str | None:
+def _is_what_it_was(store: DatasetStore, node: Node, entry: FileEntry) -> bool:
     try:
-        return (
-            f"its manifest says data version {Manifest.read(path).data_version[:12]}, another than was used"
-        )
+        path = file_of(store, node, entry.path)
+    except DatasetError:
+        return False
+    return path is not None and file_sha256(path) == entry.sha256
+
+
+def _other_version(store: DatasetStore, dataset: str) -> str | None:
+    try:
+        version = store.manifest(dataset).data_version[:12]
     except (OSError, ValueError):
         return None
+    return f"its manifest says data version {version}, another than was used"

@@ -5,7 +5,6 @@ Follow one raw row with a finger: `readers.read_table` → `rows.TablePlan.make`
 events, then staged events into shards. The result does not depend on how many there are.
 """
 
-import pickle
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from ehr_assets.cohorts.spec import CohortSpec, JoinSpec
 from ehr_assets.contracts import SPLITS
 from ehr_assets.errors import DatasetError
 from ehr_assets.fanout import ONE_WORKER, Crew, Machine
+from ehr_assets.handed import NOT_WRITTEN, Handed, hand
 from ehr_assets.meds.accounts import Accounts
 from ehr_assets.meds.dimensions import Dimension, build_dimension
 from ehr_assets.meds.frames import (
@@ -54,7 +54,7 @@ GROUP_ROWS = 1 << 18  # events sorted at once: those of as many whole subjects a
 
 @dataclass(frozen=True)
 class _Job:
-    """What every worker knows. Written once; workers read it from the scratch folder."""
+    """What every worker knows. Written once; workers read it from the scratch folder: from `file`."""
 
     spec: CohortSpec
     shards: list[tuple[str, int]]
@@ -62,6 +62,7 @@ class _Job:
     out_dir: Path
     parts: int
     group_rows: int
+    file: Handed = NOT_WRITTEN
 
     def part_of(self, shard: np.ndarray | int) -> Any:
         """Shards lie in parts in their order; in one each, if there are no more shards than parts."""
@@ -104,7 +105,7 @@ def extract_meds(
         subjects.save(scratch)
         files, absent = _found(spec, root)
         job = _Job(spec, shards, scratch, out_dir, min(len(shards), PARTS), GROUP_ROWS)
-        (scratch / "job.pickle").write_bytes(pickle.dumps(job))
+        job = replace(job, file=hand(job, scratch / "job.pickle"))
         (scratch / "accounts").mkdir()
         accounts = Accounts(scratch / "accounts", [t.name for t in spec.tables])
         text = sum(f.text_bytes for found in files.values() for f in found)
@@ -185,7 +186,7 @@ def _read_all(
 
 def _batches(
     job: _Job, files: dict[int, list[RawFile]], numbers: Iterator[int], progress: Progress
-) -> Iterator[tuple[Path, int, int, RawBatch]]:
+) -> Iterator[tuple[Handed, int, int, RawBatch]]:
     for index, found in files.items():
         table = job.spec.tables[index]
 
@@ -193,25 +194,25 @@ def _batches(
             progress(phase, done, total)
 
         for batch in read_table(found, table.raw_columns(), table, watch):
-            yield job.scratch, next(numbers), index, batch
+            yield job.file, next(numbers), index, batch
 
 
-def _make(task: tuple[Path, int, int, RawBatch]) -> tuple[int, Made, int]:
+def _make(task: tuple[Handed, int, int, RawBatch]) -> tuple[int, Made, int]:
     """One batch: its events are staged; how many they are, and the rest, is handed back."""
-    scratch, number, index, batch = task
-    job, plans = _plans(scratch)
+    file, number, index, batch = task
+    job, plans = _plans(file)
     plan = plans.get(index) or plans.setdefault(index, _plan(job, index))
     made = plan.make(batch)
     parts = job.part_of(plan.subjects.shards[made.events["subject"].to_numpy()].astype(np.int64))
     if made.events.height:
-        Stage(scratch / "staged").add(made.events, parts, number)
+        Stage(job.scratch / "staged").add(made.events, parts, number)
     return index, replace(made, events=made.events.clear()), made.events.height
 
 
 @cache
-def _plans(scratch: Path) -> tuple[_Job, dict[int, TablePlan]]:
+def _plans(file: Handed) -> tuple[_Job, dict[int, TablePlan]]:
     """What a process needs for its batches: the job, and the plans of the tables met so far."""
-    return pickle.loads((scratch / "job.pickle").read_bytes()), {}
+    return file.take(), {}
 
 
 def _plan(job: _Job, index: int) -> TablePlan:
@@ -232,7 +233,7 @@ def _write_all(job: _Job, staged: int, crew: Crew, accounts: Accounts, progress:
     """Writes the shards, of all `staged` events."""
     for split in SPLITS:
         (job.out_dir / data_subdirectory / split).mkdir(parents=True)
-    tasks = [(job.scratch, part) for part in range(job.parts)]
+    tasks = [(job.file, part) for part in range(job.parts)]
     stage, read = Stage(job.scratch / "staged"), 0
     for done, counts in enumerate(crew.map(_write_part, tasks), 1):
         for counted in counts:
@@ -249,10 +250,11 @@ def _write_all(job: _Job, staged: int, crew: Crew, accounts: Accounts, progress:
         )
 
 
-def _write_part(task: tuple[Path, int]) -> list[ShardCounts]:
+def _write_part(task: tuple[Handed, int]) -> list[ShardCounts]:
     """The shards of one part of the staged events."""
-    scratch, part = task
-    job, _ = _plans(scratch)
+    file, part = task
+    job, _ = _plans(file)
+    scratch = job.scratch
     subjects = Subjects.load(scratch, texts=False)
     stage, dealt, counts = Stage(scratch / "staged"), job.parts < len(job.shards), []
     with tempfile.TemporaryDirectory(prefix=f"part-{part}-", dir=scratch) as folder:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -25,12 +25,14 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ehr_assets.errors import TrainingError
+from ehr_assets.model_folders import load_tokenizer, refuse_code
 
 BACKBONE = "backbone"
 """Beside an adapter: the folder of the model that it is an adapter of."""
 NAMED_BACKBONE = "backbone.json"
 """Instead: which model it is, and the hash of its weights."""
 ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 transformers_logging.disable_progress_bar()  # the bars people watch are ours
 # peft 0.21 asks transformers 5 for an attribute by its old name.
@@ -79,6 +81,7 @@ def load_backbone(path: str | Path) -> PreTrainedModel:
         TrainingError: when it is not there, has no safetensors, or needs code of its own.
     """
     try:
+        refuse_code(path)
         adapter = find_adapter_config_file(str(path))
         if adapter:
             return _merged(path, Path(adapter))
@@ -94,8 +97,10 @@ def load_backbone(path: str | Path) -> PreTrainedModel:
 
 
 def _merged(path: str | Path, adapter: Path) -> PreTrainedModel:
+    if not Path(path).is_dir():  # peft would take a pickle where the hub has nothing else
+        hf_hub_download(str(path), ADAPTER_WEIGHTS)
     base = load_base(adapter.parent)
-    fit_vocabulary(base, len(AutoTokenizer.from_pretrained(path, trust_remote_code=False)))
+    fit_vocabulary(base, len(load_tokenizer(path)))
     merged: Any = PeftModel.from_pretrained(base, str(path)).merge_and_unload()
     return merged
 

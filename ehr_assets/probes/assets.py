@@ -1,5 +1,7 @@
 """Dagster assets of this room: `<recipe>/probe_metrics`, and of cohorts the baselines and the oracle."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dagster import (
@@ -18,6 +20,7 @@ from ehr_assets.embeddings.assets import control_embeddings_key, has_control, no
 from ehr_assets.leakage.assets import leak_audit_key
 from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version
+from ehr_assets.lineage.subjects import FITTED, SCORED, Roles, of_rows
 from ehr_assets.meds.assets import meds_events_key, subject_splits_key
 from ehr_assets.nodes.assets import decision_nodes_key, task_labels_key
 from ehr_assets.training.recipe import RecipeSpec
@@ -92,7 +95,13 @@ def recipe_probe_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefini
                 progress=step.progress,
             )
 
-        return datasets.materialize(context, build, config=_settings(recipe), seed=recipe.seed, shown=SCORES)
+        def probed_on(dataset: Dataset, inputs: Mapping[str, Dataset]) -> Roles:
+            splits = {c: inputs[asset_name(subject_splits_key(c))].path for c in corpus.cohorts}
+            return _probed_on(dataset, inputs[asset_name(embeddings)], splits)
+
+        return datasets.materialize(
+            context, build, config=_settings(recipe), seed=recipe.seed, shown=SCORES, subjects=probed_on
+        )
 
     embeddings = node_embeddings_key(recipe.name)
 
@@ -125,6 +134,19 @@ def recipe_probe_assets(points: Points, corpus: CorpusSpec) -> list[AssetsDefini
         return probed(context, datasets, control, UNTRAINED, recipe)
 
     return [probe_metrics, control_metrics]
+
+
+def _probed_on(dataset: Dataset, states: Dataset, splits: Mapping[str, Path]) -> Roles:
+    """Scored: who has a held-out prediction. Fitted: all with a state that a probe may have been fitted or
+    chosen on, whichever of the tasks they had a label of."""
+    import polars as pl
+
+    fitted = {}
+    for cohort, ids in of_rows(states.path / "embeddings.parquet").items():
+        dealt = pl.read_parquet(splits[cohort] / "subject_splits.parquet")
+        developing = dealt.filter(pl.col("split").is_in(["train", "tuning"]))["subject_id"]
+        fitted[cohort] = set(ids) & set(developing.to_list())
+    return {FITTED: fitted, SCORED: of_rows(dataset.path / "predictions.parquet", split="held_out")}
 
 
 def _settings(recipe: RecipeSpec) -> dict[str, Any]:

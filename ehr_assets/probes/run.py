@@ -6,7 +6,6 @@ they share lies in files beside the result, and a worker reads the labels of its
 """
 
 import json
-import pickle
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ehr_assets.fanout import ONE_WORKER, Machine
+from ehr_assets.handed import Handed, hand
 from ehr_assets.leakage.ledger import FitLedger
 from ehr_assets.nodes.frames import tasks_of
 from ehr_assets.probes.choose import threshold
@@ -148,20 +148,20 @@ def _solve_all(
     shared = _Shared(one.nodes, one.dirs, one.usable, one.contenders, not timed, rules)
     with tempfile.TemporaryDirectory(prefix=".shared-", dir=out_dir) as name, crew:
         folder = Path(name)
-        (folder / "shared.pickle").write_bytes(pickle.dumps(shared))
+        handed = hand(shared, folder / "shared.pickle")
         for matrix, X in one.matrices.items():
             _save(X, folder / matrix)
-        yield from crew.map(_solve, [(name, task) for task in tasks])
+        yield from crew.map(_solve, [(handed, task) for task in tasks])
         _opened.cache_clear()
 
 
-def _solve(job: tuple[str, Mapping[str, Any]]) -> _Solved:
+def _solve(job: tuple[Handed, Mapping[str, Any]]) -> _Solved:
     """One task, in a worker. One thread of linear algebra, so that bytes do not depend on the cores."""
     import sklearn.linear_model  # noqa: F401  threads can only be limited of libraries that are loaded
     from threadpoolctl import threadpool_limits
 
-    name, entry = job
-    shared, matrices, scorer = _opened(name)
+    handed, entry = job
+    shared, matrices, scorer = _opened(handed)
     task = read_task(shared.nodes, shared.dirs, entry)
     ledger, solved = FitLedger(), _Solved()
     with threadpool_limits(limits=1):
@@ -268,12 +268,13 @@ def _save(X: Any, stem: Path) -> None:
 
 
 @lru_cache(maxsize=1)
-def _opened(folder: str) -> tuple[_Shared, dict[str, Any], Scorer]:
+def _opened(handed: Handed) -> tuple[_Shared, dict[str, Any], Scorer]:
     """What a worker reads once: dense matrices are mapped, and so shared by all."""
     from scipy.sparse import load_npz
 
-    shared: _Shared = pickle.loads((Path(folder) / "shared.pickle").read_bytes())
-    matrices: dict[str, Any] = {p.stem: np.load(p, mmap_mode="r") for p in Path(folder).glob("*.npy")}
-    matrices |= {p.stem: load_npz(p) for p in Path(folder).glob("*.npz")}
+    shared: _Shared = handed.take()
+    folder = handed.path.parent
+    matrices: dict[str, Any] = {p.stem: np.load(p, mmap_mode="r") for p in folder.glob("*.npy")}
+    matrices |= {p.stem: load_npz(p) for p in folder.glob("*.npz")}
     spec = shared.rules.spec
     return shared, matrices, Scorer(shared.nodes, spec.bootstrap, spec.min_samples, spec.min_positives)

@@ -1,5 +1,6 @@
 """Dagster assets of this room: `<recipe>/checkpoint`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ehr_assets.errors import TrainingError
 from ehr_assets.lineage.datasets import Dataset
 from ehr_assets.lineage.hashing import code_version, git_revision
 from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
+from ehr_assets.lineage.subjects import TRAINED, TUNED, Roles
 from ehr_assets.nodes.assets import decision_nodes_key
 from ehr_assets.training.examine import require_usable
 from ehr_assets.training.history import VOLATILE
@@ -53,6 +55,14 @@ def training_assets(points: Points, on: CorpusSpec) -> list[AssetsDefinition]:
     ) -> MaterializeResult:
         recipe = points.at(context)
 
+        def trained_on(_: Dataset, inputs: Mapping[str, Dataset]) -> Roles:
+            from ehr_assets.corpora.reader import TokenCorpus
+            from ehr_assets.training.examples import Examples, trained_subjects
+
+            tokens = TokenCorpus(inputs[asset_name(corpus)].path)
+            tuning = Examples(tokens, "tuning", recipe.data, 1)
+            return {TRAINED: trained_subjects(tokens, recipe), TUNED: tuning.subject_ids(tuning.rows)}
+
         def build(step: Step) -> Stats:
             require_usable(recipe, step.inputs[asset_name(tokenizer)].path)
             inputs = {name: d.data_version for name, d in step.inputs.items()}
@@ -82,6 +92,7 @@ def training_assets(points: Points, on: CorpusSpec) -> list[AssetsDefinition]:
             seed=recipe.seed,
             volatile=VOLATILE,
             shown=Shown(more=_curves),
+            subjects=trained_on,
         )
         return registered(context, tracking, recipe, result)
 

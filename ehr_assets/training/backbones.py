@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from transformers import AutoTokenizer
 
 from ehr_assets.corpora.phrases import TAGS
 from ehr_assets.errors import TrainingError
+from ehr_assets.model_folders import load_tokenizer
 from ehr_assets.models.backbone import (
     BACKBONE,
     build_backbone,
@@ -137,7 +137,7 @@ def _refuse_another_tokenizer(spec: PretrainedBackbone, tokenizer: Any) -> None:
 def _vocabulary_in(path: str) -> dict[str, int]:
     """Token → id; empty where there is no tokenizer (transformers then makes one of special tokens alone)."""
     try:
-        own: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        own: Any = load_tokenizer(path)
     except (OSError, ValueError):
         return {}
     vocabulary = own.get_vocab()

@@ -33,9 +33,10 @@ import yaml
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ehr_assets.errors import TrainingError
+from ehr_assets.model_folders import AsksForCodeError, load_tokenizer, refuse_code
 from ehr_assets.models.backbone import (
     ADAPTER_CONFIG,
     BACKBONE,
@@ -128,7 +129,15 @@ def load_checkpoint(folder: Path, *, trainable: bool = False) -> tuple[Any, PreT
             where=str(folder),
             do="Materialize the recipe's checkpoint again.",
         )
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    try:
+        refuse_code(folder)
+    except AsksForCodeError as e:
+        raise TrainingError(
+            f"This checkpoint would not be loaded without running code: {e}.",
+            where=str(folder),
+            do="Materialize the recipe's checkpoint again; ours are safetensors.",
+        ) from e
+    tokenizer = load_tokenizer(folder)
     if not adapter.is_file():
         whole = load_backbone(folder)
         whole.train(trainable)

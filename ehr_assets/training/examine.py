@@ -16,6 +16,7 @@ from typing import Any
 from ehr_assets.contracts import SECTIONS
 from ehr_assets.corpora.spec import BpeTokenizer, CorpusSpec
 from ehr_assets.errors import TrainingError
+from ehr_assets.model_folders import AsksForCodeError, refuse_code
 from ehr_assets.training.estimate import Shape, shape_of, shape_of_spec
 from ehr_assets.training.recipe import RecipeSpec
 from ehr_assets.training.recipe_parts import ConfigBackbone, PretrainedBackbone
@@ -120,6 +121,10 @@ def _look_at_backbone(found: Examined, recipe: RecipeSpec, spec: PretrainedBackb
         return
     if Path(spec.path).is_dir() and not any(folder.glob("*.safetensors")):
         found.problems.append(f"backbone.path: {spec.path} holds no *.safetensors.")
+    try:
+        refuse_code(folder)
+    except AsksForCodeError as e:
+        found.problems.append(f"backbone.path: {spec.path}: {e}.")
     named = config.get("architectures") or []
     if named and not any(name.endswith(_CAUSAL) for name in named):
         found.doubts.append(f"backbone.path: {', '.join(named)} may be no causal language model.")

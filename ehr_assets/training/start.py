@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import distributed as dist
-from transformers import AutoTokenizer
 
 from ehr_assets.errors import TrainingError
+from ehr_assets.model_folders import load_tokenizer as tokenizer_in
 from ehr_assets.models.attention import use_attention
 from ehr_assets.models.backbone import causal_lm, in_dtype
 from ehr_assets.models.predictor import build_predictor
@@ -53,7 +53,7 @@ def wait_at_most(minutes: float) -> None:
 
 def load_tokenizer(folder: str) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return tokenizer_in(folder)
     except (OSError, ValueError) as e:
         raise TrainingError(
             "The tokenizer cannot be loaded.", where=folder, do="Materialize the corpus's tokenizer again."

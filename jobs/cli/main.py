@@ -13,7 +13,7 @@ from ehr_assets.errors import EhrError
 from ehr_assets.private import keep_private
 from ehr_assets.settings import PROJECT_ROOT, Settings
 from ehr_assets.withheld import values_withheld
-from jobs.cli import cohort, corpus, lineage, recipe, ui
+from jobs.cli import audit, cohort, corpus, lineage, recipe, ui
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +25,7 @@ app.add_typer(cohort.app, name="cohort")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(lineage.app, name="lineage")
+app.add_typer(audit.app, name="audit")
 app.command("reproduce")(lineage.reproduce)
 app.add_typer(ui.app, name="ui")
 console = Console()

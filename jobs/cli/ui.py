@@ -71,6 +71,9 @@ def render(
     sign_on: Annotated[
         str, typer.Option(help="An oauth2-proxy, such as http://127.0.0.1:4180, instead of passwords.")
     ] = "",
+    pages: Annotated[
+        str, typer.Option(help="$EHR_HOME/datasets, to show reports, profiles and dossiers as pages.")
+    ] = "",
     engineers: Annotated[int, typer.Option(help="Port of the engineers' webserver.")] = 3001,
     auditors: Annotated[int, typer.Option(help="Port of the auditors' webserver.")] = 3002,
     mlflow: Annotated[str, typer.Option(help="The MLflow server.")] = "http://127.0.0.1:5000",
@@ -80,7 +83,7 @@ def render(
     from jobs.uis.site import Site, render_site, render_units
 
     settings = Settings.from_env()
-    site = Site(listen, engineers, auditors, mlflow, server_name, certificate, key, sign_on)
+    site = Site(listen, engineers, auditors, mlflow, server_name, certificate, key, sign_on, pages)
     place = folder.resolve()
     render_site(site, place)
     render_units(server_commands(site, settings), public_environment(settings), place / "systemd")

@@ -83,7 +83,8 @@ def loopback_site(settings: Settings, port: int) -> Site:
     engineers, auditors, mlflow = _free_ports(3)
     tracked = settings.mlflow_uri if _is_server(settings.mlflow_uri) else f"http://127.0.0.1:{mlflow}"
     user = getpass.getuser() if os.geteuid() == 0 else ""
-    return Site(f"127.0.0.1:{port}", engineers, auditors, tracked.rstrip("/"), user=user)
+    pages = str(settings.home / "datasets")
+    return Site(f"127.0.0.1:{port}", engineers, auditors, tracked.rstrip("/"), pages=pages, user=user)
 
 
 def ui_folder(settings: Settings) -> Path:
@@ -97,12 +98,9 @@ def run_uis(settings: Settings, site: Site, ready: Callable[[], None], *, daemon
     None of their processes is left then. `ready` is called once all of them answer.
 
     Raises:
-        SpecError: no nginx, no account.
+        SpecError: no account, no nginx.
         ServerEndedError: a server ended by itself.
     """
-    nginx = shutil.which("nginx", path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin")
-    if nginx is None:
-        raise SpecError("There is no nginx on this machine.", where="PATH", do="Install nginx.")
     folder = ui_folder(settings)
     if not any(names(folder, group) for group in GROUPS):
         raise SpecError(
@@ -110,6 +108,9 @@ def run_uis(settings: Settings, site: Site, ready: Callable[[], None], *, daemon
             where=str(folder),
             do="Make one: ehr ui account engineers NAME, ehr ui account auditors NAME.",
         )
+    nginx = shutil.which("nginx", path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin")
+    if nginx is None:
+        raise SpecError("There is no nginx on this machine.", where="PATH", do="Install nginx.")
     config = render_site(site, folder)
     commands = server_commands(site, settings, daemon=daemon)
     commands["nginx"] = [nginx, "-e", "stderr", "-p", str(folder), "-c", str(config)]
@@ -122,11 +123,12 @@ def run_uis(settings: Settings, site: Site, ready: Callable[[], None], *, daemon
         if not stopped.is_set() and groups.ended() is None:
             ready()
         while not stopped.wait(0.5):
-            if (code := groups.ended()) is not None:
+            if found := groups.ended():
+                which, code = found
                 last = "\n    ".join(list(groups.tail)[-5:])
                 raise ServerEndedError(
-                    f"A server ended by itself (exit code {code}). The last lines:\n    {last}",
-                    where=", ".join(commands),
+                    f"A server ended by itself (exit code {code}). The last lines of all:\n    {last}",
+                    where=list(commands)[which],
                     do="Mend what is named above and start again.",
                 )
 
@@ -137,7 +139,7 @@ def ending_with_us(command: Sequence[str]) -> list[str]:
     return [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else list(command)
 
 
-def _wait_until_up(site: Site, ended: Callable[[], int | None], stopped: threading.Event) -> None:
+def _wait_until_up(site: Site, ended: Callable[[], object], stopped: threading.Event) -> None:
     asked = [
         f"http://127.0.0.1:{site.engineers}/engineers/server_info",
         f"http://127.0.0.1:{site.auditors}/audit/server_info",

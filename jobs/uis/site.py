@@ -28,6 +28,7 @@ class Site:
         server_name: the host name that people type; "_" for any.
         certificate, key: PEM files; without them nginx speaks plain HTTP, which is for the loopback alone.
         sign_on: base URL of an oauth2-proxy; without one, people come by name and password.
+        pages: the datasets' directory, whose reports, profiles and dossiers are shown; none without.
         user: whom nginx' worker runs as, where root starts it.
     """
 
@@ -39,6 +40,7 @@ class Site:
     certificate: str = ""
     key: str = ""
     sign_on: str = ""
+    pages: str = ""
     user: str = ""
 
     def __post_init__(self) -> None:
@@ -49,7 +51,7 @@ class Site:
                     where=name,
                     do="Write it like http://host:5000, without user, password and path.",
                 )
-        for name in ("listen", "server_name", "certificate", "key", "user"):
+        for name in ("listen", "server_name", "certificate", "key", "pages", "user"):
             if not PLAIN.fullmatch(getattr(self, name)):
                 raise SpecError("nginx' configuration cannot hold this.", where=name, do="Leave out signs.")
         if bool(self.certificate) != bool(self.key):

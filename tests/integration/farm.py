@@ -28,7 +28,6 @@ T = TypeVar("T")
 
 HERE = Path(__file__).parent
 KEYS = [key for definition in faults_location.ASSETS for key in definition.keys]
-PATIENCE = 180.0
 # The product's instance with everything that waits made quick, and one run at a time.
 QUICK: Mapping[str, Mapping[str, Any]] = {
     "run_monitoring": {"free_slots_after_run_end_seconds": 1, "poll_interval_seconds": 1},
@@ -104,7 +103,7 @@ class Farm:
                 process.kill()
         if self.daemon:
             self.daemon.wait()
-        psutil.wait_procs(everything, timeout=PATIENCE)
+        psutil.wait_procs(everything, timeout=faults_location.PATIENCE)
 
     def processes(self) -> list[psutil.Process]:
         """The daemon and all below it."""
@@ -131,7 +130,7 @@ class Farm:
 
     def wait(self, what: str, until: Callable[[], T]) -> T:
         """Waits until something is so; fails with the daemon's last words."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + faults_location.PATIENCE
         while not (found := until()):
             if time.monotonic() > end:
                 said = self.log.read_text(encoding="utf-8", errors="replace")[-4000:]

@@ -25,7 +25,8 @@ from dagster import (
 )
 
 from ehr_assets.fanout import Crew
-from resources.storage import Datasets, Step
+from resources.step import Step
+from resources.storage import Datasets
 
 GROUP = "faults"
 SOURCE, HELD, END, CREWED, LARGE = (
@@ -34,13 +35,17 @@ SOURCE, HELD, END, CREWED, LARGE = (
 GATES = {"faults/source": ["good"], "faults/held": ["whole"]}
 HALF = "half of it\n" * 1000
 LARGE_BYTES = 64 << 20
+PATIENCE = 180.0
 
 
 def hold(who: str) -> None:
     """Says that this process has come so far, and waits."""
     folder = Path(os.environ["EHR_FAULTS"])
     (folder / f"{who}-{os.getpid()}").touch()
+    until = time.monotonic() + PATIENCE
     while not (folder / "go").exists():
+        if time.monotonic() > until:
+            raise TimeoutError(f"{who} was never let go")
         time.sleep(0.02)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dagster import AssetKey, DagsterInstance
 
-from ehr_assets.lineage import datasets as verified
+from ehr_assets.lineage import files
 from ehr_assets.lineage.datasets import DatasetStore
 from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
 from jobs.abandoned import is_gone
@@ -22,7 +22,7 @@ def broken_promises(home: Path, instance: DagsterInstance, keys: Collection[Asse
     - nothing is in staging but what a living process writes;
     - no process works in this storage root for a run that ended.
     """
-    verified._verified.clear()  # every byte is to be read
+    files._verified.clear()  # every byte is to be read
     store, problems = DatasetStore(home), []
     committed = {path.parent for path in (home / "datasets").rglob(MANIFEST_NAME)}
     for path in committed:

@@ -64,7 +64,7 @@ def write_specs(folder: Path) -> Path:
     }
     for name in BROKEN:
         broken = copy.deepcopy(cohort) | {"decision_nodes": None, "baselines": {}}
-        broken |= {"quarantine_threshold": 0.001, "quality": {"window": {"last": "1931-02-28"}}}
+        broken |= {"quarantine_threshold": 0.001, "quality": {"window": {"last": "1930-12-31"}}}
         for table in broken["tables"]:
             table["file"] = table["file"].replace(GOOD, name)
         specs[f"cohorts/{name}"] = {k: v for k, v in broken.items() if v not in (None, {})}

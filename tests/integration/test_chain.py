@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import time
 
+import lineage_of_chain
 import polars as pl
 import pytest
 from conftest import BIN
@@ -137,6 +138,7 @@ def test_no_subject_id_in_any_log_or_store_of_dagster_and_mlflow(installation):
     ids = [str(i).encode() for i in pl.read_parquet(splits)["subject_id"]]
     assert min(map(len, ids)) >= 5, "ids too short to tell from other numbers"
     stores = [*installation.home.glob("dagster/**/*"), installation.home / "mlflow.db"]
+    stores += [*installation.home.glob("audit/*"), *installation.home.glob("provenance/runs/*")]
     assert sum(s.stat().st_size for s in stores if s.is_file()) > 1_000_000, "the run left its logs here"
     for store in (s for s in stores if s.is_file() and not s.name.endswith(("-wal", "-shm"))):
         words = {
@@ -161,6 +163,18 @@ def texts(store):
         ]
         rows = (row for name in names for row in database.execute(f'select * from "{name}"'))
         return [value for row in rows for value in row if isinstance(value, bytes)]
+
+
+def test_an_auditor_can_go_from_the_checkpoint_to_the_raw_rows_and_back(installation):
+    splits = installation.path("synthetic_oncology/subject_splits") / "subject_splits.parquet"
+    lineage_of_chain.tells_where_it_comes_from(installation)
+    lineage_of_chain.makes_a_dossier_without_a_subject(
+        installation, map(str, pl.read_parquet(splits)["subject_id"])
+    )
+    lineage_of_chain.finds_a_changed_byte(installation)
+    lineage_of_chain.knows_whom_it_was_trained_on(installation, pl.read_parquet(splits))
+    lineage_of_chain.can_be_made_again(installation)
+    lineage_of_chain.is_all_in_the_audit_log(installation)
 
 
 def test_one_recipe_value_reruns_that_recipes_descendants_only(installation):

@@ -60,6 +60,10 @@ def mended(farm, undisturbed, job="in_one", keys=IN_ONE):
     """A run after the fault finishes the work, with the same content; and nothing is left of the fault."""
     farm.go()
     farm.wait_for(farm.submit(job), SUCCESS)
+    consistent(farm, undisturbed, keys)
+
+
+def consistent(farm, undisturbed, keys=IN_ONE):
     found = farm.versions()
     assert {key: found[key] for key in keys} == {key: undisturbed[key] for key in keys}
     farm.wait("slots are free", lambda: not farm.instance.event_log_storage.get_concurrency_run_ids())
@@ -82,7 +86,7 @@ def test_a_killed_daemon_loses_no_run_and_none_runs_twice(farm, undisturbed):
         farm.wait_for(run_id, SUCCESS)
         assert len(farm.events(run_id, DagsterEventType.RUN_START)) == 1
     assert [path.name for path in farm.faults.glob("held-*")] == [f"held-{pid}"]
-    mended(farm, undisturbed)
+    consistent(farm, undisturbed)
 
 
 def test_a_killed_run_is_closed_by_its_server_and_gives_its_slot_back(farm, undisturbed):

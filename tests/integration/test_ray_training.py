@@ -5,14 +5,13 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 from launcher_support import files, in_a_run, still_there, wait_until
 from ray_support import HERE, NODE, ray_cluster
 from training_helpers import make_job
 
-from ehr_assets.errors import TrainingError
+from ehr_assets.errors import LostNodeError, TrainingError
 from resources import ray_hosts
 
 pytestmark = pytest.mark.slow
@@ -40,7 +39,7 @@ def test_two_nodes_are_one_training(nodes):
 
 def test_a_checkpoint_is_the_same_as_from_one_machine(nodes, tmp_path):
     settings = {"engine": {"micro_batch": 2, "num_processes": 2}, "optimizer": {"lr": 2e-3}}
-    jobs = [make_job(tmp_path / name, {"train": 8, "tuning": 3}, **settings) for name in ("here", "there")]
+    jobs = [make_job(tmp_path / name, {"train": 4, "tuning": 2}, **settings) for name in ("here", "there")]
     in_a_run(lambda c, launcher: launcher.train(c, jobs[0], 2))
     # One thread each, as here: how a sum is divided decides its last bits.
     in_a_run(lambda c, launcher: launcher.train(c, jobs[1], 2), **placed(nodes, cores=1))
@@ -65,7 +64,7 @@ def test_a_lost_node_ends_all(nodes, tmp_path):
 
     def train():
         job = {"do": "hang", "pids": str(tmp_path)}
-        with pytest.raises(TrainingError, match="node of the cluster was lost") as e:
+        with pytest.raises(LostNodeError, match="node of the cluster was lost") as e:
             in_a_run(
                 lambda c, launcher: launcher.launch(c, "rank_for_tests", job, 4), **placed(nodes, slots=3)
             )
@@ -88,17 +87,20 @@ def test_no_room_is_an_error(nodes, monkeypatch):
 
 def test_no_process_outlives_a_cancelled_or_a_killed_run(nodes, tmp_path):
     """SIGTERM is how Dagster cancels a run; SIGKILL leaves the run no chance to tidy up."""
+    path = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+    runs = {}
     for signum in (signal.SIGTERM, signal.SIGKILL):
         pids = tmp_path / signum.name
         pids.mkdir()
-        path = os.pathsep.join([str(HERE), str(Path.cwd())])
-        run = subprocess.Popen(
-            [sys.executable, str(HERE / "drive_launcher.py"), str(pids), nodes.address],
-            env={**os.environ, "DAGSTER_HOME": "", "PYTHONPATH": path},
-        )
+        command = [sys.executable, str(HERE / "drive_launcher.py"), str(pids), nodes.address]
+        env = {**os.environ, "DAGSTER_HOME": "", "PYTHONPATH": path}
+        runs[signum] = subprocess.Popen(command, env=env), pids
+    for _, pids in runs.values():
         wait_until(lambda pids=pids: (pids / "0").exists() and (pids / "1").exists(), seconds=120)
         # Per node the launcher, and a rank with a child.
         assert len(still_there(pids)) == 6
+    for signum, (run, _) in runs.items():
         run.send_signal(signum)
+    for run, pids in runs.values():
         wait_until(lambda pids=pids: not still_there(pids), seconds=120)
         run.wait(timeout=120)

@@ -6,69 +6,30 @@ One installation for the file. Nothing is trained: assets are recorded as made i
 import json
 import re
 import signal
-import subprocess
 from urllib.parse import quote
 
 import psutil
 import pytest
-from conftest import BIN, Installation
-from dagster import AssetKey, AssetMaterialization
 from playwright.sync_api import expect, sync_playwright
 from uis_support import (
     MLFLOW_READ,
     PASSWORDS,
     PATIENCE,
-    Uis,
     changing_controls,
-    free_port,
     mlflow_routes,
     mutations,
     node,
-    until_said,
+    started_uis,
 )
 from websockets.sync.client import connect
 
-from ehr_assets.settings import Settings
-from jobs.instance import open_instance
-from jobs.uis.accounts import set_account
-from jobs.uis.servers import ui_folder
-
-CHAIN = ("raw_tables", "subject_splits", "meds_events", "decision_nodes", "task_labels", "report")
 REFUSED = "Auditors look: nothing is changed from here."
 
 
 @pytest.fixture(scope="module")
 def uis(tmp_path_factory):
-    from mlflow import MlflowClient
-
-    home = tmp_path_factory.mktemp("uis") / "home"
-    settings = Settings(home)
-    with pytest.MonkeyPatch.context() as patch:  # opening an instance points this process at it
-        patch.setenv("EHR_HOME", str(home))
-        patch.setenv("DAGSTER_HOME", str(home / "dagster"))
-        with open_instance(settings) as instance:
-            for name in CHAIN:
-                made = AssetMaterialization(AssetKey(["synthetic_oncology", name]), metadata={"rows": 80})
-                instance.report_runless_asset_event(made)
-        client = MlflowClient(settings.mlflow_uri, registry_uri=settings.mlflow_uri)
-        run = client.create_run(client.create_experiment("ehr-assets"), run_name="a training")
-        client.create_registered_model("smb_sft_demo")
-        client.create_model_version("smb_sft_demo", home.as_uri(), run.info.run_id)
-        for group, password in PASSWORDS.items():
-            set_account(ui_folder(settings), group, f"{group}-person", password)
-        port, log = free_port(), home / "ui.log"
-        with log.open("wb") as out:
-            command, env = (
-                [BIN / "ehr", "ui", "--port", str(port), "--no-daemon"],
-                Installation(home, {}, {}).env,
-            )
-            process = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT)
-    try:
-        until_said(process, log, "Auditors:")
-        yield Uis(home, process, port)
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(PATIENCE)
+    with started_uis(tmp_path_factory.mktemp("uis") / "home") as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +69,8 @@ def test_an_auditor_walks_from_the_report_to_the_raw_tables(uis, page_of):
         page.wait_for_url(re.compile(f"/audit/assets/synthetic_oncology/{name}"))
         controls = changing_controls(page)
         expect(controls.first).to_be_visible()
-        assert all(control.is_disabled() for control in controls.all())
+        for control in controls.all():
+            expect(control).to_be_disabled()
     page.get_by_role("tab", name="Overview").click()
     expect(page.get_by_text("Latest materialization", exact=True)).to_be_visible()
     page.get_by_role("button", name="Materialize").click(force=True)
@@ -132,8 +94,9 @@ def test_an_auditor_looks_at_a_training_in_mlflow_and_changes_nothing(uis, page_
     page.get_by_role("link", name="a training").click()
     expect(page.get_by_text("About this run")).to_be_visible()
     page.goto(f"{uis.url}/audit/mlflow/#/models")
+    page.get_by_role("dialog").wait_for()  # an announcement
+    page.keyboard.press("Escape")
     page.get_by_role("link", name="smb_sft_demo").wait_for()
-    page.keyboard.press("Escape")  # an announcement
     page.get_by_role("button", name="Create Model").first.click()
     page.get_by_role("dialog").locator("input").first.fill("mine")
     with page.expect_response(re.compile("registered-models/create")) as answer:
@@ -260,6 +223,44 @@ def test_a_page_elsewhere_cannot_use_somebodys_account(uis, group):
     assert uis.ask(group, "GET", address)[0] == 403
     assert uis.ask(group, "POST", address, body, **kind)[0] == 403
     assert uis.ask(group, "POST", path, body, Content_Type="text/plain")[0] == 403
+
+
+def test_pages_of_datasets_are_shown_and_no_other_file_is(uis):
+    """What the metadata of an asset calls `dataset`, behind the path of one's group, is its page."""
+    secret, version = "only for engineers", "20260101T000000000000Z-0123456789ab"
+    folder = uis.home / "datasets" / "synthetic_oncology"
+    for kind, page in {
+        "report": "report.html",
+        "meds_events": "report.html",
+        "dossier": "lineage.html",
+    }.items():
+        (folder / kind / version).mkdir(parents=True)
+        (folder / kind / version / page).write_text(secret if kind == "meds_events" else f"the {kind}")
+    (folder / "report" / version / "metrics.parquet").write_text(secret)
+    (folder / "report" / "linked").mkdir()
+    (folder / "report" / "linked" / "report.html").symlink_to(
+        folder / "meds_events" / version / "report.html"
+    )
+    path = "/audit/datasets/synthetic_oncology"
+    for kind in ("report", "dossier"):
+        assert uis.ask("auditors", "GET", f"{path}/{kind}/{version}") == (200, f"the {kind}")
+        assert uis.ask(None, "GET", f"{path}/{kind}/{version}")[0] == 401
+        assert uis.ask("auditors", "POST", f"{path}/{kind}/{version}")[0] == 403
+    assert uis.ask("auditors", "GET", f"{path}/report/linked")[0] == 403
+    assert uis.ask("auditors", "GET", f"{path}/report/gone")[0] == 404
+    for other in (
+        *(
+            f"meds_events/{version}",
+            f"report/{version}/metrics.parquet",
+            f"report/{version}%2fmetrics.parquet",
+        ),
+        *(
+            f"report/..%2fmeds_events/{version}",
+            f"report/../meds_events/{version}",
+            f"report/{version}/report.html",
+        ),
+    ):
+        assert secret not in uis.ask("auditors", "GET", f"{path}/{other}")[1]
 
 
 def test_nobody_comes_in_without_an_account(uis):

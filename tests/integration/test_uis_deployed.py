@@ -87,7 +87,7 @@ def ask(tmp_path_factory, behind):
         port = s.getsockname()[1]
     stub = f"http://127.0.0.1:{behind}"
     user = "root" if os.geteuid() == 0 else ""
-    site = Site(f"127.0.0.1:{port}", behind, behind, stub, "localhost", cert, key, stub, user)
+    site = Site(f"127.0.0.1:{port}", behind, behind, stub, "localhost", cert, key, stub, str(folder), user)
     config = render_site(site, folder / "site")
     command = [NGINX, "-e", "stderr", "-p", str(folder / "site"), "-c", str(config)]
     subprocess.run([*command, "-t"], check=True)

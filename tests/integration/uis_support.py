@@ -1,14 +1,26 @@
 """Of the tests of the UIs: requests to a started `ehr ui`, and what there is to be refused."""
 
 import base64
+import contextlib
 import http.client
 import json
 import re
+import signal
 import socket
 import subprocess
 
-from dagster import DagsterInstance
+import pytest
+from conftest import BIN, Installation
+from dagster import AssetKey, AssetMaterialization, DagsterInstance
 from graphql import GraphQLNonNull, Undefined, get_named_type, is_composite_type, parse, validate
+from mlflow import MlflowClient
+
+from ehr_assets.settings import Settings
+from jobs.instance import open_instance
+from jobs.uis.accounts import set_account
+from jobs.uis.servers import ui_folder
+
+CHAIN = ("raw_tables", "subject_splits", "meds_events", "decision_nodes", "task_labels", "report")
 
 PASSWORDS = {"auditors": "an auditor's password", "engineers": "an engineer's password"}
 PATIENCE = 300  # seconds, for servers that start on a busy machine
@@ -52,6 +64,36 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+@contextlib.contextmanager
+def started_uis(home):
+    """An installation in which a chain and a training are recorded as made, and its UIs."""
+    settings = Settings(home)
+    with pytest.MonkeyPatch.context() as patch:  # opening an instance points this process at it
+        patch.setenv("EHR_HOME", str(home))
+        patch.setenv("DAGSTER_HOME", str(home / "dagster"))
+        with open_instance(settings) as instance:
+            for name in CHAIN:
+                made = AssetMaterialization(AssetKey(["synthetic_oncology", name]), metadata={"rows": 80})
+                instance.report_runless_asset_event(made)
+    client = MlflowClient(settings.mlflow_uri, registry_uri=settings.mlflow_uri)
+    run = client.create_run(client.create_experiment("ehr-assets"), run_name="a training")
+    client.create_registered_model("smb_sft_demo")
+    client.create_model_version("smb_sft_demo", home.as_uri(), run.info.run_id)
+    for group, password in PASSWORDS.items():
+        set_account(ui_folder(settings), group, f"{group}-person", password)
+    port, log = free_port(), home / "ui.log"
+    command = [BIN / "ehr", "ui", "--port", str(port), "--no-daemon"]
+    with log.open("wb") as out:
+        env = Installation(home, {}, {}).env
+        process = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        until_said(process, log, "Auditors:")
+        yield Uis(home, process, port)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(PATIENCE)
 
 
 def until_said(process, log, words):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from launcher_support import wait_until
 
 HERE = Path(__file__).parent
 NODE = {
@@ -44,8 +45,21 @@ def ray_cluster(nodes: int, dashboard: bool = False) -> Iterator[Any]:
             cluster.add_node(**head, **({"dashboard_port": 0} if dashboard else {}))
             for _ in range(nodes):
                 cluster.add_node(**NODE)
+            if dashboard:
+                wait_until(lambda: _takes_jobs(cluster.address), seconds=120)
             yield cluster
         finally:
             ray.shutdown()
             cluster.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _takes_jobs(address: str) -> bool:
+    """Its agent starts some seconds after it."""
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        JobSubmissionClient(address).submit_job(entrypoint="true")
+    except (RuntimeError, ConnectionError):
+        return False
+    return True

@@ -88,7 +88,7 @@ def test_what_is_no_table_of_text_is_told(tmp_path, data, said):
     assert e.value.do
 
 
-@pytest.mark.parametrize("row", ["4711,Doe", "P0815,F", "1950-01-01,x", "12.5,a"])
+@pytest.mark.parametrize("row", ["4711,Doe", "P0815,F", "1950-01-01,x", "12.5,a", "Doe,Jane"])
 def test_a_file_without_header_does_not_lend_its_first_record_to_the_error(tmp_path, row):
     (tmp_path / "t.csv").write_text(f"{row}\n{row}\n")
     with pytest.raises(RawTableError, match="does not look like a header") as e:

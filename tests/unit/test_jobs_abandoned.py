@@ -115,6 +115,14 @@ def test_runs_of_a_code_server(monkeypatch, knows, process, parent, gone):
         assert is_gone(instance, run) is gone
 
 
+def test_a_run_that_is_about_to_start_is_not_gone(monkeypatch):
+    tags = {GRPC_INFO_TAG: '{"host": "localhost", "socket": "/tmp/one"}'}
+    Server(monkeypatch, False, {})
+    with DagsterInstance.ephemeral() as instance:
+        run = instance.create_run_for_job(nothing, tags=tags, status=DagsterRunStatus.STARTING)
+        assert not is_gone(instance, run)
+
+
 @pytest.mark.parametrize(("knows", "gone"), [(None, False), (False, True), (True, False)])
 def test_only_its_server_can_say_of_another_machines_run(monkeypatch, knows, gone):
     tags = {GRPC_INFO_TAG: '{"host": "elsewhere", "port": 4000}'}

@@ -19,7 +19,8 @@ from dagster import (
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
 
 from ehr_assets.errors import DatasetError, RawTableError
-from resources.recorded import DATASET_KEY
+from resources import storage
+from resources.recorded import DATASET_KEY, all_recorded, recorded
 from resources.storage import ONLY_IF_CHANGED_TAG, Datasets
 
 UP, DOWN = AssetKey(["c", "up"]), AssetKey(["c", "down"])
@@ -183,6 +184,18 @@ def test_unchanged_work_is_kept_only_when_asked(chain):
     assert chain.built.count("down") == 2
 
 
+def test_what_has_no_inputs_keeps_its_dataset_if_it_comes_out_the_same(chain):
+    chain.run("up")
+    first = chain.latest(UP)
+    assert chain.run("up", tags={ONLY_IF_CHANGED_TAG: "true"}).success
+    assert chain.built == ["up", "up"], "only its content can tell"
+    assert [p.name for p in first.path.parent.iterdir()] == [first.path.name]
+    assert chain.latest(UP).path == first.path
+    chain.version = "code.2"
+    chain.run("up", tags={ONLY_IF_CHANGED_TAG: "true"})
+    assert chain.latest(UP).path != first.path, "its manifest would name the old code"
+
+
 def test_changed_content_is_not_kept(chain):
     chain.run("up", "down")
     chain.content = "other"
@@ -317,3 +330,27 @@ def test_checks_hold_a_dataset_against_what_it_was_made_from(tmp_path):
     assert diamond.used("tip", "root") == "one"
     with pytest.raises(DatasetError, match="0 versions of 'elsewhere'"):
         diamond.used("tip", "elsewhere")
+
+
+def test_the_cost_of_an_ancestry_does_not_grow_with_its_length(tmp_path, monkeypatch):
+    """Counted in questions to Dagster: one for each asset above would make a chain cost its square."""
+    keys = [AssetKey(["c", f"a{i}"]) for i in range(9)]
+    asked = []
+    monkeypatch.setattr(storage, "recorded", lambda *args: asked.append(args[1]) or recorded(*args))
+    monkeypatch.setattr(storage, "all_recorded", lambda *args: asked.append("all") or all_recorded(*args))
+
+    def link(i):
+        @asset(key=keys[i], deps=keys[i - 1 : i] if i else [], code_version="1")
+        def made(context: AssetExecutionContext, datasets: Datasets):
+            def build(step):
+                (step.out / "file.txt").write_text(str(i))
+                return {}
+
+            return datasets.materialize(context, build)
+
+        return made
+
+    with DagsterInstance.ephemeral() as instance:
+        resources = {"datasets": Datasets(home=str(tmp_path), gates={})}
+        assert materialize([link(i) for i in range(9)], instance=instance, resources=resources).success
+    assert len(asked) <= 2 * len(keys), asked

@@ -1,5 +1,7 @@
 """Errors that leave a stage quote no value, wherever in their chain it stood."""
 
+import os
+import signal
 import traceback
 
 import polars as pl
@@ -8,7 +10,7 @@ from dagster import AssetCheckResult, DagsterInstance, Failure, asset, asset_che
 
 from ehr_assets.errors import DatasetError, RawTableError
 from ehr_assets.fanout import Crew
-from ehr_assets.withheld import WithheldError, values_withheld
+from ehr_assets.withheld import WithheldError, values_withheld, without_values
 from resources.confidential import keep_confidential
 
 VALUE = "Kowalczyk-70017"
@@ -53,6 +55,21 @@ def test_errors_that_quote_no_value_keep_their_words():
     assert "No such file or directory: '/nowhere/at/all'" in told(gone)
 
 
+def test_errors_of_connections_keep_their_words_and_those_of_tasks_do_not():
+    from botocore.exceptions import ClientError
+    from psycopg2 import DataError, OperationalError
+    from ray.exceptions import NodeDiedError, RayTaskError
+
+    kept = [
+        ClientError({"Error": {"Code": "503"}}, "PutObject"),
+        OperationalError("no route"),
+        NodeDiedError("n"),
+    ]
+    assert [without_values(e) for e in kept] == kept
+    for e in (DataError(VALUE), RayTaskError("f", VALUE, ValueError(VALUE))):
+        assert VALUE not in str(without_values(e))
+
+
 def test_errors_of_one_another_come_to_an_end():
     def circle():
         one, other = ValueError(VALUE), KeyError(VALUE)
@@ -62,11 +79,10 @@ def test_errors_of_one_another_come_to_an_end():
     assert VALUE not in told(circle)
 
 
-@pytest.mark.parametrize("function", [fails, fails_for_people])
-def test_a_workers_error_brings_no_value_either(function):
+def test_a_workers_error_brings_no_value_either():
     def spread():
         with Crew(2) as crew:
-            list(crew.map(function, range(2)))
+            list(crew.map(fails_for_people, range(2)))
 
     said = told(spread)
     assert VALUE not in said
@@ -82,6 +98,20 @@ def test_messages_are_shown_where_that_is_asked_for(monkeypatch):
 def test_what_ends_a_process_is_no_error():
     with pytest.raises(KeyboardInterrupt), values_withheld():
         raise KeyboardInterrupt
+
+
+def test_what_the_command_dies_of_is_printed_without_values(monkeypatch):
+    from jobs.cli import main
+
+    before = os.umask(0o077), signal.getsignal(signal.SIGHUP)
+    monkeypatch.setattr(main, "app", fails)
+    try:
+        with pytest.raises(WithheldError) as caught:
+            main.run_command()
+    finally:
+        os.umask(before[0])
+        signal.signal(signal.SIGHUP, before[1])
+    assert VALUE not in "".join(traceback.format_exception(caught.value))
 
 
 @asset

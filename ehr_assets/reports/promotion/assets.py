@@ -150,7 +150,8 @@ def _done(
     (act,) = done
     with failing_clearly(context):
         tracking.move_alias(act.model, CHAMPION, act.version)
-        facts = {**act.facts(), "asset": asset_name(context.asset_key), "run_id": context.run_id}
+        told = {k: v for k, v in act.facts().items() if k != "action"}
+        facts = {**told, "asset": asset_name(context.asset_key), "run_id": context.run_id}
         AuditLog(Path(datasets.home)).append(act.action, facts)
     context.log.info(
         f"{act.model}: version {act.version or 'none'} is in use, {act.previous or 'none'} before."
