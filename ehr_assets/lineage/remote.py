@@ -87,7 +87,8 @@ class RemoteDatasetStore(DatasetStore):
             return super().manifest(relative)
         content = self.remote.read(f"{relative}/{MANIFEST_NAME}")
         found = Manifest.model_validate_json(content)
-        with self._aside() as file:
+        with staging_directory(self.home) as aside:
+            file = aside / "file"
             file.write_bytes(content)
             _name(file, self.home / relative / MANIFEST_NAME)
         return found
@@ -100,24 +101,21 @@ class RemoteDatasetStore(DatasetStore):
 
     def bring(self, dataset: Dataset) -> None:
         lacking = [f for f in dataset.manifest.files if file_problem(dataset.path / f.path, f)]
-        with _several() as pool:
-            list(pool.map(lambda f: self._fetch(dataset, f), lacking))
+        if not lacking:
+            return
+        # Aside, before it gets its name: another process may be reading the dataset's folder.
+        with staging_directory(self.home) as aside, _several() as pool:
+            files = [aside / str(i) for i in range(len(lacking))]
+            list(pool.map(lambda f, file: self._fetch(dataset, f, file), lacking, files))
 
-    def _fetch(self, dataset: Dataset, entry: FileEntry) -> None:
-        with self._aside() as file:
-            try:
-                self.remote.fetch(f"{self.relative(dataset)}/{entry.path}", file)
-            except FileNotFoundError:
-                raise self.altered(dataset, entry, "is missing") from None
-            if wrong := file_problem(file, entry):
-                raise self.altered(dataset, entry, wrong)
-            _name(file, dataset.path / entry.path)
-
-    @contextlib.contextmanager
-    def _aside(self) -> Iterator[Path]:
-        """A file to write before it gets its name: another process may be reading the dataset's folder."""
-        with staging_directory(self.home) as folder:
-            yield folder / "file"
+    def _fetch(self, dataset: Dataset, entry: FileEntry, file: Path) -> None:
+        try:
+            self.remote.fetch(f"{self.relative(dataset)}/{entry.path}", file)
+        except FileNotFoundError:
+            raise self.altered(dataset, entry, "is missing") from None
+        if wrong := file_problem(file, entry):
+            raise self.altered(dataset, entry, wrong)
+        _name(file, dataset.path / entry.path)
 
     def everything(self) -> dict[str, bool]:
         """Also what is in the cache alone: it is of no dataset any more."""

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import IO
 
 from ehr_assets.errors import DatasetError
 from ehr_assets.lineage.locks import take
@@ -36,7 +37,7 @@ def staging_directory(home: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         sweep_staging(home)
-        with take(lock):
+        with _taken(lock):
             path.mkdir(mode=0o700)
             yield path
     except OSError as e:
@@ -69,6 +70,12 @@ def next_name(names: Iterable[str], manifest: Manifest) -> str:
     """
     stamps = [stamp + timedelta(microseconds=1) for name in names if (stamp := _stamp(name))]
     return f"{max([manifest.committed_at, *stamps]):{STAMP}}-{manifest.data_version[:12]}"
+
+
+def _taken(lock: Path) -> IO[str]:
+    while True:
+        with contextlib.suppress(BlockingIOError):  # another one's sweep looks whether anybody has it
+            return take(lock)
 
 
 def _lock_of(path: Path) -> Path:

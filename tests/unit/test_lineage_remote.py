@@ -292,11 +292,13 @@ def test_each_address_has_a_cache_of_its_own(tmp_path):
     assert (local.home, local.remote, local.where) == (tmp_path, "", str(tmp_path))
 
 
-@pytest.mark.parametrize("address", ["gs://bucket/x", "s3://", "s3://KEY:secret@bucket/x", "s3://bucket//x"])
+@pytest.mark.parametrize(
+    "address", ["gs://bucket/x", "s3://", "s3://hidden:hidden@bucket/x", "s3://bucket//x"]
+)
 def test_what_is_no_address_is_refused_without_its_secret(address):
-    with pytest.raises(SpecError, match=r"neither|does not belong here") as e:
+    with pytest.raises(SpecError, match=r"neither|secret does not belong") as e:
         Settings.from_env({"EHR_HOME": address})
-    assert "secret" not in str(e.value)
+    assert "hidden" not in str(e.value)
 
 
 def test_what_a_dataset_was_made_from_is_found_from_an_empty_cache(s3, machines):
@@ -314,3 +316,11 @@ def test_what_a_dataset_was_made_from_is_found_from_an_empty_cache(s3, machines)
     assert [node.asset for node in closure.nodes] == ["c/raw", "r/checkpoint"]
     assert differences(there, closure, {}) == []
     assert (there.home / here.relative(raw) / "sub" / "1.txt").read_text() == "raw 1"
+
+
+def test_many_files_arrive_while_others_begin_and_sweep(machines):
+    here, there = machines
+    made = commit(here, files=40)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: there.open("c/thing", here.relative(made)), range(4)))
+    assert all(len(list((f.path / "sub").iterdir())) == 40 for f in found)
