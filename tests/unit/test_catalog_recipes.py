@@ -226,7 +226,7 @@ class TestGrids:
             ({"groups": [{"title": "a", "set": {"phases.1.epochs": 2}}]}, "steps into a list of 1"),
             ({"columns": [{"title": "r", "short": "r", "settings": ["seed"], "form": "{} {}"}]}, "form"),
             ({"columns": column("phases.0.name"), **named("a/b")}, "phases.0.name"),
-            ({"columns": column("backbone.path"), **pretrained("../up")}, "cannot name a point"),
+            ({"columns": column("backbone.path"), **pretrained("../up")}, "without `..`"),
             ({"columns": column("backbone.path"), **pretrained("Org")}, "cannot name a point"),
             ({"columns": column("optimizer.betas")}, "'x[0.9, 0.95]' cannot name a point"),
             ({"columns": column("jepa.mask_rato")}, "shows nothing: no point has jepa.mask_rato"),

@@ -191,10 +191,10 @@ def test_durations(text, hours):
 
 def test_a_cohort_names_its_aces_files(tmp_path):
     cohorts = tmp_path / "cohorts"
-    cohorts.mkdir()
-    shutil.copy(SAMPLES / "readmission_risk.yaml", cohorts.parent / "readmission_risk.yaml")
+    (cohorts / "aces").mkdir(parents=True)
+    shutil.copy(SAMPLES / "readmission_risk.yaml", cohorts / "aces")
     (cohorts / "ward.yaml").write_text(
-        "extends: mimic_iv\nname: ward\ntitle: Ward\ndecision_nodes: {aces: [../readmission_risk.yaml]}\n",
+        "extends: mimic_iv\nname: ward\ntitle: Ward\ndecision_nodes: {aces: [aces/readmission_risk.yaml]}\n",
         encoding="utf-8",
     )
     catalog = load_catalog(Settings(home=tmp_path / "home", spec_dirs=(tmp_path,)))
