@@ -200,7 +200,7 @@ class AuditLog:
             os.close(lock)
 
     def _at_rest(self) -> tuple[list[bytes], Head | None]:
-        """Lines and head of one moment: a line written between the two readings would look like a removed one."""
+        """Lines and head of one moment: a line written in between would look like one that was removed."""
         try:
             lock = os.open(self.folder / "lock", os.O_RDONLY)
         except OSError:  # never written to, or a copy: nobody writes

@@ -57,7 +57,11 @@ def test_lines_follow_each_other_and_are_private(log):
         (lambda lines: lines.__setitem__(2, b"nonsense\n"), 3, "edited"),
         (lambda lines: lines.__setitem__(2, b'{"by":"another",' + lines[2][1:]), 3, "edited"),
         (lambda lines: lines.__setitem__(2, lines[2].replace(b":", b": ", 1)), 3, "edited"),
-        (lambda lines: lines.__setitem__(2, lines[2].replace(b'"sequence":3', b'"sequence":"3"')), 3, "edited"),
+        (
+            lambda lines: lines.__setitem__(2, lines[2].replace(b'"sequence":3', b'"sequence":"3"')),
+            3,
+            "edited",
+        ),
         (lambda lines: lines.pop(2), 3, "removed before this one: numbers 3 to 3"),
         (lambda lines: lines.pop(0), 1, "removed before this one: numbers 1 to 1"),
         (lambda lines: lines.pop(), 5, "removed"),
