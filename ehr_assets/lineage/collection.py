@@ -113,7 +113,8 @@ def plan(
                 kept.setdefault(place, why)
     _with_inputs(kept, manifests)
     removed = {place for place in manifests if place not in kept}
-    old = [place for place in without if _stamp(place) < before]
+    cut_off_before = min(before, runs_since or before)  # later ones may still be on their way to the store
+    old = [place for place in without if _stamp(place) < cut_off_before]
     ordered = {place: manifests[place] for place in _descendants_first(removed, manifests)}
     return Plan(ordered, old, kept, unreadable)
 
