@@ -199,7 +199,15 @@ def test_a_removal_cut_off_in_its_middle_is_finished_by_the_next(tmp_path):
     (half / MANIFEST_NAME).unlink()
     assert house.store.problem("c/raw", house.store.relative(made), None, thorough=True) is None
     assert not house.collect(at=now()).plan.remnants, "an upload in progress looks the same"
-    assert house.collect().plan.remnants
+    running = house.instance.create_run_for_job(nothing, status=DagsterRunStatus.STARTED)
+    house.make("c/raw", "raw 2")
+    (house.store.home / max(house.store.everything()) / MANIFEST_NAME).unlink()
+    remnants = house.collect(dry_run=True).plan.remnants
+    assert remnants == [house.store.relative(made).replace(made.path.name, half.name)], (
+        "the other: its upload"
+    )
+    house.instance.report_run_failed(running)
+    assert len(house.collect().plan.remnants) == 2
     assert not half.exists()
 
 
