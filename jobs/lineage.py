@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from ehr_assets.cohorts.origin import INVENTORY, tables_root
 from ehr_assets.cohorts.spec import CohortSpec
-from ehr_assets.errors import DatasetError, RawTableError
+from ehr_assets.errors import DatasetError, RawTableError, StorageError
 from ehr_assets.lineage.audit_log import AuditLog
 from ehr_assets.lineage.closure import Closure, all_manifests, closure_of, file_of, located, require_located
 from ehr_assets.lineage.collection import read_all
@@ -85,6 +85,8 @@ def verify_closures(
         for node in new:
             try:
                 inventory = file_of(store, node, INVENTORY) if node.asset.endswith("/raw_tables") else None
+            except StorageError:
+                raise
             except DatasetError:  # named above
                 continue
             cohort = cohorts.get(node.asset.rpartition("/")[0])

@@ -107,6 +107,9 @@ def test_a_closure_on_s3_is_read_and_verified_from_an_empty_cache(s3, tmp_path):
     assert differences(made.store, found, {}) == ["c/raw_tables, person.csv: altered"], "not the cached one"
     s3.client().put_object(Bucket="team", Key=f"{place}/{MANIFEST_NAME}", Body=b"{}")
     assert any("on the object store" in line for line in differences(made.store, found, {}))
+    s3.client().delete_object(Bucket="team", Key=f"{place}/{MANIFEST_NAME}")
+    (said,) = differences(made.store, found, {})
+    assert said.endswith("the dataset is gone"), "the cache still has it"
     (there.home / made.path("demo/probe_metrics") / "metrics.parquet").write_text("damaged")
     assert dossier(there, found, {}, {})["scores"] == d["scores"], "a damaged cache is fetched anew"
 
