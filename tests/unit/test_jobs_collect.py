@@ -122,6 +122,20 @@ def test_what_this_instance_knows_nothing_of_is_left_alone(house):
     assert len(house.left()) == 4
 
 
+def test_what_a_damaged_manifest_may_name_stays_until_it_is_mended(tmp_path):
+    house = House(tmp_path / "home")
+    raw = [house.make("c/raw", f"raw {i}") for i in range(3)]
+    model = house.make("r/checkpoint", "model", raw[0])
+    manifest = model.path / MANIFEST_NAME
+    whole = manifest.read_text()
+    manifest.write_text("{")
+    found = house.collect().plan
+    assert found.unreadable == [house.store.relative(model)]
+    assert not found.remove
+    manifest.write_text(whole)
+    assert list(house.collect().plan.remove) == [house.store.relative(raw[1])]
+
+
 def test_records_of_decisions_stay(house):
     for i in range(4):
         house.make("report/promotion", f"decision {i}", house.make("r/verdict", f"verdict {i}"))
