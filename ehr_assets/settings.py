@@ -2,8 +2,9 @@
 
 EHR_HOME                 where datasets, the Dagster instance and MLflow live: a directory (default:
                          <checkout>/.ehr), or s3://bucket/prefix for the datasets and the logs of steps
-EHR_CACHE                with EHR_HOME on S3: the directory that holds what is being written, what was read
-                         and the instance, a folder per address (default: ~/.cache/ehr-assets)
+EHR_CACHE                with EHR_HOME on S3: the directory that holds what is being written, what was read,
+                         the instance, the audit log and provenance (back these up), a folder per address
+                         (default: ~/.cache/ehr-assets)
 EHR_POSTGRES_URL         a Postgres database for the Dagster instance (default: SQLite under EHR_HOME)
 EHR_SPECS                further spec directories (os.pathsep-separated), each with cohorts/, tasks/,
                          corpora/, recipes/, grids/ and reports/ folders of YAML files; the recipes of

@@ -6,6 +6,7 @@ where EHR_HOME is on S3, `infra/dagster_postgres.yaml` where there is a database
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import sqlite3
@@ -56,8 +57,10 @@ def _configure(settings: Settings, config: Path) -> None:
     more = []
     if settings.remote:
         bucket, prefix = bucket_and_prefix(settings.remote)
-        names = {"bucket": bucket, "prefix": f"{prefix}/logs".strip("/"), "local": settings.dagster_home}
-        more.append(Template(S3_CONFIG.read_text(encoding="utf-8")).substitute(names))
+        logs, local = f"{prefix}/logs".strip("/"), str(settings.dagster_home / "logs")
+        # In quotes, which JSON's strings share with YAML's: a bucket may be called 2026, a folder "a: b #c".
+        quoted = {"bucket": json.dumps(bucket), "prefix": json.dumps(logs), "local": json.dumps(local)}
+        more.append(Template(S3_CONFIG.read_text(encoding="utf-8")).substitute(quoted))
     if settings.postgres:
         more.append(POSTGRES_CONFIG.read_text(encoding="utf-8"))
     if more:

@@ -7,6 +7,8 @@ from ehr_assets.settings import Settings
 from resources.tracking import MlflowTracking
 
 PREFIX = "models:/"
+NONE_SUCH = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""What MLflow answers of a version, and of an alias, that there is none of."""
 
 
 def dataset_of_model(settings: Settings, name: str) -> str | None:
@@ -17,22 +19,21 @@ def dataset_of_model(settings: Settings, name: str) -> str | None:
 
     Raises:
         DatasetError: there is no such version.
-        TrainingError: the registry cannot be used.
+        TrackingError: the registry cannot be used.
     """
     model, alias, version = _parts(name.removeprefix(PREFIX))
     if not model or not _registry_is_there(settings):
         return None
     from mlflow.exceptions import MlflowException
 
-    client = MlflowTracking(uri=settings.mlflow_uri)._client()
-    try:
-        found = (
-            client.get_model_version_by_alias(model, alias)
-            if alias
-            else client.get_model_version(model, version)
-        )
-    except MlflowException:
-        found = None
+    found = None
+    with MlflowTracking(uri=settings.mlflow_uri).registry() as client:
+        try:
+            by_alias, by_number = client.get_model_version_by_alias, client.get_model_version
+            found = by_alias(model, alias) if alias else by_number(model, version)
+        except MlflowException as e:
+            if e.error_code not in NONE_SUCH:
+                raise
     if found is None or "dataset" not in found.tags:
         raise DatasetError(
             f"There is no registered model version '{name}' that was made here.",
@@ -43,11 +44,15 @@ def dataset_of_model(settings: Settings, name: str) -> str | None:
 
 
 def model_of_dataset(settings: Settings, recipe: str, dataset: str) -> str | None:
-    """``recipe/version``, the newest that is this dataset; None where there is none, or no registry."""
+    """``recipe/version``, the newest that is this dataset; None where there is none, or no registry.
+
+    Raises:
+        TrackingError: the registry cannot be used.
+    """
     if not _registry_is_there(settings):
         return None
-    client = MlflowTracking(uri=settings.mlflow_uri)._client()
-    versions = client.search_model_versions(f"name='{recipe}'", order_by=["version_number DESC"])
+    with MlflowTracking(uri=settings.mlflow_uri).registry() as client:
+        versions = client.search_model_versions(f"name='{recipe}'", order_by=["version_number DESC"])
     same = (v for v in versions if v.tags.get("dataset") == dataset)
     return next((f"{recipe}/{v.version}" for v in same), None)
 

@@ -23,7 +23,7 @@ class UsedSubject:
         model: its asset and the first letters of its data version.
         roles: of `lineage/subjects.py`; empty where it did nothing with it.
         by_way_of: models it goes on from that were trained on the subject.
-        unknown: datasets without a list, made before lists were kept.
+        unknown: datasets without a list, or with one of a salt that is lost.
         gone: its dataset was collected; the list is all that is left.
     """
 
@@ -61,8 +61,8 @@ def models_with_subject(store: DatasetStore, cohort: str, subject: int) -> list[
     for dataset in lists.datasets():
         _, *asset, version = dataset.split("/")
         if dataset not in there and len(asset) > 1 and asset[1] == CHECKPOINT:
-            roles = lists.roles_of(dataset, cohort, subject) or []
-            answers.append(UsedSubject(_name("/".join(asset), version.rpartition("-")[2]), roles, gone=True))
+            roles, name = lists.roles_of(dataset, cohort, subject), _name("/".join(asset), version[-12:])
+            answers.append(UsedSubject(name, roles or [], unknown=[name] * (roles is None), gone=True))
     return answers
 
 

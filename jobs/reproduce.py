@@ -26,7 +26,7 @@ from ehr_assets.lineage.guards import OVERRIDE_VARIABLE
 from ehr_assets.lineage.hashing import git_revision, lock_hash
 from ehr_assets.lineage.manifest import MANIFEST_NAME, Manifest
 from ehr_assets.lineage.provenance import RunRecord, read_run
-from ehr_assets.settings import PROJECT_ROOT, TRACKING_VARIABLE, Settings
+from ehr_assets.settings import NOTIFY_VARIABLE, POSTGRES_VARIABLE, PROJECT_ROOT, TRACKING_VARIABLE, Settings
 from jobs.lineage import located_anyhow
 from resources.object_store import open_store
 
@@ -163,8 +163,8 @@ def _rerun(closure: Closure, work: Path, env: Mapping[str, str], *, anyway: bool
 
 
 def _environment(closure: Closure, record: RunRecord | None, work: Path, home: Path) -> dict[str, str]:
-    """This one, with the recorded settings, its own home and its own tracking: nothing here is touched."""
-    mine = (TRACKING_VARIABLE, OVERRIDE_VARIABLE)
+    """This one, with the recorded settings, its own home, instance and tracking: nothing here is touched."""
+    mine = (TRACKING_VARIABLE, POSTGRES_VARIABLE, NOTIFY_VARIABLE, OVERRIDE_VARIABLE)
     env = {k: v for k, v in os.environ.items() if k not in mine and not k.startswith("DAGSTER_")}
     env |= {"EHR_HOME": str(home)}
     if record is not None:

@@ -169,6 +169,12 @@ class MlflowTracking(ConfigurableResource):
                 if not token:
                     return found
 
+    @contextmanager
+    def registry(self) -> Iterator[Any]:
+        """MLflow's client, for questions to the registry. Raises TrackingError where it cannot be used."""
+        with _said_clearly(self.uri):
+            yield self._client()
+
     def alias(self, model: str, alias: str) -> str | None:
         """The version of a model that has this alias; None where none has. Raises TrackingError."""
         with _said_clearly(self.uri):

@@ -144,7 +144,7 @@ class AuditLog:
         Raises:
             AuditLogError: the log or its head cannot be read.
         """
-        lines = self._lines()
+        lines, head = self._at_rest()
         seen = {e.hash: e.line for n, data in enumerate(lines, 1) if (e := _parsed(n, data))}
         last, hashes, notes = Head(), {0: BEGINNING}, []
         torn: list[bytes] = []
@@ -164,11 +164,10 @@ class AuditLog:
                     return found("This line was edited: it cannot be read.", first)
                 notes.append(f"Line {first} was half-written when its process died; line {number} tells.")
                 torn = []
-            if fault := _fault(entry, last, seen):
+            if fault := _fault(entry, last, seen) or _written_otherwise(entry, data):
                 return found(fault, number)
             last = Head(entry.sequence, entry.hash)
             hashes[last.sequence] = last.hash
-        head = self._head()
         if head is None and last.sequence:
             return found("The head is gone: lines after this one may be, too.", len(lines))
         if head and head.hash != last.hash:
@@ -197,6 +196,18 @@ class AuditLog:
                 yield file
             finally:
                 os.close(file)
+        finally:
+            os.close(lock)
+
+    def _at_rest(self) -> tuple[list[bytes], Head | None]:
+        """Lines and head of one moment: a line written in between would look like one that was removed."""
+        try:
+            lock = os.open(self.folder / "lock", os.O_RDONLY)
+        except OSError:  # never written to, or a copy: nobody writes
+            return self._lines(), self._head()
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            return self._lines(), self._head()
         finally:
             os.close(lock)
 
@@ -282,6 +293,13 @@ def _fault(entry: Entry, last: Head, seen: Mapping[str, int]) -> str | None:
     return "This line does not follow the one before, which was edited, or this one was put in its place."
 
 
+def _written_otherwise(entry: Entry, data: bytes) -> str | None:
+    """Bytes that are read as the same line, but are others: a field given twice shows a reader the first."""
+    if _json({k: v for k, v in vars(entry).items() if k != "line"}) == data:
+        return None
+    return "This line was edited: it says the same, but is not written as this log writes."
+
+
 def _stands(noted: str, hashes: Mapping[int, str]) -> bool:
     sequence, _, value = noted.strip().partition(":")
     return sequence.isdecimal() and hashes.get(int(sequence)) == value
@@ -290,9 +308,11 @@ def _stands(noted: str, hashes: Mapping[int, str]) -> bool:
 def _parsed(number: int, data: bytes) -> Entry | None:
     """None where it is no line of this log."""
     try:
-        return Entry(line=number, **json.loads(data))
+        found = Entry(line=number, **json.loads(data))
     except (ValueError, TypeError):
         return None
+    kinds = (found.sequence, int), (found.facts, dict), (found.action, str), (found.previous, str)
+    return found if all(isinstance(value, kind) for value, kind in kinds) else None
 
 
 def _who() -> str:

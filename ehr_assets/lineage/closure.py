@@ -12,6 +12,7 @@ from typing import Literal
 
 from ehr_assets.errors import DatasetError
 from ehr_assets.lineage.datasets import Dataset, DatasetStore, rebuild_hint
+from ehr_assets.lineage.files import file_problem
 from ehr_assets.lineage.manifest import MANIFEST_NAME, InputEntry, Manifest
 from ehr_assets.lineage.names import asset_and_partition
 
@@ -77,14 +78,19 @@ def all_manifests(store: DatasetStore) -> Iterator[tuple[str, Manifest]]:
 
 
 def file_of(store: DatasetStore, node: Node, name: str) -> Path | None:
-    """One file of a dataset, brought here where the store is elsewhere; None where the dataset has none."""
+    """One file of a dataset, brought here where the store is elsewhere; None where the dataset has none.
+
+    Raises:
+        DatasetError: it is not what the manifest says.
+    """
     entries = [f for f in node.manifest.files if f.path == name] if node.manifest else []
     if not entries or node.manifest is None:
         return None
-    path = store.home / node.dataset
-    if not (path / name).is_file():
-        store.bring(Dataset(path, node.manifest.model_copy(update={"files": entries})))
-    return path / name if (path / name).is_file() else None
+    dataset = Dataset(store.home / node.dataset, node.manifest)
+    store.bring(Dataset(dataset.path, node.manifest.model_copy(update={"files": entries})))
+    if wrong := file_problem(dataset.path / name, entries[0]):
+        raise store.altered(dataset, entries[0], wrong)
+    return dataset.path / name
 
 
 def closure_of(store: DatasetStore, dataset: str, known: list[tuple[str, Manifest]] | None = None) -> Closure:

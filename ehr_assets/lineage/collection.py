@@ -93,6 +93,7 @@ def plan(
     """
     manifests, without, unreadable = read_all(store)
     before = policy.before(at)
+    hidden = max((_stamp(place) for place in unreadable), default=None)
     kept = {place: why for place, why in in_use.items() if place in manifests}
     for asset, places in _by_asset(manifests).items():
         successors = [*places[1:], None]
@@ -107,13 +108,16 @@ def plan(
                 why = f"one of the newest {policy.keep}"
             elif manifests[place].committed_at > before:
                 why = "too young"
+            elif hidden is not None and _stamp(place) < hidden:
+                why = "one that cannot be read may have been made from it"
             elif runs_since is not None and replaced > runs_since:
                 why = "a run in progress may read it"
             if why:
                 kept.setdefault(place, why)
     _with_inputs(kept, manifests)
     removed = {place for place in manifests if place not in kept}
-    old = [place for place in without if _stamp(place) < before]
+    cut_off_before = min(before, runs_since or before)  # later ones may still be on their way to the store
+    old = [place for place in without if _stamp(place) < cut_off_before]
     ordered = {place: manifests[place] for place in _descendants_first(removed, manifests)}
     return Plan(ordered, old, kept, unreadable)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from ehr_assets.errors import DatasetError, StorageError
 from ehr_assets.lineage.files import describe, file_problem, files_of
-from ehr_assets.lineage.hashing import combined_hash, git_revision, lock_hash
+from ehr_assets.lineage.hashing import combined_hash, file_sha256, git_revision, lock_hash
 from ehr_assets.lineage.locks import making
 from ehr_assets.lineage.manifest import MANIFEST_NAME, FileEntry, InputEntry, Manifest, now
 from ehr_assets.lineage.names import asset_and_partition, launch_command
@@ -193,6 +193,10 @@ class DatasetStore:
     def sizes(self, relative: str) -> dict[str, int]:
         """Bytes by name of the files that are kept of a dataset, without its manifest."""
         return {name: path.stat().st_size for name, path in files_of(self.home / relative).items()}
+
+    def sha256_of(self, relative: str, name: str) -> str:
+        """Of a file where the dataset is kept, all of it read again. FileNotFoundError if there is none."""
+        return file_sha256(self.home / relative / name)
 
     def bring(self, dataset: Dataset) -> None:
         """Sees to it that the files lie where the stages read them. Here they always do."""

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from ehr_assets.lineage.datasets import STAMPED, Dataset, DatasetStore
 from ehr_assets.lineage.files import file_problem
+from ehr_assets.lineage.hashing import file_sha256
 from ehr_assets.lineage.manifest import MANIFEST_NAME, FileEntry, Manifest
 from ehr_assets.lineage.staging import next_name, staging_directory
 
@@ -59,7 +60,7 @@ class RemoteDatasetStore(DatasetStore):
     """Datasets on an object store.
 
     Args:
-        home: the cache. It may be removed while nothing runs, and is filled again as needed.
+        home: the cache. Its `datasets/` may be removed while nothing runs, and is filled again as needed.
         remote: where the datasets are.
     """
 
@@ -98,6 +99,11 @@ class RemoteDatasetStore(DatasetStore):
         if found.pop(MANIFEST_NAME, None) is None:  # collected, though it may lie in the cache
             raise FileNotFoundError(relative)
         return found
+
+    def sha256_of(self, relative: str, name: str) -> str:
+        with staging_directory(self.home) as aside:  # what the cache holds says nothing of the object
+            self.remote.fetch(f"{relative}/{name}", aside / "file")
+            return file_sha256(aside / "file")
 
     def bring(self, dataset: Dataset) -> None:
         lacking = [f for f in dataset.manifest.files if file_problem(dataset.path / f.path, f)]

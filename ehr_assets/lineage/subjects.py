@@ -23,6 +23,10 @@ TRAINED, TUNED, FITTED, EMBEDDED, SCORED = "trained_on", "tuned_on", "fitted_on"
 them; a state was computed of them; the published numbers are about them."""
 
 
+SALT_KEY = b"ehr_salt"
+"""With each list: which salt it was made with. One made anew finds nobody in the lists of the one before."""
+
+
 class SubjectLists:
     """The lists under a storage root.
 
@@ -53,19 +57,28 @@ class SubjectLists:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         fresh = file.with_name(f".{file.name}.{os.getpid()}")
         os.close(os.open(fresh, os.O_CREAT | os.O_WRONLY, 0o600))
-        pq.write_table(pa.table(columns, names=["role", "subject"]), fresh, compression="none")
+        table = pa.table(columns, names=["role", "subject"], metadata={SALT_KEY: _mark(salt)})
+        pq.write_table(table, fresh, compression="none")
         fresh.rename(file)
 
     def has(self, dataset: str) -> bool:
         return self._file(dataset).is_file()
 
     def roles_of(self, dataset: str, cohort: str, subject: int) -> list[str] | None:
-        """The roles that a subject has in a dataset, none if it is not in it; None where there is no list."""
+        """The roles that a subject has in a dataset, none if it is not in it.
+
+        None where that cannot be told: there is no list, or it was made with another salt.
+        """
         import polars as pl
+        import pyarrow.parquet as pq
 
         if not self.has(dataset):
             return None
-        wanted = _hashed(self._salt(make=False), cohort, subject)
+        salt = self._salt(make=False)
+        mark = (pq.read_schema(self._file(dataset)).metadata or {}).get(SALT_KEY)
+        if mark is not None and mark != _mark(salt):
+            return None
+        wanted = _hashed(salt, cohort, subject)
         rows = pl.scan_parquet(self._file(dataset)).filter(pl.col("subject") == pl.lit(wanted)).collect()
         return sorted(rows["role"].cast(pl.String).to_list())
 
@@ -108,6 +121,11 @@ def of_rows(file: Path, split: str | None = None) -> dict[str, list[int]]:
     rows = rows if split is None else rows.filter(pl.col("split") == split)
     found = rows.select("cohort", "subject_id").unique().group_by("cohort").agg("subject_id").collect()
     return dict(found.iter_rows())
+
+
+def _mark(salt: bytes) -> bytes:
+    """By which two salts are told apart; nothing follows from it about either."""
+    return blake2b(b"mark", key=salt, digest_size=8).hexdigest().encode()
 
 
 def _hashed(salt: bytes, cohort: str, subject: int) -> bytes:

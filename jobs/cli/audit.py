@@ -73,7 +73,7 @@ def subject(
     for a in answers:
         roles = [r.replace("_", " ") for r in a.roles]
         roles += [f"goes on from {name}, which was trained on it" for name in a.by_way_of]
-        roles += [f"not known of {name}: made before lists were kept" for name in a.unknown]
+        roles += [f"not known of {name}: no list was kept here, or its salt is lost" for name in a.unknown]
         gone = " (collected)" if a.gone else ""
         table.add_row(escape(a.model + gone), escape("; ".join(roles) or "nothing"))
     console.print(table)

@@ -1,5 +1,6 @@
 """The audit log: whatever is done to its lines is found, and what a crash does to them is told."""
 
+import fcntl
 import json
 import multiprocessing
 import stat
@@ -31,7 +32,7 @@ def edited(lines, n, rehash=False):
     row["facts"]["run"] = "another"
     if rehash:
         row["hash"] = audit_log._hash({k: v for k, v in row.items() if k != "hash"})
-    lines[n] = json.dumps(row).encode() + b"\n"
+    lines[n] = audit_log._json(row) + b"\n"
 
 
 def test_lines_follow_each_other_and_are_private(log):
@@ -54,6 +55,13 @@ def test_lines_follow_each_other_and_are_private(log):
         (lambda lines: edited(lines, 2, rehash=True), 4, "the one before, which was edited"),
         (lambda lines: edited(lines, 5, rehash=True), 6, "this line was edited"),
         (lambda lines: lines.__setitem__(2, b"nonsense\n"), 3, "edited"),
+        (lambda lines: lines.__setitem__(2, b'{"by":"another",' + lines[2][1:]), 3, "edited"),
+        (lambda lines: lines.__setitem__(2, lines[2].replace(b":", b": ", 1)), 3, "edited"),
+        (
+            lambda lines: lines.__setitem__(2, lines[2].replace(b'"sequence":3', b'"sequence":"3"')),
+            3,
+            "edited",
+        ),
         (lambda lines: lines.pop(2), 3, "removed before this one: numbers 3 to 3"),
         (lambda lines: lines.pop(0), 1, "removed before this one: numbers 1 to 1"),
         (lambda lines: lines.pop(), 5, "removed"),
@@ -107,6 +115,19 @@ def test_a_crash_between_the_line_and_the_head(log):
     assert "one line behind" in log.verify().notes[0]
     log.append("run_finished", {"run": "x"})
     assert (log.verify().fault, log.verify().entries) == (None, 8)
+
+
+def test_a_line_written_meanwhile_is_no_removed_one(log, monkeypatch):
+    read = AuditLog._lines
+
+    def then_another_writes(self):
+        found = read(self)
+        with pytest.raises(BlockingIOError), log.path.with_name("lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return found
+
+    monkeypatch.setattr(AuditLog, "_lines", then_another_writes)
+    assert log.verify().fault is None
 
 
 def test_a_log_begun_anew_is_found_by_the_head_that_was_noted(log, tmp_path):

@@ -122,6 +122,20 @@ def test_what_this_instance_knows_nothing_of_is_left_alone(house):
     assert len(house.left()) == 4
 
 
+def test_what_a_damaged_manifest_may_name_stays_until_it_is_mended(tmp_path):
+    house = House(tmp_path / "home")
+    raw = [house.make("c/raw", f"raw {i}") for i in range(3)]
+    model = house.make("r/checkpoint", "model", raw[0])
+    manifest = model.path / MANIFEST_NAME
+    whole = manifest.read_text()
+    manifest.write_text("{")
+    found = house.collect().plan
+    assert found.unreadable == [house.store.relative(model)]
+    assert not found.remove
+    manifest.write_text(whole)
+    assert list(house.collect().plan.remove) == [house.store.relative(raw[1])]
+
+
 def test_records_of_decisions_stay(house):
     for i in range(4):
         house.make("report/promotion", f"decision {i}", house.make("r/verdict", f"verdict {i}"))
@@ -199,7 +213,15 @@ def test_a_removal_cut_off_in_its_middle_is_finished_by_the_next(tmp_path):
     (half / MANIFEST_NAME).unlink()
     assert house.store.problem("c/raw", house.store.relative(made), None, thorough=True) is None
     assert not house.collect(at=now()).plan.remnants, "an upload in progress looks the same"
-    assert house.collect().plan.remnants
+    running = house.instance.create_run_for_job(nothing, status=DagsterRunStatus.STARTED)
+    house.make("c/raw", "raw 2")
+    (house.store.home / max(house.store.everything()) / MANIFEST_NAME).unlink()
+    remnants = house.collect(dry_run=True).plan.remnants
+    assert remnants == [house.store.relative(made).replace(made.path.name, half.name)], (
+        "the other: its upload"
+    )
+    house.instance.report_run_failed(running)
+    assert len(house.collect().plan.remnants) == 2
     assert not half.exists()
 
 

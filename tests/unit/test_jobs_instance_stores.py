@@ -4,10 +4,12 @@ import dagster as dg
 import pytest
 import yaml
 from dagster import AssetExecutionContext, AssetKey, DagsterInstance, RetryPolicy
+from dagster._core.instance.ref import InstanceRef
 
 from ehr_assets.errors import RawTableError, SpecError
 from ehr_assets.settings import Settings
 from jobs.instance import INSTANCE_CONFIG, open_instance, prepare_home
+from jobs.local_launcher import LocalRunLauncher
 from resources.storage import Datasets
 
 HOME = "s3://team/hospital/ehr"
@@ -37,6 +39,26 @@ def test_the_configuration_follows_the_settings_and_back(tmp_path):
     assert found["storage"] == {"postgres": {"postgres_url": {"env": "EHR_POSTGRES_URL"}}}
     assert found["run_monitoring"] == configured(plain)["run_monitoring"]
     assert (tmp_path / "dagster" / "dagster.yaml").read_text() == INSTANCE_CONFIG.read_text()
+
+
+@pytest.mark.parametrize("database", [False, True])
+@pytest.mark.parametrize("where", ["", HOME, "s3://2026/1e5"])
+def test_dagster_takes_every_combination_with_the_same_launcher(tmp_path, monkeypatch, where, database):
+    monkeypatch.setenv("EHR_POSTGRES_URL", "postgresql://someone:else@127.0.0.1:9/nowhere")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    home = tmp_path / "a: b #c"
+    prepare_home(Settings(home=home, remote=where, postgres=database))
+    ref = InstanceRef.from_dir(str(home / "dagster"))
+    assert ref.run_launcher_data.class_name == "LocalRunLauncher"
+    assert isinstance(ref.run_launcher, LocalRunLauncher)
+    logs = ref.compute_log_manager
+    assert type(logs).__name__ == ("S3ComputeLogManager" if where else "LocalComputeLogManager")
+    if where:
+        assert logs.local_manager.get_captured_local_path(["run"], "out").startswith(
+            str(home / "dagster" / "logs")
+        )
+    storage = ref.storage_data.class_name if ref.storage_data else ""
+    assert ("Postgres" in storage) is database
 
 
 def test_what_somebody_edited_stays_and_a_database_it_lacks_is_told(tmp_path):

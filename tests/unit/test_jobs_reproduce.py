@@ -88,6 +88,7 @@ def test_it_runs_with_the_recorded_settings_and_touches_nothing_here(run, made, 
     (specs / "mine.yaml").write_text("name: mine\n")
     keep_run(made.store.home, "run-1", {"recipes/demo": {"lr": 0.1}}, (tmp_path / "specs",))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://production")
+    monkeypatch.setenv("EHR_POSTGRES_URL", "postgresql://production")
     monkeypatch.setenv("EHR_ALLOW_FAILED_CHECKS", "no")
     monkeypatch.setenv("EHR_OVERRIDES", "{}")
     done, remade = run(home=tmp_path / "kept")
@@ -95,7 +96,8 @@ def test_it_runs_with_the_recorded_settings_and_touches_nothing_here(run, made, 
     assert json.loads(remade.env["EHR_OVERRIDES"]) == {"recipes/demo": {"lr": 0.1}}
     assert (Path(remade.env["EHR_SPECS"]) / "cohorts" / "mine.yaml").read_text() == "name: mine\n"
     assert Path(remade.env["EHR_HOME"]).is_relative_to(tmp_path / "kept")
-    assert not {"MLFLOW_TRACKING_URI", "EHR_ALLOW_FAILED_CHECKS"} & remade.env.keys()
+    production = {"MLFLOW_TRACKING_URI", "EHR_POSTGRES_URL", "EHR_ALLOW_FAILED_CHECKS"}
+    assert not production & remade.env.keys(), "runs made to compare would be the newest there"
 
 
 @pytest.mark.parametrize("what", ["code", "packages"])

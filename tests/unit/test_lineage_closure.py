@@ -17,6 +17,8 @@ from ehr_assets.lineage.manifest import MANIFEST_NAME
 from ehr_assets.lineage.page import dossier_page
 from ehr_assets.lineage.picture import Box, closure_svg
 from ehr_assets.lineage.verifying import differences, sealed_manifests
+from ehr_assets.settings import Settings
+from jobs.lineage import verify_closures
 from resources.object_store import open_store
 
 
@@ -100,8 +102,16 @@ def test_a_closure_on_s3_is_read_and_verified_from_an_empty_cache(s3, tmp_path):
         "no more than it tells"
     )
     assert differences(there, found, {}) == []
-    (there.home / made.path("c/raw_tables") / "person.csv").write_text("id\n2\n")
-    assert differences(there, found, {}) == ["c/raw_tables, person.csv: altered"]
+    place = f"ehr/one/{made.path('c/raw_tables')}"
+    s3.client().put_object(Bucket="team", Key=f"{place}/person.csv", Body=b"id\n2\n")
+    assert differences(made.store, found, {}) == ["c/raw_tables, person.csv: altered"], "not the cached one"
+    s3.client().put_object(Bucket="team", Key=f"{place}/{MANIFEST_NAME}", Body=b"{}")
+    assert any("on the object store" in line for line in differences(made.store, found, {}))
+    s3.client().delete_object(Bucket="team", Key=f"{place}/{MANIFEST_NAME}")
+    (said,) = differences(made.store, found, {})
+    assert said.endswith("the dataset is gone"), "the cache still has it"
+    (there.home / made.path("demo/probe_metrics") / "metrics.parquet").write_text("damaged")
+    assert dossier(there, found, {}, {})["scores"] == d["scores"], "a damaged cache is fetched anew"
 
 
 def test_what_a_name_stands_for(made):
@@ -238,3 +248,45 @@ def test_verify_names_the_dataset_and_the_file(made, asset, change, says):
 def edit_manifest(folder, **changes):
     content = json.loads((folder / MANIFEST_NAME).read_text())
     (folder / MANIFEST_NAME).write_text(json.dumps({**content, **changes}))
+
+
+def verified(made, remote="", name=None):
+    return verify_closures(Settings(home=made.store.home, remote=remote), made.store, {}, name)
+
+
+def log_of(made):
+    log = AuditLog(made.store.home)
+    files = {made.path(name): made.store.home / made.path(name) / MANIFEST_NAME for name in made.made}
+    manifests = [f"{place} {file_sha256(file)}" for place, file in files.items()]
+    log.append("run_finished", {"run": "run-1", "manifests": manifests})
+    return log
+
+
+def test_a_checkpoint_without_a_readable_manifest_does_not_go_unnoticed(made):
+    log = log_of(made)
+    assert (verified(made).differences, verified(made).notes) == ([], [])
+    place = made.path("other/checkpoint")
+    manifest = made.store.home / place / MANIFEST_NAME
+    manifest.write_text("{")
+    assert verified(made).differences == [f"{place}: its manifest cannot be read"]
+    manifest.unlink()
+    assert "it is gone" in verified(made).differences[0]
+    log.append("collected", {"dataset": place})
+    assert verified(made).differences == []
+
+
+def test_an_audit_log_that_was_edited_vouches_for_nothing(made):
+    log = log_of(made)
+    log.path.write_bytes(log.path.read_bytes().replace(b'"run":"run-1"', b'"run":"run-2"'))
+    assert "The audit log" in verified(made, name="demo/checkpoint").differences[0]
+    shutil.rmtree(log.folder)
+    found = verified(made, name="demo/checkpoint")
+    assert found.differences == []
+    assert "Of 8 datasets" in found.notes[0], "a log taken away is told"
+
+
+def test_a_dossier_shows_no_altered_scores(made):
+    file = made.store.home / made.path("demo/probe_metrics") / "metrics.parquet"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(DatasetError, match="altered"):
+        dossier(made.store, closure(made), {}, {})

@@ -101,3 +101,13 @@ def test_which_models_used_some_code(made):
     assert models("eeeeeeeeee") == {}
     with pytest.raises(SpecError, match="letters"):
         models_with_code(made.store, "abc")
+
+
+def test_lists_of_a_lost_salt_tell_nothing_rather_than_nobody(made, tmp_path):
+    (tmp_path / "provenance" / "subject_salt").unlink()
+    SubjectLists(tmp_path).keep(made.path("demo/probe_metrics"), {FITTED: {"c": [3]}})
+    found = {a.model.split("/")[0]: a for a in models_with_subject(made.store, "c", 3)}
+    assert found["base"].unknown
+    assert found["gone"].unknown
+    assert found["demo"].roles == [FITTED]
+    assert not any(a.trained for a in found.values())
