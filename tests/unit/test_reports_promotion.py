@@ -128,6 +128,33 @@ def test_rolling_back_goes_to_the_version_before_and_keeps_all(house):
     assert [action for action, _ in logged(house)] == [a.action for a in house.acts]
 
 
+@pytest.mark.parametrize("again", ["the step", "a run"])
+def test_a_rollback_that_is_tried_again_goes_back_no_further(house, monkeypatch, again):
+    """It died after the alias had moved."""
+    for weights in ("one", "two", "three"):
+        house.ready(weights)
+        assert house.promote().success
+    errors = [TimeoutError() if again == "the step" else RuntimeError()]
+    append = AuditLog.append
+
+    def dies_once(log, action, facts):
+        if action == "rolled_back" and errors:
+            raise errors.pop()
+        append(log, action, facts)
+
+    monkeypatch.setattr(AuditLog, "append", dies_once)
+    result = house.roll_back()
+    assert house.champion == "2"
+    if again == "a run":
+        assert not result.success
+        result = house.roll_back()
+    assert result.success, said(result)
+    assert house.champion == "2"
+    assert [(f["version"], f["previous"]) for a, f in logged(house) if a == "rolled_back"] == [("2", "3")]
+    assert house.roll_back().success
+    assert house.champion == "1", "another asks anew"
+
+
 def test_a_damaged_record_does_not_stop_a_rollback(house):
     for weights in ("one", "two"):
         house.ready(weights)
