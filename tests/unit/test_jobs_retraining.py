@@ -32,6 +32,10 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def retraining(project) -> Retraining:
+    return chains(project)
+
+
+def chains(project) -> Retraining:
     return Retraining(project.catalog, list(project.definitions.assets))
 
 
@@ -66,7 +70,7 @@ def test_a_recipe_that_no_report_shows_can_be_chosen(tmp_path, retraining):
     made = retraining.catalog.recipes[RECIPE].model_dump(mode="json", exclude={"name"})
     (tmp_path / "recipes" / "alone.yaml").write_text(json.dumps({"name": "alone", **made}))
     project = build_project(Settings(home=tmp_path, spec_dirs=(tmp_path,)))
-    keys = Retraining(project.catalog, list(project.definitions.assets)).assets(Choice(recipes=("alone",)))
+    keys = chains(project).assets(Choice(recipes=("alone",)))
     assert "alone/probe_metrics" in names(keys)
     job = project.definitions.get_repository_def().get_job("retrain")
     assert set(keys) <= set(job.asset_layer.executable_asset_keys)

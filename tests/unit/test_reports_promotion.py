@@ -5,13 +5,14 @@ import re
 import shutil
 
 import pytest
-from promotion_support import BROKEN, MODEL, House, promotion_key, said
+from promotion_support import BROKEN, MODEL, ONCE, House, promotion_key, said
 
 from ehr_assets.errors import PromotionError, TrackingError
 from ehr_assets.lineage.audit_log import AuditLog
 from ehr_assets.reports.promotion.acts import Act, accepted, version_before, versions_in_use
 from ehr_assets.reports.promotion.checks import promotion_checks
 from resources import retries
+from resources.storage import ONLY_IF_CHANGED_TAG
 from resources.tracking import CANDIDATE
 
 
@@ -193,6 +194,16 @@ def test_a_registry_that_fails_in_the_middle_is_repaired_by_asking_again(house):
     assert house.champion == "2"
     assert house.roll_back().success
     assert house.champion == "1"
+
+
+@pytest.mark.parametrize("tags", [{}, {ONLY_IF_CHANGED_TAG: "true"}])
+def test_a_registry_that_answers_at_the_second_try(house, tags):
+    house.ready("one")
+    BROKEN.append(ONCE)
+    result = house.promote(tags=tags)
+    assert result.success, said(result)
+    assert house.champion == "1"
+    assert [f["version"] for _, f in logged(house)] == ["1"]
 
 
 def test_a_verdict_held_against_what_is_no_longer_in_use_does_not_do(house):
