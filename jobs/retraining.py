@@ -2,7 +2,7 @@
 
 `retrain`           the chain from raw tables to reports; one run, which is the unit of an audit
 `retrain_chosen`    names by config which reports, cohort or recipes; a run of `retrain` follows it
-`set_retraining`    keeps such a choice, the schedule's times and how old reports may be, under EHR_HOME
+`set_retraining`    keeps such a choice and the schedule's times under EHR_HOME
 
 When they run by themselves is `schedules.py` and `sensors.py`.
 """
@@ -140,6 +140,8 @@ class Retraining:
         self.catalog, self._assets = catalog, assets
         self.seeded = {name for name, recipe in catalog.recipes.items() if recipe.seeds}
         targets = [*map(report_key, self._reports()), *map(profile_key, catalog.cohorts)]
+        # A recipe that no report shows can be chosen, too.
+        targets += [key for name in catalog.recipes if name not in self.seeded for key in self._scores(name)]
         self.job: UnresolvedAssetJobDefinition = define_asset_job(
             RETRAIN,
             selection=AssetSelection.assets(*targets).upstream(),
@@ -182,11 +184,11 @@ class Retraining:
             )
         cohorts = dict.fromkeys(c for report in reports for c in self.catalog.reports[report].cohorts)
         keys = [*map(report_key, reports), *map(profile_key, cohorts)]
-        for name in recipes:
-            keys.append(probe_metrics_key(name))
-            if has_control(Points.of(self.catalog.recipes[name])):
-                keys.append(control_metrics_key(name))
-        return keys
+        return [*keys, *(key for name in recipes for key in self._scores(name))]
+
+    def _scores(self, recipe: str) -> list[AssetKey]:
+        control = has_control(Points.of(self.catalog.recipes[recipe]))
+        return [probe_metrics_key(recipe), *([control_metrics_key(recipe)] if control else [])]
 
     def _named(self, choice: Choice) -> tuple[list[str], list[str]]:
         """The reports that are meant, and the recipes that are meant beside them."""
@@ -204,7 +206,12 @@ class Retraining:
             about = catalog.reports_on(choice.cohort)
             found = [r for r in about if not recipes or recipes & set(catalog.reports[r].recipes)]
             if not found:
-                raise unknown(f"report about '{choice.cohort}'", "", catalog.reports, "retraining, cohort")
+                those = "" if not recipes else f" that shows {', '.join(sorted(recipes))}"
+                raise SpecError(
+                    f"There is no report about '{choice.cohort}'{those}.",
+                    where="retraining, cohort",
+                    do=f"Name another cohort, or reports: {', '.join(sorted(catalog.reports))}.",
+                )
             return list(dict.fromkeys([*reports, *found])), []
         if recipes:
             of_these = [n for n, report in catalog.reports.items() if set(report.recipes) <= recipes]
@@ -227,7 +234,8 @@ class ChoiceConfig(Config):
 
 
 class RetrainingConfig(ChoiceConfig):
-    """`RetrainingSpec`, for the launchpad. What is left out goes back to the environment's or the default."""
+    """`RetrainingSpec`, for the launchpad. The choice counts as it stands here, with nothing of the
+    environment's; times that are left out go back to the environment's or the default."""
 
     cron: str = Field(default="", description="When, in five fields. Reload the definitions afterwards.")
     timezone: str = Field(default="", description="Such as Europe/Berlin.")
@@ -250,7 +258,7 @@ def retraining_jobs(retraining: Retraining, settings: Settings) -> list[JobDefin
 
     @op(description="Checks the settings and keeps them for the schedule.")
     def keep(context: OpExecutionContext, config: RetrainingConfig) -> None:
-        data = {k: v for k, v in config.model_dump().items() if v != ""}
+        data = {k: v for k, v in config.model_dump().items() if v != "" or k in Choice.model_fields}
         spec = parse_spec(RetrainingSpec, data, "launchpad")
         retraining.assets(spec)
         file = retraining_file(settings)

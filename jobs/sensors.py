@@ -18,6 +18,7 @@ from dagster import (
     sensor,
 )
 
+from ehr_assets.catalog import unknown
 from ehr_assets.cohorts.assets import is_simulated, raw_tables_key
 from ehr_assets.errors import EhrError, RawTableError
 from ehr_assets.settings import Settings
@@ -88,8 +89,15 @@ def raw_tables_sensor(retraining: Retraining, settings: Settings) -> SensorDefin
 
 
 def _about(retraining: Retraining, settings: Settings, cohort: str) -> Choice:
-    """The reports about a cohort: of those that are set for the schedule, if some are."""
+    """The reports about a cohort: of those that are set for the schedule, if some are.
+
+    Raises:
+        SpecError: one that is set for the schedule is none.
+    """
     spec, reports = load_retraining(settings), retraining.catalog.reports
+    for name in spec.reports:
+        if name not in reports:
+            raise unknown("report", name, reports, "retraining, reports")
     named = [r for r in spec.reports if cohort in reports[r].cohorts]
     chain = [
         r for r in retraining.catalog.reports_on(cohort) if not retraining.seeded & {*reports[r].recipes}

@@ -1,4 +1,5 @@
-"""What is put around every asset and check of a project: no secret comes in, no value goes out with an error.
+"""What is put around every asset and check of a project: no secret comes in, no value goes out with an error,
+and what may pass is tried again (`retries.py`; a check reads storage, too).
 
 In one place, and not at each definition: one that was forgotten would be found by its leak.
 """
@@ -6,7 +7,7 @@ In one place, and not at each definition: one that was forgotten would be found 
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from dagster import AssetsDefinition, DagsterRun, Failure, OpDefinition
@@ -15,10 +16,12 @@ from dagster._core.definitions.decorators.op_decorator import DecoratedOpFunctio
 from ehr_assets.credentials import refuse_secrets
 from ehr_assets.errors import SpecError
 from ehr_assets.withheld import values_withheld
+from resources.retries import failing_clearly
 
 
 def keep_confidential(definitions: Iterable[AssetsDefinition]) -> None:
-    """Puts `values_withheld`, and a look at the run's config and tags, around what assets and checks compute.
+    """Puts `values_withheld`, `failing_clearly`, and a look at the run's config and tags, around what assets
+    and checks compute.
 
     The definitions themselves are changed.
     """
@@ -51,7 +54,8 @@ def _guarded(args: tuple[Any, ...]) -> Iterator[None]:
     with values_withheld():
         if run := getattr(args[0], "run", None) if args else None:
             _refuse_secrets_of(run)
-        yield
+        with failing_clearly(args[0]) if args and hasattr(args[0], "retry_number") else nullcontext():
+            yield
 
 
 def _refuse_secrets_of(run: DagsterRun) -> None:

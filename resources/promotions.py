@@ -36,6 +36,18 @@ def recorded_acts(instance: DagsterInstance) -> list[Act]:
     return [act for record in records if (act := _act(record))]
 
 
+def rollback_begun(instance: DagsterInstance, acts: list[Act], model: str, run_id: str) -> Act | None:
+    """The newest act about a model, if it is a rollback that this run, or one that failed, recorded.
+
+    Whether the alias had moved by then or not: who tries again means the same version, and none further back.
+    """
+    act = next((a for a in reversed(acts) if a.model == model), None)
+    if act is None or act.action != "rolled_back":
+        return None
+    run = instance.get_run_by_id(act.run_id)
+    return act if act.run_id == run_id or (run is not None and run.is_failure_or_canceled) else None
+
+
 def verdict_to_beat(
     instance: DagsterInstance, datasets: Datasets, tracking: MlflowTracking, report: str
 ) -> "Accepted | None":
@@ -72,5 +84,6 @@ def _act(record: EventLogRecord) -> Act | None:
         return None
     told: dict[str, Any] = {k: made.metadata[k].value for k in Act.__annotations__ if k in made.metadata}
     told[DATASET_KEY] = str(told[DATASET_KEY])
+    told["run_id"] = record.run_id
     told["data_version"] = (made.tags or {}).get("dagster/data_version", "")
     return Act(**{"version": None, "previous": None, **told})

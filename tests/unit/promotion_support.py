@@ -14,6 +14,7 @@ from dagster import (
     materialize,
 )
 
+from ehr_assets.errors import TrackingError
 from ehr_assets.reports.assets import report_key, verdict_key
 from ehr_assets.reports.promotion.acts import Act
 from ehr_assets.reports.promotion.assets import promotion_assets, rollback_assets
@@ -35,11 +36,12 @@ class Registry(MlflowTracking):
 
     def move_alias(self, model, alias, version):
         if BROKEN:
-            raise BROKEN[0]
+            raise BROKEN[0] if BROKEN[0] is not ONCE else BROKEN.pop()
         super().move_alias(model, alias, version)
 
 
 BROKEN: list[Exception] = []
+ONCE = TrackingError("Busy.")
 
 
 class House:
@@ -74,15 +76,15 @@ class House:
         for report in reports or "r":
             self.judge(report)
 
-    def promote(self, report="r", **asked):
+    def promote(self, report="r", tags=None, **asked):
         definitions = [*promotion_assets(self.reports[report]), *promotion_checks(report)]
-        return self.run(*definitions, config={f"{report}__promotion": {**ASKED, **asked}})
+        return self.run(*definitions, config={f"{report}__promotion": {**ASKED, **asked}}, tags=tags)
 
     def roll_back(self, **asked):
         definitions = [*rollback_assets(MODEL), *rollback_checks(MODEL)]
         return self.run(*definitions, config={f"{MODEL}__rollback": {**ASKED, **asked}})
 
-    def run(self, *definitions, config=None):
+    def run(self, *definitions, config=None, tags=None):
         return materialize(
             list(definitions),
             selection=AssetSelection.all() | AssetSelection.all_asset_checks(),
@@ -90,6 +92,7 @@ class House:
             resources={"datasets": self.datasets, "tracking": self.tracking},
             run_config={"ops": {name: {"config": given} for name, given in (config or {}).items()}},
             raise_on_error=False,
+            tags=tags,
         )
 
     @property
@@ -182,4 +185,4 @@ def said(result) -> str:
     return failure.user_failure_data.description if failure.user_failure_data else str(failure.error)
 
 
-__all__ = ["ASKED", "BROKEN", "MODEL", "House", "promotion_key", "rollback_key", "said"]
+__all__ = ["ASKED", "BROKEN", "MODEL", "ONCE", "House", "promotion_key", "rollback_key", "said"]

@@ -12,9 +12,11 @@ from ehr_assets.build import build_project
 from ehr_assets.cohorts.assets import raw_tables_key
 from ehr_assets.cohorts.files import RawFile
 from ehr_assets.cohorts.watch import look
+from ehr_assets.errors import SpecError
 from ehr_assets.settings import Settings
-from jobs.retraining import RETRAINING_TAG
+from jobs.retraining import RETRAINING_TAG, Retraining
 from jobs.runner import ASSET_JOB
+from jobs.sensors import _about
 
 COHORT = "mimic_iv"
 
@@ -130,3 +132,10 @@ def test_raw_tables_that_cannot_be_reached_request_nothing(watched, monkeypatch)
     found = watched.tick()
     assert not found.run_requests
     assert COHORT in found.skip_message
+
+
+def test_a_report_that_is_none_is_said_and_not_passed_over(project):
+    settings = Settings(home=project.settings.home, retraining='{"reports": ["mimic"]}')
+    assets = list(project.definitions.assets)
+    with pytest.raises(SpecError, match="no report 'mimic'"):
+        _about(Retraining(project.catalog, assets), settings, COHORT)

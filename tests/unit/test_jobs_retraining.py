@@ -32,6 +32,10 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def retraining(project) -> Retraining:
+    return chains(project)
+
+
+def chains(project) -> Retraining:
     return Retraining(project.catalog, list(project.definitions.assets))
 
 
@@ -61,12 +65,25 @@ def test_recipes_alone_mean_their_scores_and_the_reports_that_show_no_others(ret
     assert f"{other}/checkpoint" not in found
 
 
+def test_a_recipe_that_no_report_shows_can_be_chosen(tmp_path, retraining):
+    (tmp_path / "recipes").mkdir()
+    made = retraining.catalog.recipes[RECIPE].model_dump(mode="json", exclude={"name"})
+    (tmp_path / "recipes" / "alone.yaml").write_text(json.dumps({"name": "alone", **made}))
+    project = build_project(Settings(home=tmp_path, spec_dirs=(tmp_path,)))
+    keys = chains(project).assets(Choice(recipes=("alone",)))
+    assert "alone/probe_metrics" in names(keys)
+    job = project.definitions.get_repository_def().get_job("retrain")
+    assert set(keys) <= set(job.asset_layer.executable_asset_keys)
+
+
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [
         (Choice(), "Nothing is chosen"),
         (Choice(reports=("synthetic_oncolgy",)), "no report 'synthetic_oncolgy'.*synthetic_oncology"),
         (Choice(cohort="x"), "no cohort 'x'"),
+        (Choice(cohort="omop"), r"no report about 'omop'\.\n"),
+        (Choice(cohort="tcga", recipes=(RECIPE,)), f"no report about 'tcga' that shows {RECIPE}"),
         (Choice(recipes=("x",)), "no recipe 'x'"),
     ],
 )
@@ -124,6 +141,7 @@ def test_what_is_set_in_the_launchpad_is_what_the_schedule_takes(project, retrai
         assert run(job, instance, "keep", asked).success
         spec = load_retraining(project.settings)
         assert (spec.cron, spec.timezone, spec.recipes) == ("30 4 * * 1", "Europe/Berlin", (RECIPE,))
+        assert spec.cohort == "", "the environment's is no part of what was chosen"
         anew = build_project(project.settings).definitions.get_repository_def()
         schedule = anew.get_schedule_def("retraining")
         assert (schedule.cron_schedule, schedule.execution_timezone) == ("30 4 * * 1", "Europe/Berlin")

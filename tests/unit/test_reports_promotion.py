@@ -5,13 +5,14 @@ import re
 import shutil
 
 import pytest
-from promotion_support import BROKEN, MODEL, House, promotion_key, said
+from promotion_support import BROKEN, MODEL, ONCE, House, promotion_key, said
 
 from ehr_assets.errors import PromotionError, TrackingError
 from ehr_assets.lineage.audit_log import AuditLog
 from ehr_assets.reports.promotion.acts import Act, accepted, version_before, versions_in_use
 from ehr_assets.reports.promotion.checks import promotion_checks
 from resources import retries
+from resources.storage import ONLY_IF_CHANGED_TAG
 from resources.tracking import CANDIDATE
 
 
@@ -128,6 +129,33 @@ def test_rolling_back_goes_to_the_version_before_and_keeps_all(house):
     assert [action for action, _ in logged(house)] == [a.action for a in house.acts]
 
 
+@pytest.mark.parametrize("again", ["the step", "a run"])
+def test_a_rollback_that_is_tried_again_goes_back_no_further(house, monkeypatch, again):
+    """It died after the alias had moved."""
+    for weights in ("one", "two", "three"):
+        house.ready(weights)
+        assert house.promote().success
+    errors = [TimeoutError() if again == "the step" else RuntimeError()]
+    append = AuditLog.append
+
+    def dies_once(log, action, facts):
+        if action == "rolled_back" and errors:
+            raise errors.pop()
+        append(log, action, facts)
+
+    monkeypatch.setattr(AuditLog, "append", dies_once)
+    result = house.roll_back()
+    assert house.champion == "2"
+    if again == "a run":
+        assert not result.success
+        result = house.roll_back()
+    assert result.success, said(result)
+    assert house.champion == "2"
+    assert [(f["version"], f["previous"]) for a, f in logged(house) if a == "rolled_back"] == [("2", "3")]
+    assert house.roll_back().success
+    assert house.champion == "1", "another asks anew"
+
+
 def test_a_damaged_record_does_not_stop_a_rollback(house):
     for weights in ("one", "two"):
         house.ready(weights)
@@ -166,6 +194,16 @@ def test_a_registry_that_fails_in_the_middle_is_repaired_by_asking_again(house):
     assert house.champion == "2"
     assert house.roll_back().success
     assert house.champion == "1"
+
+
+@pytest.mark.parametrize("tags", [{}, {ONLY_IF_CHANGED_TAG: "true"}])
+def test_a_registry_that_answers_at_the_second_try(house, tags):
+    house.ready("one")
+    BROKEN.append(ONCE)
+    result = house.promote(tags=tags)
+    assert result.success, said(result)
+    assert house.champion == "1"
+    assert [f["version"] for _, f in logged(house)] == ["1"]
 
 
 def test_a_verdict_held_against_what_is_no_longer_in_use_does_not_do(house):

@@ -3,10 +3,19 @@
 import errno
 
 import pytest
-from dagster import AssetExecutionContext, DagsterEventType, asset, materialize
+from dagster import (
+    AssetCheckExecutionContext,
+    AssetCheckResult,
+    AssetExecutionContext,
+    DagsterEventType,
+    asset,
+    asset_check,
+    materialize,
+)
 
 from ehr_assets.errors import DatasetError, TrackingError, TrainingError, UnreachableTableError
 from resources import retries
+from resources.confidential import keep_confidential
 from resources.retries import MOST_RETRIES, may_pass
 from resources.storage import Datasets
 
@@ -87,3 +96,31 @@ def test_an_asset_is_tried_again_for_that_alone(tmp_path, monkeypatch, error, ti
     asked = [e for e in result.all_events if e.event_type is DagsterEventType.STEP_UP_FOR_RETRY]
     assert len(asked) == tries - 1
     assert not list((tmp_path / "staging").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "tries", "done"), [(TrackingError("no answer"), 2, True), (DatasetError("altered"), 1, False)]
+)
+def test_a_check_is_tried_again_for_that_alone(monkeypatch, error, tries, done):
+    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0)
+    tried = []
+
+    @asset
+    def made():
+        pass
+
+    @asset_check(asset=made, blocking=True)
+    def whole(context: AssetCheckExecutionContext) -> AssetCheckResult:
+        tried.append(context.retry_number)
+        if len(tried) == 1:
+            raise error
+        return AssetCheckResult(passed=True)
+
+    keep_confidential([made, whole])
+    result = materialize([made, whole], raise_on_error=False)
+    assert tried == list(range(tries))
+    assert result.success is done
+    if not done:
+        failure = next(e for e in result.all_events if e.is_step_failure).step_failure_data
+        assert failure.user_failure_data
+        assert failure.user_failure_data.description == "altered"

@@ -34,6 +34,7 @@ class Act:
         checkpoint: data version of the checkpoint that the version is.
         dataset: where the record lies, from the storage root; "" while it is written.
         data_version: of that dataset.
+        run_id: of the Dagster run that recorded it; "" while it is written.
     """
 
     action: Literal["promoted", "rolled_back"]
@@ -46,10 +47,11 @@ class Act:
     checkpoint: str | None = None
     dataset: str = ""
     data_version: str = ""
+    run_id: str = ""
 
     def facts(self) -> dict[str, str]:
         """For the manifest, Dagster's pages and the audit log: what there is of it."""
-        found = {k: v for k, v in asdict(self).items() if k not in ("dataset", "data_version")}
+        found = {k: v for k, v in asdict(self).items() if k not in ("dataset", "data_version", "run_id")}
         return {k: v for k, v in found.items() if v is not None}
 
 

@@ -20,7 +20,13 @@ from ehr_assets.reports.assets import report_key, verdict_key
 from ehr_assets.reports.promotion.acts import Act, version_before, write_record
 from ehr_assets.reports.spec import ReportSpec
 from ehr_assets.training.assets import checkpoint_key
-from resources.promotions import promotion_key, recorded_acts, rollback_key, verdict_to_beat
+from resources.promotions import (
+    promotion_key,
+    recorded_acts,
+    rollback_begun,
+    rollback_key,
+    verdict_to_beat,
+)
 from resources.retries import failing_clearly
 from resources.storage import Datasets, Stats, Step, asset_name
 from resources.tracking import CANDIDATE, CHAMPION, MlflowTracking
@@ -114,12 +120,14 @@ def rollback_assets(model: str) -> list[AssetsDefinition]:
 
         def build(step: Step) -> Stats:
             champion = tracking.alias(model, CHAMPION)
-            version = version_before(recorded_acts(context.instance), model, champion, config.to)
+            acts = recorded_acts(context.instance)
+            begun = None if config.to else rollback_begun(context.instance, acts, model, context.run_id)
+            version = begun.version if begun else version_before(acts, model, champion, config.to)
             act = Act(
                 "rolled_back",
                 model,
                 version=version,
-                previous=champion,
+                previous=begun.previous if begun else champion,
                 asked_by=config.asked_by,
                 reason=config.reason,
                 checkpoint=_require_whole(tracking, datasets, model, version) if version else None,
@@ -147,7 +155,8 @@ def _done(
     # With the run in its config no two records are taken for one: whoever asks again is recorded again.
     asked = {**config.model_dump(), "run_id": context.run_id}
     yield datasets.materialize(context, build, config=asked)
-    (act,) = done
+    # A second try of a run that keeps what is unchanged keeps the record of the first.
+    act = done[0] if done else next(a for a in recorded_acts(context.instance) if a.run_id == context.run_id)
     with failing_clearly(context):
         tracking.move_alias(act.model, CHAMPION, act.version)
         told = {k: v for k, v in act.facts().items() if k != "action"}
