@@ -138,6 +138,11 @@ def test_passwords_end_at_nginx(ask):
     assert ask("GET", "/audit/mlflow/version", Cookie="auditors", Authorization=basic)[1] == "/version None"
 
 
+@pytest.mark.parametrize("path", ["logs/../x", "logs/%2e%2e/x", "logs/a/..%2f../x", "/./x"])
+def test_what_stands_behind_is_asked_for_the_path_that_was_judged(ask, path):
+    assert ask("GET", f"/audit/{path}", Cookie="auditors") == (200, "/audit/x None")
+
+
 def test_a_slash_that_was_forgotten_is_added(ask):
     for path in ("/audit", "/audit/mlflow", "/engineers", "/engineers/mlflow"):
         assert ask("GET", path, Cookie="auditors") == (301, f"{path}/")
