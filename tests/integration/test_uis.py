@@ -35,7 +35,11 @@ def uis(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        here = (
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"  # no page and no browser asks others
+        )
+        args = ["--no-sandbox", "--no-proxy-server", here]
+        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=args)
         yield chromium
         chromium.close()
 

@@ -109,8 +109,10 @@ def ask(tmp_path_factory, behind):
                     break
             with pytest.raises(subprocess.TimeoutExpired):
                 nginx.wait(0.1)
-        yield asked
-        nginx.terminate()
+        try:
+            yield asked
+        finally:
+            nginx.terminate()
 
 
 @pytest.mark.parametrize("path", ["/audit/", "/audit/graphql", "/engineers/", "/engineers/mlflow/"])
