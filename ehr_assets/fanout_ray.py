@@ -95,8 +95,8 @@ def connect(address: str) -> None:
     Raises:
         SpecError: there is none at this address.
     """
-    # Tasks that it ended for want of memory Ray counts apart, and begins again for ever unless told here, before
-    # it is first imported.
+    # Tasks that it ended for want of memory Ray counts apart, and begins again for ever unless it is told so
+    # before it is first imported.
     os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))
     import ray
 
