@@ -120,6 +120,7 @@ def build_project(settings: Settings, overrides: Mapping[str, Any] | None = None
     keep_confidential([*assets, *checks])
     retraining = Retraining(catalog, assets)
     chosen, *other_jobs = retraining_jobs(retraining, settings)
+    keep_confidential([chosen, *other_jobs])
     resources: dict[str, Any] = {
         "datasets": Datasets(
             home=str(settings.home), remote=settings.remote, gates=gates, partitions=_partitions(assets)

@@ -6,6 +6,7 @@ environment at the same place (docs/operations/scale_out.md).
 
 import contextlib
 import logging
+import os
 import signal
 import socket
 import threading
@@ -94,6 +95,9 @@ def connect(address: str) -> None:
     Raises:
         SpecError: there is none at this address.
     """
+    # Tasks that it ended for want of memory Ray counts apart, and begins again for ever unless it is told so
+    # before it is first imported.
+    os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))
     import ray
 
     if ray.is_initialized():

@@ -58,6 +58,7 @@ def _clean(error: BaseException, done: dict[int, BaseException]) -> BaseExceptio
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     shown.__cause__ = _clean(before, done) if before else None
     shown.__context__ = None
+    vars(shown).pop("__notes__", None)  # said by whoever let it pass, of what it was working at
     return shown
 
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from dagster import DefaultSensorStatus, SensorDefinition, SensorEvaluationContext, SkipReason, sensor
 
+from ehr_assets.withheld import values_withheld
+
 SECONDS = 60
 
 
@@ -14,6 +16,7 @@ def audit_sensors(home: Path) -> list[SensorDefinition]:
         default_status=DefaultSensorStatus.RUNNING,
         description="Writes the ends of runs into the audit log. Switched off, the next run writes them.",
     )
+    @values_withheld()
     def audit_log(context: SensorEvaluationContext) -> SkipReason:
         from resources.audit import runs_ended
 

@@ -13,6 +13,7 @@ from dagster import (
     run_failure_sensor,
 )
 
+from ehr_assets.withheld import values_withheld
 from resources.notifiers import Message, Notifier
 from resources.storage import asset_name
 
@@ -26,6 +27,7 @@ def failure_sensor() -> SensorDefinition:
         default_status=DefaultSensorStatus.RUNNING,
         description="Tells the notifier of every failed run: run, job, failed assets, kinds of errors.",
     )
+    @values_withheld()
     def failed_runs(context: RunFailureSensorContext, notifier: Notifier) -> None:
         notifier.tell(message(context), context.log)
 

@@ -13,6 +13,7 @@ from dagster import (
 )
 
 from ehr_assets.settings import Settings
+from ehr_assets.withheld import values_withheld
 from jobs.retraining import NOTHING_CHOSEN, RETRAINING_TAG, Retraining, load_retraining
 
 NAME = "retraining"
@@ -34,6 +35,7 @@ def retraining_schedule(retraining: Retraining, settings: Settings) -> ScheduleD
         default_status=DefaultScheduleStatus.STOPPED,
         description="Retrains what is chosen in EHR_RETRAINING or by the job `set_retraining`, as one run.",
     )
+    @values_withheld()
     def retrain(context: ScheduleEvaluationContext) -> RunRequest | SkipReason:
         if run_id := open_retraining(context.instance, NAME):
             return SkipReason(f"Run {run_id[:8]} of this schedule is still open.")

@@ -22,6 +22,7 @@ from ehr_assets.catalog import unknown
 from ehr_assets.cohorts.assets import is_simulated, raw_tables_key
 from ehr_assets.errors import EhrError, RawTableError
 from ehr_assets.settings import Settings
+from ehr_assets.withheld import values_withheld
 from jobs.retraining import CHOSEN, Choice, Retraining, chosen, load_retraining
 from jobs.schedules import open_retraining
 from resources.recorded import recorded
@@ -49,6 +50,7 @@ def raw_tables_sensor(retraining: Retraining, settings: Settings) -> SensorDefin
         description="Looks at the raw tables of cohorts that were made once, and requests their reports anew "
         "when contents changed. Files that were only touched, or are still being copied, request nothing.",
     )
+    @values_withheld()
     def raw_tables_changed(context: SensorEvaluationContext, datasets: Datasets) -> SensorResult | SkipReason:
         from ehr_assets.cohorts.watch import look, recorded_content
 
@@ -117,6 +119,7 @@ def chosen_sensor(retraining: Retraining, job: JobDefinition) -> SensorDefinitio
         default_status=DefaultSensorStatus.RUNNING,
         description=f"Requests what a run of {CHOSEN} was given.",
     )
+    @values_withheld()
     def retraining_chosen(context: RunStatusSensorContext) -> RunRequest:
         run = context.dagster_run
         return retraining.request(chosen(run.run_config), f"{CHOSEN}/{run.run_id}", run.run_id)

@@ -1,7 +1,8 @@
-"""What is put around every asset and check of a project: no secret comes in, no value goes out with an error,
-and what may pass is tried again (`retries.py`; a check reads storage, too).
+"""What is put around every asset, check and op of a project: no secret comes in, no value goes out with an
+error, and what may pass is tried again (`retries.py`; a check reads storage, too).
 
-In one place, and not at each definition: one that was forgotten would be found by its leak.
+In one place, and not at each definition: one that was forgotten would be found by its leak. Sensors and
+schedules, which are few and are given no config, have `values_withheld` on their functions.
 """
 
 import functools
@@ -10,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from dagster import AssetsDefinition, DagsterRun, Failure, OpDefinition
+from dagster import AssetsDefinition, DagsterRun, Failure, JobDefinition, OpDefinition
 from dagster._core.definitions.decorators.op_decorator import DecoratedOpFunction
+from dagster._core.definitions.node_definition import NodeDefinition
 
 from ehr_assets.credentials import refuse_secrets
 from ehr_assets.errors import SpecError
@@ -19,16 +21,22 @@ from ehr_assets.withheld import values_withheld
 from resources.retries import failing_clearly
 
 
-def keep_confidential(definitions: Iterable[AssetsDefinition]) -> None:
-    """Puts `values_withheld`, `failing_clearly`, and a look at the run's config and tags, around what assets
-    and checks compute.
+def keep_confidential(definitions: Iterable[AssetsDefinition | JobDefinition]) -> None:
+    """Puts `values_withheld`, `failing_clearly`, and a look at the run's config and tags, around what is
+    computed.
 
     The definitions themselves are changed.
     """
     for definition in definitions:
-        op = definition.node_def if definition.is_executable else None
-        if isinstance(op, OpDefinition) and isinstance(op.compute_fn, DecoratedOpFunction):
-            op._compute_fn = DecoratedOpFunction(_confidential(op.compute_fn.decorated_fn))
+        for op in _nodes(definition):
+            if isinstance(op, OpDefinition) and isinstance(op.compute_fn, DecoratedOpFunction):
+                op._compute_fn = DecoratedOpFunction(_confidential(op.compute_fn.decorated_fn))
+
+
+def _nodes(definition: AssetsDefinition | JobDefinition) -> Iterable[NodeDefinition]:
+    if isinstance(definition, JobDefinition):
+        return definition.graph.node_defs
+    return [definition.node_def] if definition.is_executable else []
 
 
 def _confidential(function: Callable[..., Any]) -> Callable[..., Any]:

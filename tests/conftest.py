@@ -1,8 +1,15 @@
 """Servers for unit and integration tests alike; what they can do is in `servers.py`."""
 
+import os
+
 import pytest
 
 from tests.servers import Postgres, S3Server
+
+# Tests speak with servers on this machine alone, which a proxy could not reach.
+for name in ("http_proxy", "https_proxy", "all_proxy"):
+    os.environ.pop(name, None)
+    os.environ.pop(name.upper(), None)
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +23,7 @@ def s3_server():
 @pytest.fixture
 def s3(s3_server, monkeypatch):
     """The store, without faults, named by the environment; bucket `team` is empty."""
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "HTTP_PROXY", "http_proxy"):
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
     for name, value in s3_server.variables().items():
         monkeypatch.setenv(name, value)

@@ -111,9 +111,15 @@ class Postgres:
         given = self.folder / "password"
         given.write_text(self.OWNER_PASSWORD)
         given.chmod(0o644)
-        self._run("initdb", "-U", "owner", "-A", "scram-sha-256", f"--pwfile={given}", "--no-sync")
+        # As a server of a team would be, whatever LANG says here: without one, databases would be in ASCII.
+        text = ["--encoding=UTF8", "--locale=C"]
+        self._run("initdb", "-U", "owner", "-A", "scram-sha-256", f"--pwfile={given}", "--no-sync", *text)
         self.start()
-        self.make_databases()
+        try:
+            self.make_databases()
+        except BaseException:
+            self.remove()  # no fixture has it yet
+            raise
 
     def url(self, name: str) -> str:
         """The database `dagster` or `mlflow`, as its role."""

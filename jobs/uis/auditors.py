@@ -10,7 +10,7 @@ subjects.
 
 import argparse
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NoReturn
 
 import uvicorn
 from dagster import DagsterInstance
@@ -28,6 +28,8 @@ from graphql import (
     parse,
     validate,
 )
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 UNCHECKED_OUTPUT = "capturedLogs"
 
@@ -45,7 +47,14 @@ class LooksOnly(ASTValidationRule):
 
 
 class AuditorsWebserver(DagsterWebserver):
-    """Dagster's webserver with the rule above for queries and for subscriptions."""
+    """Dagster's webserver with the rule above for queries and for subscriptions, and without downloads."""
+
+    async def _refuse(self, request: Request) -> NoReturn:
+        raise HTTPException(403)
+
+    download_captured_logs_endpoint = download_notebook = download_debug_file_endpoint = _refuse
+    report_asset_materialization_endpoint = report_asset_check_endpoint = _refuse
+    report_asset_observation_endpoint = _refuse
 
     def build_graphql_validation_rules(self) -> Collection[type[ASTValidationRule]]:
         return [*super().build_graphql_validation_rules(), LooksOnly]
@@ -65,9 +74,10 @@ class AuditorsWebserver(DagsterWebserver):
 
 
 def main() -> None:
-    """Serves the workspace on the loopback interface until it is stopped."""
+    """Serves the workspace until it is stopped; on the loopback interface, unless told otherwise."""
     parser = argparse.ArgumentParser(description="Dagster's webserver for auditors.")
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--path-prefix", default="")
     parser.add_argument("--workspace", default="workspace.yaml")
     asked = parser.parse_args()
@@ -78,7 +88,7 @@ def main() -> None:
         ) as workspace,
     ):
         app = AuditorsWebserver(workspace, asked.path_prefix, live_data_poll_rate=2000).create_asgi_app()
-        uvicorn.run(app, host="127.0.0.1", port=asked.port, log_level="warning")
+        uvicorn.run(app, host=asked.host, port=asked.port, log_level="warning")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The servers behind nginx, as commands; and all of them run on one machine until somebody stops them."""
 
 import contextlib
-import getpass
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -82,7 +82,7 @@ def loopback_site(settings: Settings, port: int) -> Site:
     """A site of this machine alone: on `port`, with servers on free ports."""
     engineers, auditors, mlflow = _free_ports(3)
     tracked = settings.mlflow_uri if _is_server(settings.mlflow_uri) else f"http://127.0.0.1:{mlflow}"
-    user = getpass.getuser() if os.geteuid() == 0 else ""
+    user = pwd.getpwuid(0).pw_name if os.geteuid() == 0 else ""  # not by LOGNAME, which sudo may keep
     pages = str(settings.home / "datasets")
     return Site(f"127.0.0.1:{port}", engineers, auditors, tracked.rstrip("/"), pages=pages, user=user)
 
@@ -155,8 +155,10 @@ def _wait_until_up(site: Site, ended: Callable[[], object], stopped: threading.E
 
 
 def _answers(url: str) -> bool:
+    # Not by the environment's proxy: it would answer in the server's place, and nginx asks none either.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(url, timeout=10):
+        with direct.open(url, timeout=10):
             return True
     except urllib.error.HTTPError:
         return True

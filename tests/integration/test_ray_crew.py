@@ -91,7 +91,7 @@ def test_a_node_killed_in_the_middle_takes_no_result_with_it(nodes, machine, tmp
         with RayCrew(machine.cluster, 100 * MB) as crew:
             got.extend(crew.map(wait_for_the_gate, tasks))
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     wait_until(lambda: len(list(tmp_path.glob(f"*-{lost.node_id}"))) == 2, seconds=120)
     there = list(tmp_path.glob(f"*-{lost.node_id}"))

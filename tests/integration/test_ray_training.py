@@ -70,7 +70,7 @@ def test_a_lost_node_ends_all(nodes, tmp_path):
             )
         ended.append(e.value)
 
-    thread = threading.Thread(target=train)
+    thread = threading.Thread(target=train, daemon=True)
     thread.start()
     wait_until(lambda: all((tmp_path / str(rank)).exists() for rank in range(4)), seconds=120)
     nodes.remove_node(lost, allow_graceful=False)

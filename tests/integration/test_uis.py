@@ -15,6 +15,7 @@ from uis_support import (
     MLFLOW_READ,
     PASSWORDS,
     PATIENCE,
+    Uis,
     changing_controls,
     mlflow_routes,
     mutations,
@@ -35,7 +36,10 @@ def uis(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        # Neither a page nor the browser itself asks anybody else.
+        alone = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--no-proxy-server"]
+        args = ["--no-sandbox", *alone]
+        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=args)
         yield chromium
         chromium.close()
 
@@ -201,6 +205,16 @@ def test_auditors_do_not_come_to_the_engineers(uis, path):
 )
 def test_auditors_download_nothing(uis, path):
     assert uis.ask("auditors", "GET", f"/audit/{path}")[0] == 403
+
+
+def test_the_auditors_server_itself_gives_out_and_takes_in_nothing(uis):
+    """Whatever stands before it: on Kubernetes that is not our nginx."""
+    rules = (uis.home / "ui" / "ehr.conf").read_text()
+    behind = Uis(uis.home, None, int(re.search(r":(\d+)/audit/;", rules)[1]))
+    for path in ("logs/a/err", "notebook?path=/x.ipynb", "dagit/notebook?path=/x.ipynb", "download_debug/1"):
+        assert behind.ask(None, "GET", f"/audit/{path}")[0] == 403
+    for what in ("materialization", "check", "observation"):
+        assert behind.ask(None, "POST", f"/audit/report_asset_{what}/x", "{}")[0] == 403
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])

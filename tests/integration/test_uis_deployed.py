@@ -109,8 +109,10 @@ def ask(tmp_path_factory, behind):
                     break
             with pytest.raises(subprocess.TimeoutExpired):
                 nginx.wait(0.1)
-        yield asked
-        nginx.terminate()
+        try:
+            yield asked
+        finally:
+            nginx.terminate()
 
 
 @pytest.mark.parametrize("path", ["/audit/", "/audit/graphql", "/engineers/", "/engineers/mlflow/"])
@@ -136,6 +138,11 @@ def test_passwords_end_at_nginx(ask):
     basic = "Basic eDp5"
     assert ask("GET", "/audit/x", Cookie="auditors", Authorization=basic)[1] == "/audit/x None"
     assert ask("GET", "/audit/mlflow/version", Cookie="auditors", Authorization=basic)[1] == "/version None"
+
+
+@pytest.mark.parametrize("path", ["logs/../x", "logs/%2e%2e/x", "logs/a/..%2f../x", "/./x"])
+def test_what_stands_behind_is_asked_for_the_path_that_was_judged(ask, path):
+    assert ask("GET", f"/audit/{path}", Cookie="auditors") == (200, "/audit/x None")
 
 
 def test_a_slash_that_was_forgotten_is_added(ask):

@@ -93,7 +93,10 @@ def started_uis(home):
         yield Uis(home, process, port)
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(PATIENCE)
+        try:
+            process.wait(PATIENCE)
+        finally:
+            process.kill()  # the kernel then ends its servers
 
 
 def until_said(process, log, words):

@@ -33,7 +33,14 @@ def files(job: dict) -> dict[str, bytes]:
 def still_there(pids: Path) -> set[int]:
     """Which of the processes that noted their ids in the folder are alive."""
     noted = {int(pid) for file in pids.iterdir() if not file.suffix for pid in file.read_text().split()}
-    return {p for p in noted if psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE}
+    return {pid for pid in noted if _lives(pid)}
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it may end while it is looked at
+        return False
 
 
 def wait_until(condition, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import traceback
 from pathlib import Path
 
 import pytest
@@ -9,16 +10,19 @@ from dagster import DagsterInstance, build_sensor_context
 from dagster._core.test_utils import create_run_for_test
 
 from ehr_assets.build import build_project
+from ehr_assets.cohorts import watch
 from ehr_assets.cohorts.assets import raw_tables_key
 from ehr_assets.cohorts.files import RawFile
 from ehr_assets.cohorts.watch import look
 from ehr_assets.errors import SpecError
 from ehr_assets.settings import Settings
+from ehr_assets.withheld import WithheldError
 from jobs.retraining import RETRAINING_TAG, Retraining
 from jobs.runner import ASSET_JOB
 from jobs.sensors import _about
 
 COHORT = "mimic_iv"
+VALUE = "Kowalczyk-70017"
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +128,17 @@ def test_hashing_goes_on_where_the_last_look_had_to_stop(project, watched):
         files = found.files
         assert sum(sha is not None for _, _, sha in files.values()) == hashed
         assert (found.content is None) is (hashed < len(files))
+
+
+def test_an_error_that_nobody_expected_brings_no_value_into_the_ticks(watched, monkeypatch):
+    def fails(*_):
+        raise ValueError(VALUE)
+
+    watched.record()
+    monkeypatch.setattr(watch, "look", fails)
+    with pytest.raises(WithheldError) as caught:
+        watched.tick()
+    assert VALUE not in "".join(traceback.format_exception(caught.value))
 
 
 def test_raw_tables_that_cannot_be_reached_request_nothing(watched, monkeypatch):

@@ -149,6 +149,15 @@ def test_what_is_set_in_the_launchpad_is_what_the_schedule_takes(project, retrai
         retraining_file(project.settings).unlink(missing_ok=True)
 
 
+def test_a_secret_in_the_launchpad_is_refused_and_not_kept(project, instance):
+    job = project.definitions.get_repository_def().get_job("set_retraining")
+    refused = run(job, instance, "keep", {"cohort": "postgresql://me:" + "hunter2@db/x"})
+    (failed,) = (e for e in refused.all_events if e.is_step_failure)
+    assert "A secret does not belong here: ops.keep.config.cohort" in str(failed)
+    assert "hunter2" not in str(failed)
+    assert not retraining_file(project.settings).exists()
+
+
 def test_a_choice_in_the_launchpad_is_followed_by_its_run(project, retraining, instance):
     repository = project.definitions.get_repository_def()
     result = run(repository.get_job("retrain_chosen"), instance, "choose", {"recipes": [RECIPE]})

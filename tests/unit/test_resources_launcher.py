@@ -57,7 +57,7 @@ def test_training_on_one_and_two_ranks(tmp_path):
     calm = {"adapter": {"r": 8, "dropout": 0.0, "trainable_tokens": "all"}, "optimizer": {"lr": 2e-3}}
     one = make_job(tmp_path / "one", SUBJECTS, **calm) | {"tracking": {"uri": tracking.uri, "run_id": run_id}}
     again = make_job(tmp_path / "again", SUBJECTS, **calm)
-    alone = by_hand(again, tmp_path, threads=2)
+    alone = by_hand(again, tmp_path, threads=int(os.environ.get("OMP_NUM_THREADS") or 2))
     stats, lines = in_a_run(lambda context, launcher: launcher.train(context, one, 1))
     tracking.finish(run_id)
 

@@ -3,6 +3,8 @@
 import configparser
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import psutil
 import pytest
@@ -13,6 +15,7 @@ from ehr_assets.settings import Settings
 from jobs.cli.main import app
 from jobs.uis.accounts import accounts_file, names, remove_account, set_account
 from jobs.uis.servers import (
+    _answers,
     ending_with_us,
     public_environment,
     run_uis,
@@ -136,6 +139,14 @@ def test_the_command_renders_and_asks_for_passwords(tmp_path, monkeypatch):
 def test_without_an_account_nothing_is_started(tmp_path):
     with pytest.raises(SpecError, match="there is no account yet"):
         run_uis(Settings(tmp_path), SITE, lambda: None)
+
+
+def test_servers_are_asked_directly_whatever_proxy_the_environment_names(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.delenv("no_proxy", raising=False)
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        assert _answers(f"http://127.0.0.1:{server.server_port}/")  # 501 is an answer, too
 
 
 def test_servers_end_when_who_started_them_is_killed():

@@ -70,6 +70,17 @@ def test_errors_of_connections_keep_their_words_and_those_of_tasks_do_not():
         assert VALUE not in str(without_values(e))
 
 
+def test_notes_on_an_error_are_withheld():
+    def noted():
+        e = DatasetError("It is gone.")
+        e.add_note(f"while reading {VALUE}")
+        raise e
+
+    said = told(noted)
+    assert "It is gone." in said
+    assert VALUE not in said
+
+
 def test_errors_of_one_another_come_to_an_end():
     def circle():
         one, other = ValueError(VALUE), KeyError(VALUE)
