@@ -21,6 +21,9 @@ BIN = Path(sys.executable).parent
 
 REPOSITORY = Path(__file__).parents[2]
 
+ON_REQUEST = ("dossier", "promotion", "rollback")
+"""The last parts of the names of assets that no report's chain has."""
+
 SMALL_RECIPE = {
     "backbone.hidden_size": 32,
     "backbone.num_hidden_layers": 2,
@@ -133,6 +136,10 @@ class Installation:
         """Asset → state, as `ehr status` prints them (or has just printed them)."""
         lines = [line.split() for line in (said or self.ehr("status")).splitlines() if "/" in line]
         return {line[0]: "failed check" if line[1] == "failed" else line[1] for line in lines}
+
+    def states_of_chains(self):
+        """The same without the assets that are made on request."""
+        return {name: state for name, state in self.states().items() if not name.endswith(ON_REQUEST)}
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from dagster._core.remote_origin import (
     RemoteJobOrigin,
     RemoteRepositoryOrigin,
 )
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from jobs.instance import INSTANCE_CONFIG
@@ -112,8 +113,11 @@ class Farm:
         root = psutil.Process(self.daemon.pid)
         return [*root.children(recursive=True), root]
 
-    def submit(self, job: str) -> str:
-        """Puts a run of this job into the queue, as the UI does."""
+    def submit(self, job: str, *, again_by_itself: bool = False) -> str:
+        """Puts a run of this job into the queue, as the UI does.
+
+        `again_by_itself`: as configured, a run that is lost is started again.
+        """
         repository = ReconstructableRepository.for_module("faults_location", "defs", str(HERE))
         made = repository.get_reconstructable_job(job)
         target = LoadableTargetOrigin(
@@ -122,6 +126,7 @@ class Farm:
         place = ManagedGrpcPythonEnvCodeLocationOrigin(target, "faults")
         run = self.instance.create_run_for_job(
             job_def=made.get_definition(),
+            tags={} if again_by_itself else {MAX_RETRIES_TAG: "0"},
             job_code_origin=made.get_python_origin(),
             remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(place, "__repository__"), job),
         )

@@ -22,6 +22,7 @@ from ehr_assets.settings import Settings
 from ehr_assets.training.assets import checkpoint_key
 from jobs.status import Graph
 from resources.storage import Datasets, asset_name
+from resources.tracking import MlflowTracking
 
 NAME, RECIPE, ROOT = "made_up", "made_up_sft", "EHR_MADE_UP_ROOT"
 START = datetime(2019, 1, 1)
@@ -180,13 +181,14 @@ class Chain:
         self.assets = [asset_name(key) for key in graph.upstream([report_key(NAME)])]
         self.store = Datasets(home=str(home), gates=gates)
         self.instance = DagsterInstance.ephemeral()
+        tracking = MlflowTracking(uri=project.settings.mlflow_uri)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(ROOT, str(cohort.write(folder / "raw")))
             patch.setenv("EHR_WORKERS", str(workers))
             self.result = materialize(
                 [*definitions, *checks, stand_in(project.catalog.recipes[RECIPE], silent)],
                 instance=self.instance,
-                resources={"datasets": self.store},
+                resources={"datasets": self.store, "tracking": tracking},
                 raise_on_error=False,
             )
 

@@ -5,7 +5,15 @@ Ranks of a training have tests of their own (tests/unit/test_training_resume.py,
 
 import faults_location
 import pytest
-from dagster import AssetSelection, DagsterEventType, DagsterInstance, DagsterRunStatus, materialize
+from dagster import (
+    AssetSelection,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRunStatus,
+    RunsFilter,
+    materialize,
+)
+from dagster._core.storage.tags import PARENT_RUN_ID_TAG, WILL_RETRY_TAG
 from farm import KEYS, Farm
 from invariants import broken_promises, workers_of
 
@@ -94,6 +102,20 @@ def test_a_killed_run_is_closed_by_its_server_and_gives_its_slot_back(farm, undi
     farm.held("held")
     farm.kill(farm.run_process(run_id))
     farm.wait_for(run_id, FAILURE)
+    mended(farm, undisturbed)
+
+
+def test_a_killed_run_is_started_again_by_itself_and_once(farm, undisturbed):
+    run_id = farm.submit("in_one", again_by_itself=True)
+    farm.held("held")
+    farm.kill(farm.run_process(run_id))
+    second = RunsFilter(tags={PARENT_RUN_ID_TAG: run_id})
+    (again,) = farm.wait("it is started again", lambda: farm.instance.get_runs(second))
+    farm.wait_for(again.run_id, DagsterRunStatus.STARTED)
+    farm.kill(farm.run_process(again.run_id))
+    farm.wait_for(again.run_id, FAILURE)
+    told = farm.wait("it is told", lambda: farm.instance.get_run_by_id(again.run_id).tags.get(WILL_RETRY_TAG))
+    assert told == "false"
     mended(farm, undisturbed)
 
 

@@ -5,7 +5,7 @@ from conftest import balanced_accounting, page_without_oracle
 
 def test_the_chain_completes_on_real_tables(mimic_installation):
     page_without_oracle(mimic_installation, "mimic_iv")
-    states = mimic_installation.states()
+    states = mimic_installation.states_of_chains()
     other = ("synthetic", "omop")
     ours = {state for name, state in states.items() if "mimic" in name and not any(o in name for o in other)}
     assert ours == {"fresh"}

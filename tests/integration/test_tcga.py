@@ -6,7 +6,7 @@ from conftest import balanced_accounting, page_without_oracle
 
 def test_the_chain_completes_on_real_oncology(tcga_installation):
     page_without_oracle(tcga_installation, "tcga")
-    states = tcga_installation.states()
+    states = tcga_installation.states_of_chains()
     ours = {state for name, state in states.items() if "tcga" in name}
     assert ours == {"fresh"}
     assert {state for name, state in states.items() if "tcga" not in name} == {"missing"}
